@@ -1,0 +1,159 @@
+"""This worker's part of the rows, wherever they live, and the batches drawn from it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from raydc import collectives
+
+
+class Rows(Protocol):
+    """Where rows live: a tensor on the device, one in memory, a memory map, a sparse matrix."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Tensor | slice) -> Tensor:
+        """x [B, ...] of these rows, dense float32, scaled, on the shard's device."""
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """Rows in one tensor: on the device, in memory, or over a memory-mapped file."""
+
+    values: Tensor
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: Tensor | slice) -> Tensor:
+        if isinstance(rows, slice):
+            return self.values[rows].to(self.device)
+        return self.values.index_select(0, rows.to(self.values.device)).to(self.device)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The unit of work and of bookkeeping: rows that are always processed together, whichever worker holds them.
+
+    Its boundaries depend on the data alone, never on the number of workers.
+    """
+
+    id: int
+    start: int
+    """Position of its first row among all rows that are used."""
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass
+class Shard:
+    """This worker's rows: whole row groups, next to each other in the order of the data."""
+
+    rows: Rows
+    groups: tuple[RowGroup, ...]
+    sizes: tuple[int, ...]
+    """Rows of every worker's shard, by rank."""
+    ids: Any = None
+    """The rows' own identifiers [N] (numpy), where the data has them."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _order: tuple[int, Tensor] | None = field(default=None, repr=False)
+
+    @staticmethod
+    def of(x: Tensor, group_rows: int | None = None) -> "Shard":
+        """All rows of x [N, ...] on one worker, for tests and in-process use."""
+        groups = split(len(x), group_rows)
+        return Shard(DenseRows(x, x.device), groups, (len(x),), device=x.device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """x [B, ...] of these rows (positions within this shard)."""
+        return self.rows.take(rows)
+
+    @property
+    def total(self) -> int:
+        """Rows over all workers."""
+        return sum(self.sizes)
+
+    @property
+    def start(self) -> int:
+        """Position of this shard's first row among all rows."""
+        return sum(self.sizes[: collectives.rank()])
+
+    @property
+    def spans(self) -> list[slice]:
+        """The row groups as slices of this shard."""
+        return [slice(g.start - self.start, g.stop - self.start) for g in self.groups]
+
+    @torch.no_grad()
+    def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """function(x) [N, ...] of every row, without gradients, a few row groups at a time.
+
+        Groups are never cut, so that a row's result does not depend on the number of workers.
+        """
+        parts = [function(self[span]) for span in self.spans]
+        return torch.cat(parts) if parts else function(self[slice(0, 0)])
+
+    def order(self, seed: int) -> Tensor:
+        """A permutation of this shard's rows that depends on `seed` alone; the last one is kept."""
+        if self._order is None or self._order[0] != seed:
+            shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+            self._order = (seed, shuffled.to(self.device))
+        return self._order[1]
+
+
+def split(total: int, group_rows: int | None = None) -> tuple[RowGroup, ...]:
+    """Row groups over `total` rows: of `group_rows` each, by default about 64 of them and at most 4096 rows."""
+    size = group_rows or max(16, min(4096, -(-total // 64)))
+    return tuple(RowGroup(i, at, min(at + size, total)) for i, at in enumerate(range(0, total, size)))
+
+
+def deal(groups: Sequence[RowGroup], workers: int) -> list[tuple[RowGroup, ...]]:
+    """Consecutive groups for each worker, as near to equal numbers of rows as groups allow."""
+    total, dealt, at = sum(map(len, groups)), [], 0
+    for worker in range(workers):
+        end = total * (worker + 1) / workers
+        mine = []
+        while at < len(groups) and (groups[at].start + groups[at].stop) / 2 <= end:
+            mine.append(groups[at])
+            at += 1
+        dealt.append(tuple(mine))
+    return dealt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This worker's rows of one global batch; it may hold none of them, and takes part all the same."""
+
+    x: Tensor
+    """[B_w, ...], scaled."""
+    row: Tensor
+    """[B_w], positions within this worker's shard."""
+    total: int
+    """Rows of the batch over all workers."""
+    sizes: tuple[int, ...]
+    """Rows of the batch by rank."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """What `Method.pick` chose besides rows, such as edges."""
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """This worker's share of the mean over the global batch, of a loss per row [B_w, ...]."""
+        return losses.sum(0) * (collectives.workers() / self.total)
+
+    def global_mean(self, values: Tensor) -> Tensor:
+        """The mean over the global batch itself [...], the same on every worker, of values [B_w, ...].
+
+        For losses that are not linear in it, such as the entropy of the marginal. Every worker must call it.
+        """
+        return collectives.differentiable_total(values.sum(0) / self.total)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Values of every row of the global batch [B, ...]; gradients reach the worker that owns the row."""
+        return collectives.gather(values, self.sizes)

@@ -1,0 +1,88 @@
+"""Section 2.5 of the taxonomy: how training is laid out in time, as data."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from raydc.settings import Settings
+
+
+def _length(value: Any) -> str:
+    text = f"{value} epochs" if isinstance(value, int | float) else str(value)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(epochs?|steps?)?\s*", text)
+    if not found:
+        raise ValueError('expected a length such as "300 epochs" or "5000 steps"')
+    unit = (found[2] or "epochs").rstrip("s") + "s"
+    return f"{float(found[1]):g} {unit}"
+
+
+Length = Annotated[str, BeforeValidator(_length)]
+"""How long something lasts: "300 epochs", "5000 steps", or a number of epochs."""
+
+
+def steps(length: str, per_epoch: int) -> int:
+    """A length in optimiser steps, where an epoch has `per_epoch` of them; at least one unless the length is zero."""
+    number, unit = length.split()
+    exact = float(number) * (per_epoch if unit == "epochs" else 1)
+    return max(round(exact), 1) if exact else 0
+
+
+class Optimiser(Settings):
+    """A step rule and its learning rate over time."""
+
+    name: Literal["adam", "sgd", "rmsprop"] = "adam"
+    """Step rule."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate at the start of a phase."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Momentum of sgd and rmsprop."""
+    nesterov: bool = False
+    """Nesterov's form of sgd's momentum."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Adam's decay of the first moment."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Adam's decay of the second moment."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the denominator of adam and rmsprop."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty."""
+    schedule: Literal["constant", "step", "cosine", "inverse"] = "constant"
+    """step: times `factor` every `every`; cosine: to zero over the phase; inverse: (1 + factor * step) ** -power."""
+    factor: float = Field(0.1, gt=0)
+    """Factor of the step and inverse schedules."""
+    every: Length = "10 epochs"
+    """Interval of the step schedule."""
+    power: float = Field(0.75, gt=0)
+    """Power of the inverse schedule."""
+    floor: float = Field(0.0, ge=0)
+    """The learning rate never falls under this."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum greater than 0")
+        return self
+
+
+class Phase(Settings):
+    """One stretch of training with its own optimiser, length, weight of the clustering loss, and stop rule."""
+
+    length: Length = "100 epochs"
+    """How long it lasts at most; 0 leaves it out."""
+    optimiser: Optimiser = Optimiser()
+    """How the network's parameters step."""
+    alpha: float = Field(0.0, ge=0, le=1)
+    """Weight of the clustering loss (eq. 11): alpha * clustering + (1 - alpha) * network."""
+    ramp: float = Field(0.0, ge=0, le=1)
+    """Share of the phase over which alpha rises linearly from 0 to its value."""
+    update_every: Length = "1 epochs"
+    """Interval between two cluster updates, once clustering has begun."""
+    tolerance: float = Field(0.0, ge=0, lt=1)
+    """Stop the phase when fewer than this share of all rows changed cluster since the last update; 0 never stops."""
+    corruption: float = Field(0.0, ge=0, lt=1)
+    """Share of the network's inputs set to zero (denoising)."""
+
+    def alpha_at(self, progress: float) -> float:
+        """Weight of the clustering loss at this progress in [0, 1) of the phase."""
+        return self.alpha * min(1.0, progress / self.ramp) if self.ramp else self.alpha

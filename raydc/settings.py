@@ -1,0 +1,99 @@
+"""The base of every configuration: frozen, typed, and strict about names.
+
+A setting has one spelling, a dotted path such as `method.nu`, on the command line, in YAML files, in MLflow parameters
+and in search spaces. All of them meet in `build`, which reports every problem at once.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+T = TypeVar("T", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Frozen settings; the string under a field documents it (and is its `--help`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message lists every problem, one a line."""
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, at: str = "") -> T:
+    """`cls` from nested plain `values`; `at` is the dotted path of `cls` inside the run's configuration.
+
+    Raises SettingsError naming every unknown key (with the nearest known one) and every value out of range.
+    """
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as problems:
+        lines = [_explain(cls, problem, at) for problem in problems.errors()]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _explain(cls: type[Settings], problem: Any, at: str) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    name = ".".join(part for part in (at, path) if part)
+    if problem["type"] == "extra_forbidden":
+        known = [".".join(part for part in (at, key) if part) for key, _ in fields(cls)]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        return f"{name}: no such setting; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}, got {problem['input']!r}" if name else message
+
+
+def fields(cls: type[Settings], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every leaf setting of `cls` as (dotted path, field), in order of definition."""
+    for key, field in cls.model_fields.items():
+        path = f"{at}.{key}" if at else key
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from _with_defaults(inner, field, path)
+        else:
+            yield path, field
+
+
+def _with_defaults(inner: type[Settings], field: FieldInfo, path: str) -> Iterator[tuple[str, FieldInfo]]:
+    """The leaves of a nested group, with the defaults that the owner gave it (a phase of DEC is not a bare Phase)."""
+    given = field.get_default(call_default_factory=True) if not field.is_required() else None
+    for leaf, info in fields(inner):
+        value = given
+        for part in leaf.split("."):
+            value = getattr(value, part, None)
+        if isinstance(given, Settings):
+            info = FieldInfo.merge_field_infos(info, default=value)
+        yield f"{path}.{leaf}", info
+
+
+def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; an empty group stays as it is."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{at}.{key}" if at else str(key)
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, path))
+        else:
+            flat[path] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} as {"a": {"b": 1}}; raises SettingsError if a key is both a group and a value."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *groups, leaf = path.split(".")
+        here = nested
+        for group in groups:
+            here = here.setdefault(group, {})
+            if not isinstance(here, dict):
+                raise SettingsError(f"{path}: {group} is a value already, so it cannot hold {leaf}")
+        if isinstance(here.get(leaf), dict):
+            raise SettingsError(f"{path}: is a group of settings, expected one of {', '.join(here[leaf])} inside it")
+        here[leaf] = value
+    return nested
