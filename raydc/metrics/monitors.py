@@ -1,0 +1,148 @@
+"""What to watch while a run clusters, without labels: from sums over rows, which are additive over workers."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import silhouette_score
+
+from raydc.metrics.external import entropy
+
+COLLAPSED_BALANCE = 0.5
+"""Below this balance clusters count as collapsed: the largest of 10 then holds about 3 rows in 4."""
+
+
+def cluster_sizes(labels: ArrayLike, n_clusters: int) -> NDArray[np.int64]:
+    """Rows in each cluster, int64 [K], of labels [N] in [0, K); sum over workers for all rows."""
+    sizes = np.bincount(np.asarray(labels, np.int64), minlength=n_clusters)
+    if len(sizes) > n_clusters:
+        raise ValueError(f"expected labels in [0, {n_clusters}), got {len(sizes) - 1}")
+    return sizes.astype(np.int64, copy=False)
+
+
+def _checked(counts: ArrayLike) -> NDArray[np.float64]:
+    sizes = np.asarray(counts, np.float64)
+    if sizes.ndim != 1 or not len(sizes) or not (sizes >= 0).all() or not 0 < sizes.sum() < math.inf:
+        raise ValueError(f"expected the sizes [K] of K clusters with at least one row, got {sizes.tolist()}")
+    return sizes
+
+
+def clusters_alive(counts: ArrayLike) -> int:
+    """Clusters with at least one row. In [1, K]; says nothing of how few rows that are."""
+    return int((_checked(counts) > 0).sum())
+
+
+def largest_share(counts: ArrayLike) -> float:
+    """Share of rows in the largest cluster. In [1/K, 1]; near 1 is collapse, but true classes may be unequal too."""
+    sizes = _checked(counts)
+    return float(sizes.max() / sizes.sum())
+
+
+def smallest_share(counts: ArrayLike) -> float:
+    """Share of rows in the smallest cluster, dead ones included. In [0, 1/K]; rare true classes make it small too."""
+    sizes = _checked(counts)
+    return float(sizes.min() / sizes.sum())
+
+
+def balance(counts: ArrayLike) -> float:
+    """Entropy of the cluster shares over log K. In [0, 1]: 1 where all are equal (and for K = 1), 0 where one has all.
+
+    Not a measure of quality: random labels have 1, and unbalanced classes deserve less.
+    """
+    sizes = _checked(counts)
+    return entropy(sizes) / math.log(len(sizes)) if len(sizes) > 1 else 1.0
+
+
+def effective_clusters(counts: ArrayLike) -> float:
+    """exp of the entropy of the cluster shares: how many equal clusters would be as diverse. In [1, K]."""
+    return math.exp(entropy(_checked(counts)))
+
+
+def mean_confidence(memberships: ArrayLike) -> float:
+    """Mean over rows of the largest membership, of memberships [N, K] that sum to 1 a row. In [1/K, 1].
+
+    Known failure: hardening losses raise it whether clusters are right or wrong; never compare methods by it.
+    """
+    soft = np.asarray(memberships, np.float64)
+    if soft.ndim != 2 or not soft.size:
+        raise ValueError(f"expected memberships [N, K] of at least one row, got {list(soft.shape)}")
+    return float(soft.max(axis=1).mean())
+
+
+def changed_share(labels: ArrayLike, before: ArrayLike) -> float:
+    """Share of rows [N] whose label differs from before, by id: clusters must not have been renumbered. In [0, 1].
+
+    Known failure: 0 also for a collapsed run. Xie et al. 2016 (arXiv:1511.06335) stop DEC below a tolerance of it.
+    """
+    now, then = np.asarray(labels), np.asarray(before)
+    if now.ndim != 1 or now.shape != then.shape or not len(now):
+        raise ValueError(f"expected labels [N] of the same rows twice, got {list(now.shape)} and {list(then.shape)}")
+    return float((now != then).mean())
+
+
+def effective_rank(embeddings: ArrayLike) -> float:
+    """exp of the entropy of the shares of variance along the principal axes of embeddings [N, D]. In [1, D].
+
+    0 where all rows are equal. An alarm, no score: clustering losses should lower it, towards K - 1.
+    After Roy and Vetterli, EUSIPCO 2007, who take singular values where variances are taken here.
+    """
+    rows = np.asarray(embeddings, np.float64)
+    if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+        raise ValueError(f"expected finite embeddings [N, D] of at least one row, got {list(rows.shape)}")
+    centred = rows - rows.mean(axis=0)
+    spread = np.abs(centred).max()
+    if spread <= 1e-12 * np.abs(rows).max():
+        return 0.0
+    centred /= spread  # the covariance of very large or very small values would leave the range of a float
+    variances = np.linalg.eigvalsh(centred.T @ centred)
+    return math.exp(entropy(variances.clip(min=0)))
+
+
+def silhouette(embeddings: ArrayLike, labels: ArrayLike, *, size: int = 2000, seed: int = 0) -> float:
+    """Mean of (b - a) / max(a, b) over at most `size` rows drawn by `seed`. Max, in [-1, 1].
+
+    a is a row's mean Euclidean distance to its own cluster, b to the nearest other one, both within the drawn rows.
+    -1 (the worst, never NaN) where those lie in one cluster, 0 where each has its own. Known failures: favours few,
+    round, equally wide clusters; in a trial's own embedding it measures how far the loss pulled rows together, so it
+    must not be compared between embeddings. Rousseeuw, J. Computational and Applied Mathematics 1987.
+    """
+    rows, ids = np.asarray(embeddings), np.asarray(labels)
+    if rows.ndim != 2 or ids.shape != (len(rows),) or not len(rows):
+        raise ValueError(f"expected embeddings [N, D] and labels [N], got {list(rows.shape)} and {list(ids.shape)}")
+    if len(rows) > size:
+        drawn = np.sort(np.random.default_rng(seed).choice(len(rows), size, replace=False))
+        rows, ids = rows[drawn], ids[drawn]
+    alive = len(np.unique(ids))
+    if alive == 1:
+        return -1.0
+    return float(silhouette_score(rows, ids)) if alive < len(ids) else 0.0
+
+
+def cluster_monitors(counts: ArrayLike) -> dict[str, float]:
+    """The monitors of cluster sizes [K] by the names they are logged under."""
+    return {
+        "clusters_alive": float(clusters_alive(counts)),
+        "largest_share": largest_share(counts),
+        "smallest_share": smallest_share(counts),
+        "balance": balance(counts),
+    }
+
+
+def collapsed(counts: ArrayLike) -> str | None:
+    """A warning with the numbers if clusters are dead or nearly all rows share a few; None if neither.
+
+    Dead: no rows at all. Sharing: a balance under COLLAPSED_BALANCE. Known failure: classes that really are that
+    unequal are warned of too.
+    """
+    sizes = _checked(counts)
+    problems = []
+    dead = np.flatnonzero(sizes == 0)
+    if len(dead):
+        named = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
+        problems.append(f"{len(dead)} of {len(sizes)} clusters have no rows ({named})")
+    if balance(sizes) < COLLAPSED_BALANCE:
+        problems.append(
+            f"the largest cluster holds {largest_share(sizes):.1%} of {int(sizes.sum())} rows, and the entropy of the "
+            f"sizes is {balance(sizes):.2f} of its maximum (expected at least {COLLAPSED_BALANCE})"
+        )
+    return "clusters collapsed: " + "; ".join(problems) if problems else None
