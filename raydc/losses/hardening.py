@@ -1,0 +1,34 @@
+"""Cluster assignment hardening. Xie, Girshick & Farhadi, ICML 2016, arXiv:1511.06335; eq. 3-5 of the taxonomy."""
+
+import torch
+from torch import Tensor
+
+from raydc.precision import full_precision
+
+
+@full_precision
+def student_t(z: Tensor, centroids: Tensor, nu: float = 1.0) -> Tensor:
+    """q [B, K] of z [B, D] (eq. 3): Student's t with `nu` degrees of freedom around each centroid [K, D]."""
+    distance = squared_distances(z, centroids)
+    log_kernel = -(nu + 1) / 2 * torch.log1p(distance / nu)
+    return log_kernel.softmax(1)
+
+
+@full_precision
+def squared_distances(z: Tensor, centroids: Tensor) -> Tensor:
+    """||z - mu||^2 [B, K]."""
+    cross = z @ centroids.T
+    return (z.square().sum(1, keepdim=True) - 2 * cross + centroids.square().sum(1)).clamp_min(0)
+
+
+@full_precision
+def sharpen(q: Tensor, frequency: Tensor, power: float = 2.0) -> Tensor:
+    """Target p [B, K] (eq. 4): q^power / f, normalised; `frequency` f [K] sums over all rows of the data set."""
+    weight = q.pow(power) / frequency.to(q.dtype)
+    return weight / weight.sum(1, keepdim=True)
+
+
+@full_precision
+def hardening(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of each row [B] (eq. 5); p is a constant."""
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(1)

@@ -1,0 +1,11 @@
+"""The k-means loss (eq. 2 of the taxonomy)."""
+
+from torch import Tensor
+
+from raydc.precision import full_precision
+
+
+@full_precision
+def kmeans_loss(z: Tensor, centroids: Tensor, labels: Tensor) -> Tensor:
+    """||z - mu_label||^2 of each row [B]; centroids [K, D] and labels [B] are constants."""
+    return (z - centroids[labels]).square().sum(1)

@@ -1,0 +1,55 @@
+"""The method proposed in the taxonomy itself. Aljalbout, Golkov, Siddiqui, Strobel & Cremers 2018, arXiv:1801.07648.
+
+A convolutional autoencoder is pretrained, then reconstruction and cluster assignment hardening are descended together,
+and k-means runs on the final code. From the authors' code: targets over all rows once an epoch, Nesterov momentum .9,
+rate .01, L2 penalty 5e-5, 120-d code. The paper gives no weights; the code adds a mean reconstruction loss to a
+hardening loss *summed over the batch*. Here both are means and weigh the same (alpha = .5): a sum would make the
+weight of clustering depend on the batch. The default recipe pretrains as every autoencoder method here does.
+"""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from raydc.clusters import Clusters
+from raydc.data import Shard
+from raydc.methods.base import Card
+from raydc.methods.dec import DEC
+from raydc.networks import Network
+from raydc.phases import Optimiser, Phase
+
+SGD = Optimiser(name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-5)
+
+
+class Aljalbout(DEC):
+    card: ClassVar[Card] = replace(
+        DEC.card,
+        source="Aljalbout et al. 2018",
+        architecture="CNN",
+        combination="pretraining, then joint training",
+        after="k-means",
+    )
+    batch_size: ClassVar[int] = 100
+    scaling: ClassVar[str] = "unit"
+
+    class Config(DEC.Config):
+        network: Network = Network(family="conv", latent=120)
+        cluster: Phase = Phase(length="100 epochs", optimiser=SGD, alpha=0.5, tolerance=1e-3)
+
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {
+            "paper": {
+                "denoise.length": "0 steps",
+                **{f"pretrain.optimiser.{key}": value for key, value in SGD.model_dump().items()},
+                "pretrain.optimiser.schedule": "step",
+                "pretrain.optimiser.factor": 0.9999,
+                "pretrain.optimiser.every": "1 epochs",
+            }
+        }
+
+    @torch.no_grad()
+    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+        found = clusters.kmeans(shard.map(self.features), self.n_clusters, centroids=self.centroids.detach())
+        self.centroids.copy_(found.centroids)
+        return found.labels

@@ -1,0 +1,282 @@
+"""A method is the taxonomy of Aljalbout et al. 2018, arXiv:1801.07648, with some of its parts filled in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from raydc.clusters import Clusters
+from raydc.data import Batch, Shard
+from raydc.losses.reconstruction import mean_squared_error
+from raydc.networks import Autoencoder, Network
+from raydc.phases import Optimiser, Phase
+from raydc.settings import Settings, flatten, unflatten
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method's row in Table 1 of the taxonomy, as data that the tests check."""
+
+    source: str
+    architecture: str
+    features: str
+    network_loss: str
+    clustering_loss: str
+    combination: str
+    updates: str
+    after: str = "labels of the last step"
+    parallel: str = "exact"
+    """Whether W workers with B / W rows each do what one worker with B rows does; else what differs."""
+    refuses: str = ""
+    """Why the method cannot label rows it was not trained on; empty where it can."""
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where in training a step stands."""
+
+    phase: str
+    alpha: float
+    """Weight of the clustering loss (eq. 11)."""
+    progress: float
+    """Share of the phase that is over, in [0, 1)."""
+    epoch: int
+    """Epochs of this phase that are over."""
+    step: int
+    """Steps of the whole run that are over."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that step alike."""
+
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0
+    """Times the optimiser's learning rate."""
+    local: bool = False
+    """Row-local: one entry per row of this worker's shard. Never averaged, and checkpointed by row."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who descends its own loss. One player is a minimiser; adversarial methods have two."""
+
+    groups: Sequence[Group]
+    optimiser: Optimiser | None = None
+    """Its step rule, where it is not the phase's."""
+
+
+Parts = dict[str, tuple[float, Tensor]]
+"""A loss by its named parts: (weight, value)."""
+
+
+class Method(nn.Module):
+    """L = alpha * clustering_loss + (1 - alpha) * network_loss (eq. 11).
+
+    A subclass overrides what its paper changes and nothing else. What a method must remember is in its `state_dict`
+    (the same on every worker) and in `rows` (this worker's own, one entry per row of its shard).
+    """
+
+    card: ClassVar[Card]
+    batch_size: ClassVar[int] = 256
+    """Rows of the global batch, unless `training.batch_size` says otherwise."""
+    scaling: ClassVar[str] = "power"
+    """How rows are scaled, unless `data.scaling` says otherwise."""
+    needs_image: ClassVar[bool] = False
+
+    class Config(Settings):
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {}
+        """Named sets of settings (dotted), such as a paper's own schedule."""
+        n_clusters: int = Field(10, ge=1)
+        """Number of clusters K."""
+        recipe: str = "default"
+        """Named set of settings that these start from; what is given beside it wins."""
+
+        @model_validator(mode="before")
+        @classmethod
+        def _from_recipe(cls, values: Any) -> Any:
+            if not isinstance(values, dict):
+                return values
+            name = values.get("recipe", "default")
+            if name == "default":
+                return values
+            if name not in cls.recipes:
+                raise ValueError(f"no recipe {name!r}; there are {', '.join(['default', *cls.recipes])}")
+            return unflatten(flatten(cls().model_dump()) | cls.recipes[name] | flatten(values))
+
+    config: Config
+    rows: dict[str, Tensor]
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        """For rows of `shape`, (D,) or (C, H, W), scaled."""
+        super().__init__()
+        self.config, self.shape, self.rows = config, shape, {}
+
+    @property
+    def n_clusters(self) -> int:
+        return self.config.n_clusters
+
+    def check(self, total: int) -> None:
+        """Raise ValueError, with both numbers, where the method cannot take `total` rows."""
+
+    def phases(self) -> dict[str, Phase]:
+        """2.5: the stretches of training, in order, by name."""
+        raise NotImplementedError
+
+    def players(self, phase: str) -> dict[str, Player]:
+        """2.5: who steps in this phase, in order. Parameters that are named take part, whatever their gradient."""
+        return {"all": Player([Group([*self.parameters()])])}
+
+    def pick(self, shard: Shard, seed: int, index: int, count: int) -> Batch:
+        """Batch `index` of the `count` batches of an epoch: every row once an epoch, shuffled by `seed`.
+
+        Each worker gives its shard's share, so unequal shards need as many steps.
+        """
+
+        def span(size: int) -> tuple[int, int]:
+            return index * size // count, (index + 1) * size // count
+
+        start, stop = span(len(shard))
+        row = shard.order(seed)[start:stop]
+        sizes = tuple(b - a for a, b in map(span, shard.sizes))
+        return Batch(shard[row], row, sum(sizes), sizes)
+
+    def batches(self, shard: Shard, batch_size: int) -> int:
+        """Batches in an epoch."""
+        return -(-shard.total // batch_size)
+
+    def features(self, x: Tensor) -> Tensor:
+        """2.2: z [B, D], what is clustered."""
+        raise NotImplementedError
+
+    def network_loss(self, batch: Batch, now: Now) -> Tensor:
+        """2.3: a scalar, reduced by the batch."""
+        return batch.x.new_zeros(())
+
+    def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
+        """2.4: a scalar, reduced by the batch."""
+        return batch.x.new_zeros(())
+
+    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+        """2.5: what `player` descends, by parts; adversarial methods override it."""
+        parts: Parts = {}
+        if now.alpha < 1:
+            parts["network"] = (1 - now.alpha, self.network_loss(batch, now))
+        if now.alpha > 0:
+            parts["clustering"] = (now.alpha, self.clustering_loss(batch, now))
+        return parts
+
+    def begin(self, shard: Shard, clusters: Clusters) -> Tensor | None:
+        """2.6, once, before alpha first exceeds 0. Labels [N] of the shard's rows, where there are any."""
+        return None
+
+    def after_step(self, batch: Batch, clusters: Clusters, now: Now) -> None:
+        """2.6, after every step with alpha above 0."""
+
+    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor | None:
+        """2.6, every `update_every` of the phase. Labels [N] of the shard's rows, where there are any."""
+        return None
+
+    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+        """2.7, after training: final labels, int64 [N], of the shard's rows."""
+        return shard.map(lambda x: self.assign(x).argmax(1))
+
+    def assign(self, x: Tensor) -> Tensor:
+        """Memberships [B, K], rows summing to 1; a row's cluster is the largest. NotImplementedError: see the card."""
+        raise NotImplementedError(self.card.refuses or f"{type(self).__name__} does not say how it assigns rows")
+
+    def samples(self, per_cluster: int) -> Tensor | None:
+        """Rows drawn from each cluster [K, per_cluster, ...] by methods that can generate, else None."""
+        return None
+
+
+class AutoencoderMethod(Method):
+    """Shared by the methods that pretrain an autoencoder on its reconstruction loss and then cluster its code.
+
+    The default schedule is one honest recipe for every data set, with no layer-wise stage: 150 epochs of Adam on
+    corrupted input, 150 on clean input. The recipe "paper" is DEC's: every layer 50,000 steps as a denoising
+    autoencoder, then the whole 100,000 steps, SGD with momentum .9, the rate divided by 10 every 20,000 steps.
+    """
+
+    class Config(Method.Config):
+        network: Network = Network()
+        layerwise: Phase = Phase(length="0 steps", corruption=0.2)
+        denoise: Phase = Phase(length="150 epochs", corruption=0.2)
+        pretrain: Phase = Phase(length="150 epochs", optimiser=Optimiser(schedule="cosine"))
+
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {
+            "paper": {
+                "network.initial": "normal",
+                **{
+                    f"{phase}.{key}": value
+                    for phase in ("layerwise", "denoise", "pretrain")
+                    for key, value in {
+                        "optimiser.name": "sgd",
+                        # the rate that belongs to a reconstruction loss averaged over features (DEC-keras)
+                        "optimiser.lr": 1.0,
+                        "optimiser.momentum": 0.9,
+                        "optimiser.schedule": "step",
+                        "optimiser.factor": 0.1,
+                        "optimiser.every": "20000 steps",
+                    }.items()
+                },
+                "layerwise.length": "50000 steps",
+                "denoise.length": "0 steps",
+                "pretrain.length": "100000 steps",
+            }
+        }
+
+    config: Config
+    net: Autoencoder
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        super().__init__(config, shape)
+        self.net = config.network.build(shape)
+
+    def phases(self) -> dict[str, Phase]:
+        config = self.config
+        stages = {f"layer {i + 1}": config.layerwise for i in range(self.net.layers)}
+        return stages | {"denoise": config.denoise, "pretrain": config.pretrain}
+
+    def players(self, phase: str) -> dict[str, Player]:
+        layer = self._layer(phase)
+        trained = self.net.parameters() if layer is None else self.net.layer_parameters(layer)
+        return {"all": Player([Group([*trained])])}
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.net.encode(x)
+
+    def network_loss(self, batch: Batch, now: Now) -> Tensor:
+        corruption = self.phases()[now.phase].corruption
+        layer = self._layer(now.phase)
+        if layer is not None:
+            clean, decoded = self.net.reconstruct_layer(batch.x, layer, corruption)
+        else:
+            clean, decoded = batch.x, self.net(F.dropout(batch.x, corruption))
+        return batch.mean(mean_squared_error(clean.flatten(1), decoded.flatten(1)))
+
+    @staticmethod
+    def _layer(phase: str) -> int | None:
+        return int(phase.removeprefix("layer ")) - 1 if phase.startswith("layer ") else None
+
+
+def copy_pretrained(method: Method, weights: dict[str, Tensor]) -> list[str]:
+    """Copy another run's network weights `net.*` into `method`; the names copied.
+
+    Raises ValueError naming the first weight that is missing or of another shape.
+    """
+    own = {name: value for name, value in method.state_dict().items() if name.startswith("net.")}
+    for name, value in own.items():
+        if name not in weights:
+            raise ValueError(f"the other run has no weight {name}: was it trained with the same network?")
+        if weights[name].shape != value.shape:
+            theirs, mine = tuple(weights[name].shape), tuple(value.shape)
+            raise ValueError(f"{name} is {theirs} in the other run and {mine} here: use the same method.network settings")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
+    return [*own]

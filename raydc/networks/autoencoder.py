@@ -1,0 +1,30 @@
+"""What every autoencoder offers."""
+
+from torch import Tensor, nn
+
+
+class Autoencoder(nn.Module):
+    """An encoder to `latent` numbers a row, and a decoder back."""
+
+    latent: int
+    layers: int = 0
+    """Layers that can be pretrained one at a time; 0 where that is not defined."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """z [B, latent] of x [B, ...]."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """x [B, ...] of z [B, latent]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+    def reconstruct_layer(self, x: Tensor, layer: int, corruption: float) -> tuple[Tensor, Tensor]:
+        """(input, its reconstruction) of one layer's own denoising autoencoder, on top of the layers before it."""
+        raise NotImplementedError
+
+    def layer_parameters(self, layer: int) -> list[nn.Parameter]:
+        """What pretraining `layer` trains."""
+        raise NotImplementedError
