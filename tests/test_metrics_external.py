@@ -15,6 +15,7 @@ from raydc.metrics.external import (
     mutual_information,
     nmi,
     purity,
+    rand,
 )
 
 partitions = st.integers(1, 40).flatmap(
@@ -87,6 +88,8 @@ def test_greedy_matching_would_be_wrong():
 def test_equal_to_scikit_learn(pair):
     labels, classes = pair
     table = contingency(labels, classes, 6, 8)
+    if len(labels) > 1:
+        assert rand(table) == pytest.approx(sk.rand_score(classes, labels), abs=1e-12)
     assert ari(table) == pytest.approx(sk.adjusted_rand_score(classes, labels), abs=1e-12)
     assert mutual_information(table) == pytest.approx(sk.mutual_info_score(classes, labels), abs=1e-12)
     for average in ("arithmetic", "geometric", "max", "min"):
@@ -132,6 +135,13 @@ def test_billions_of_rows_do_not_overflow():
     table = np.array([[3_000_000_000, 10_000_000], [10_000_000, 2_000_000_000]])
     assert ari(table) == pytest.approx(ari(table // 10_000_000), abs=1e-3)
     assert 0.9 < ari(table) < 1
+
+
+def test_rand_rises_with_the_number_of_clusters_whatever_the_labels():
+    rng = np.random.default_rng(0)
+    few, many = (contingency(*rng.integers(0, k, (2, 500)), k, k) for k in (2, 50))
+    assert rand(few) < 0.55 < 0.95 < rand(many)
+    assert abs(ari(few)) < 0.02 and abs(ari(many)) < 0.02
 
 
 def test_purity_rises_when_clusters_are_split_and_accuracy_does_not():

@@ -28,15 +28,16 @@ def contingency(labels: ArrayLike, classes: ArrayLike, n_clusters: int, n_classe
 
     Sum the tables of all workers to have that of all rows. Raises ValueError on ids out of range.
     """
-    clusters = _ids(labels, n_clusters, "labels")
-    known = _ids(classes, n_classes, "classes")
+    clusters = check_ids(labels, n_clusters, "labels")
+    known = check_ids(classes, n_classes, "classes")
     if len(clusters) != len(known):
         raise ValueError(f"expected as many labels as classes, got {len(clusters)} and {len(known)}")
     cells = np.bincount(clusters * n_classes + known, minlength=n_clusters * n_classes)
     return cells.reshape(n_clusters, n_classes).astype(np.int64, copy=False)
 
 
-def _ids(values: ArrayLike, bound: int, name: str) -> NDArray[np.int64]:
+def check_ids(values: ArrayLike, bound: int, name: str) -> NDArray[np.int64]:
+    """The values [N] as int64; ValueError, naming value and row, unless they are integers in [0, bound)."""
     ids: NDArray[Any] = np.asarray(values)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iub"):
         raise ValueError(f"expected {name} as integers [N], got {ids.dtype} {list(ids.shape)}; re-index: numpy.unique")
@@ -55,6 +56,11 @@ def _checked(table: ArrayLike) -> Table:
     if counts.min() < 0 or counts.sum() == 0:
         raise ValueError(f"expected counts of at least one row, got {counts.sum()} rows and least count {counts.min()}")
     return counts.astype(np.int64)
+
+
+def _pairs(sizes: Table) -> int:
+    """Pairs of rows inside the groups, in Python integers: 70,000 squared overflows int32, products of sums int64."""
+    return sum(n * (n - 1) // 2 for n in sizes.ravel().tolist())
 
 
 def match(table: ArrayLike) -> NDArray[np.int64]:
@@ -141,6 +147,20 @@ def ami(table: ArrayLike, average: Average = "arithmetic") -> float:
     return min(1.0, (mutual_information(counts) - expected) / room)
 
 
+def rand(table: ArrayLike) -> float:
+    """Share of pairs of rows that both partitions treat alike, together or apart. Max, in [0, 1]; 1 for a single row.
+
+    Known failure: most pairs are apart anyway, so it goes to 1 as K grows, whatever the labels (use ari).
+    Rand, Journal of the American Statistical Association 1971.
+    """
+    counts = _checked(table)
+    total = _pairs(counts.sum(keepdims=True))
+    if total == 0:
+        return 1.0
+    apart_once = _pairs(counts.sum(axis=1)) + _pairs(counts.sum(axis=0)) - 2 * _pairs(counts)
+    return 1 - apart_once / total
+
+
 def ari(table: ArrayLike) -> float:
     """Pairs of rows treated alike by clusters and classes, above chance (adjusted Rand index). Max, in [-0.5, 1].
 
@@ -148,14 +168,10 @@ def ari(table: ArrayLike) -> float:
     Hubert and Arabie, Journal of Classification 1985.
     """
     counts = _checked(table)
-
-    def pairs(sizes: Table) -> int:  # Python integers: 70,000 squared overflows int32, a product of two such sums int64
-        return sum(n * (n - 1) // 2 for n in sizes.ravel().tolist())
-
-    together, by_cluster, by_class = pairs(counts), pairs(counts.sum(axis=1)), pairs(counts.sum(axis=0))
+    together, by_cluster, by_class = _pairs(counts), _pairs(counts.sum(axis=1)), _pairs(counts.sum(axis=0))
     if by_cluster == by_class == together:  # the same partition, trivial or not
         return 1.0
-    total = pairs(counts.sum(keepdims=True))
+    total = _pairs(counts.sum(keepdims=True))
     # All terms times 2 * total: the division is the only rounding.
     chance = 2 * by_cluster * by_class
     return (2 * total * together - chance) / (total * (by_cluster + by_class) - chance)

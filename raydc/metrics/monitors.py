@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import silhouette_score
 
-from raydc.metrics.external import entropy
+from raydc.metrics.external import check_ids, entropy
 
 COLLAPSED_BALANCE = 0.5
 """Below this balance clusters count as collapsed: the largest of 10 then holds about 3 rows in 4."""
@@ -14,10 +14,7 @@ COLLAPSED_BALANCE = 0.5
 
 def cluster_sizes(labels: ArrayLike, n_clusters: int) -> NDArray[np.int64]:
     """Rows in each cluster, int64 [K], of labels [N] in [0, K); sum over workers for all rows."""
-    sizes = np.bincount(np.asarray(labels, np.int64), minlength=n_clusters)
-    if len(sizes) > n_clusters:
-        raise ValueError(f"expected labels in [0, {n_clusters}), got {len(sizes) - 1}")
-    return sizes.astype(np.int64, copy=False)
+    return np.bincount(check_ids(labels, n_clusters, "labels"), minlength=n_clusters).astype(np.int64, copy=False)
 
 
 def _checked(counts: ArrayLike) -> NDArray[np.float64]:

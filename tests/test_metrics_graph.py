@@ -1,0 +1,176 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+
+from raydc.metrics.graph import (
+    WORST_SCORE,
+    NeighbourGraph,
+    agreement,
+    guards,
+    kappa,
+    modularity,
+    neighbour_graph,
+    null_band,
+    null_rows,
+    null_scores,
+    stage_one_score,
+    stage_three_score,
+)
+
+LINE = np.array([[0.0], [1.0], [2.1], [10.0], [11.0], [12.1]])
+BARBELL = NeighbourGraph(4, np.array([0, 1, 2]), np.array([1, 2, 3]))  # 0 - 1 - 2 - 3
+
+
+def test_graph_is_the_symmetric_union():
+    graph = neighbour_graph(LINE, 1)
+    # Row 2 names row 1, whose nearest is row 0: the edge is there all the same, and 0 - 1 only once.
+    assert list(zip(graph.left.tolist(), graph.right.tolist(), strict=True)) == [(0, 1), (1, 2), (3, 4), (4, 5)]
+
+
+def test_graph_equals_sorted_distances():
+    rows = np.random.default_rng(0).normal(size=(60, 5))
+    graph = neighbour_graph(rows, 7)
+    distances = ((rows[:, None] - rows) ** 2).sum(-1) + np.diag([np.inf] * 60)
+    near = np.argsort(distances, axis=1)[:, :7]
+    expected = {(min(i, j), max(i, j)) for i in range(60) for j in near[i].tolist()}
+    assert set(zip(graph.left.tolist(), graph.right.tolist(), strict=True)) == expected
+    assert len(graph.left) == len(expected)
+
+
+def test_equal_rows_are_no_neighbours_of_themselves():
+    graph = neighbour_graph(np.zeros((5, 2)), 2)
+    assert (graph.left < graph.right).all()
+
+
+def test_graph_refuses_too_few_rows():
+    with pytest.raises(ValueError, match=r"more than n_neighbours=6 rows, got \[6, 1\]"):
+        neighbour_graph(LINE, 6)
+    with pytest.raises(ValueError, match="each of the graph's 4 rows"):
+        modularity([0, 1], BARBELL)
+
+
+def test_scores_by_hand():
+    halves = [0, 0, 1, 1]  # 2 of 3 edges inside, shares 1/2 and 1/2
+    assert agreement(halves, BARBELL) == pytest.approx(2 / 3)
+    assert modularity(halves, BARBELL) == pytest.approx(2 / 3 - 1 / 2)
+    assert kappa(halves, BARBELL) == pytest.approx((2 / 3 - 1 / 2) / (1 / 2))
+    assert stage_one_score(halves, BARBELL) == pytest.approx((2 / 3 - 1 / 2) / 0.5**0.25)
+    uneven = [0, 1, 1, 1]  # 2 of 3 edges inside, shares 1/4 and 3/4
+    assert modularity(uneven, BARBELL) == pytest.approx(2 / 3 - 10 / 16)
+    assert kappa(uneven, BARBELL) == pytest.approx((2 / 3 - 10 / 16) / (6 / 16))
+
+
+def test_one_cluster_agrees_entirely_and_scores_nothing():
+    one = [3, 3, 3, 3]
+    assert agreement(one, BARBELL) == 1
+    assert modularity(one, BARBELL) == kappa(one, BARBELL) == stage_one_score(one, BARBELL) == 0
+
+
+@given(st.lists(st.integers(0, 5), min_size=6, max_size=6), st.permutations(range(6)))
+def test_names_of_clusters_do_not_matter(labels, names):
+    graph = neighbour_graph(LINE, 2)
+    renamed = [names[k] for k in labels]
+    for score in (agreement, modularity, kappa, stage_one_score):
+        assert score(renamed, graph) == pytest.approx(score(labels, graph))
+    assert WORST_SCORE < stage_one_score(labels, graph) <= 1
+
+
+def test_true_clusters_beat_coarser_finer_and_random_ones():
+    rows, classes = make_blobs(400, centers=6, n_features=4, cluster_std=0.5, random_state=0)
+    graph = neighbour_graph(rows)
+    rng = np.random.default_rng(0)
+    right = stage_one_score(classes, graph)
+    assert right > stage_one_score(classes // 2, graph)
+    assert right > stage_one_score(classes * 2 + rng.integers(0, 2, 400), graph)
+    assert abs(stage_one_score(rng.integers(0, 6, 400), graph)) < 0.05
+
+
+def test_kappa_rewards_one_tiny_cluster_that_is_cut_off():
+    """Its known failure, and why it is tempered by the fourth root."""
+    rows = np.concatenate([make_blobs(300, centers=3, cluster_std=0.9, random_state=1)[0], np.full((16, 2), 90.0)])
+    graph = neighbour_graph(rows)
+    tiny = np.repeat([0, 1], [300, 16])
+    three = np.concatenate([KMeans(3, n_init=5, random_state=0).fit_predict(rows[:300]), [0] * 16])
+    assert kappa(tiny, graph) == 1 > kappa(three, graph)
+    assert stage_one_score(tiny, graph) < stage_one_score(three, graph)
+
+
+def test_final_score():
+    assert stage_three_score(0.8, 0.25) == pytest.approx(0.4)
+    assert stage_three_score(0.8, -0.1) == 0
+
+
+def test_guards_pass_what_is_sound():
+    labels = np.arange(300) % 3
+    rows = np.random.default_rng(0).normal(size=(300, 4))
+    assert guards(labels, 3, loss=0.1, embeddings=rows) == []
+
+
+def test_each_guard_names_its_numbers():
+    labels = np.repeat([0, 1, 2], [150, 140, 10])
+    assert guards(labels, 4, allow_rare=True) == ["1 of 4 clusters have no rows"]
+    assert guards(np.repeat([0, 1, 2], [150, 146, 4]), 3) == ["the smallest cluster has 4 rows, expected at least 10"]
+    assert guards(np.repeat([0, 1, 2], [150, 146, 4]), 3, allow_rare=True) == []
+    assert guards(labels, 3, loss=math.nan) == ["the loss is nan"]
+    [few] = guards(np.repeat([0, 1, 2, 3], [285, 5, 5, 5]), 4, allow_rare=True)
+    assert few.startswith("the sizes are those of 1.3 equal clusters, expected at least 2")
+
+
+def test_guard_on_embeddings():
+    labels = np.arange(90) % 3
+    line = np.linspace(0, 1, 90)[:, None] * [[1.0, 2.0]]
+    assert "effective rank of 1.00" in guards(labels, 3, embeddings=line)[0]
+    assert "effective rank of 0.00" in guards(labels, 3, embeddings=np.ones((90, 2)))[0]
+    assert guards(labels % 2, 2, embeddings=line) == []  # two clusters may lie on a line
+    assert guards(labels, 3, embeddings=line[:, :1]) == []
+    line[4, 1] = np.inf
+    assert guards(labels, 3, embeddings=line) == ["1 rows have embeddings that are not finite"]
+
+
+def test_null_rows_keep_what_they_promise():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(500, 1)) * [[1.0, 2.0, -1.0]] + rng.normal(size=(500, 3)) * 0.1
+    columns = null_rows(rows, 3)
+    assert (np.sort(columns, axis=0) == np.sort(rows, axis=0)).all()
+    assert abs(np.corrcoef(columns.T)[0, 1]) < 0.15 < 0.9 < np.corrcoef(rows.T)[0, 1]
+    assert (columns == null_rows(rows, 3)).all() and not (columns == null_rows(rows, 4)).all()
+    gaussian = null_rows(rows, 3, "gaussian")
+    assert np.cov(gaussian.T) == pytest.approx(np.cov(rows.T), rel=0.25)
+
+
+def above(rows, n_clusters):
+    """Whether k-means of the rows scores above each of the two null bands."""
+
+    def kmeans(points, seed):
+        return KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(points)
+
+    score = stage_one_score(kmeans(rows, 0), neighbour_graph(rows))
+    return {kind: score > null_band(null_scores(rows, kmeans, kind=kind))[1] for kind in ("columns", "gaussian")}
+
+
+def test_clusters_are_above_both_null_bands_and_noise_inside():
+    blobs = make_blobs(300, centers=6, n_features=6, cluster_std=2, random_state=0)[0]
+    assert above(blobs, 6) == {"columns": True, "gaussian": True}
+    noise = np.random.default_rng(5).normal(size=(300, 6))
+    assert above(noise, 6) == {"columns": False, "gaussian": False}
+
+
+def test_each_null_has_its_known_failure_and_the_other_corrects_it():
+    rng = np.random.default_rng(0)
+    correlated = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 10)) + 0.1 * rng.normal(size=(300, 10))
+    assert above(correlated, 6) == {"columns": True, "gaussian": False}
+    skewed = rng.exponential(size=(300, 8)) ** 2
+    assert above(skewed, 6) == {"columns": False, "gaussian": True}
+
+
+def test_null_band_by_hand():
+    # mean 2, standard deviation 1, one more draw: sqrt(4 / 3); t at .975 with 2 degrees of freedom is 4.3027
+    low, high = null_band([1.0, 2.0, 3.0], level=0.95)
+    assert (low, high) == pytest.approx((2 - 4.3027 * math.sqrt(4 / 3), 2 + 4.3027 * math.sqrt(4 / 3)), abs=1e-3)
+    with pytest.raises(ValueError, match="at least two"):
+        null_band([1.0])
