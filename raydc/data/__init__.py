@@ -1,5 +1,43 @@
 """Rows: opened, checked, scaled and dealt to workers."""
 
-from raydc.data.shard import Batch, RowGroup, Rows, Shard
+from raydc.data.arrays import ArraySource
+from raydc.data.check import Fault, Survey, require, require_same, save_dropped, survey
+from raydc.data.inputs import rows_of
+from raydc.data.load import SparseRows, load_shard, read_group, read_labels
+from raydc.data.open import open_source
+from raydc.data.parquet import ParquetSource
+from raydc.data.scaling import Scaling
+from raydc.data.settings import DataSettings, ScalingKind, Storage
+from raydc.data.shard import Batch, DenseRows, RowGroup, Rows, Shard, deal, split
+from raydc.data.source import DataError, Source, changes
 
-__all__ = ["Batch", "RowGroup", "Rows", "Shard"]
+__all__ = [
+    "ArraySource",
+    "Batch",
+    "DataError",
+    "DataSettings",
+    "DenseRows",
+    "Fault",
+    "ParquetSource",
+    "RowGroup",
+    "Rows",
+    "Scaling",
+    "ScalingKind",
+    "Shard",
+    "Source",
+    "SparseRows",
+    "Storage",
+    "Survey",
+    "changes",
+    "deal",
+    "load_shard",
+    "open_source",
+    "read_group",
+    "read_labels",
+    "require",
+    "require_same",
+    "rows_of",
+    "save_dropped",
+    "split",
+    "survey",
+]

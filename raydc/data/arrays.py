@@ -1,0 +1,149 @@
+"""Rows in arrays: in memory, in .npy and .npz files, sparse or dense, and scikit-learn's digits."""
+
+import hashlib
+import io
+import zipfile
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import torch
+from scipy import sparse
+
+from raydc.data.settings import DataSettings
+from raydc.data.source import Block, DataError, Layout, Piece, Source, bytes_of, cut, is_real, resolve_layout
+
+
+class ArraySource(Source):
+    """x [N, D], [N, height, width] or [N, channels, height, width] (or channels last), or a sparse matrix [N, D].
+
+    y [N] are known classes, ids [N] integers or text; `files` identify where it came from, by default by its values.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        ids: Any = None,
+        *,
+        settings: DataSettings | None = None,
+        files: dict[str, str] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.settings = settings or DataSettings(path="array")
+        name = self.settings.path
+        if self.settings.columns is not None:
+            raise DataError(f"data.columns: {name} is an array, whose features have no names; leave data.columns out")
+        self.kind = "sparse" if sparse.issparse(x) else "array"
+        self._x = sparse.csr_array(x) if sparse.issparse(x) else _array(x)
+        if not is_real(self._x.dtype):
+            raise DataError(f"{name}: X holds {self._x.dtype}, expected numbers (integers, floats or truth values)")
+        if self._x.ndim < 2:
+            raise DataError(f"{name}: X has shape {self._x.shape}, expected rows x features or rows of images")
+        if 0 in self._x.shape:
+            raise DataError(f"{name}: X has shape {self._x.shape}, so there is nothing to cluster")
+        self.dtype = self._x.dtype
+        self.layout = resolve_layout(Layout.of(self._x.shape[1:]), self.settings)
+        if ids is None and self.settings.id_column is not None:
+            raise DataError(f"data.id_column: {name} is an array without ids; leave data.id_column out")
+        self._y = None if y is None else _one_each(np.asarray(y), self._x.shape[0], "y", name)
+        self._ids = None if ids is None else _identifiers(np.asarray(ids), self._x.shape[0], name)
+        self.files = files or {name: _digest(self._x)}
+        self.notes = notes
+        self.pieces = cut([(name, 0, self._x.shape[0])])
+
+    def read(self, piece: Piece) -> Block:
+        """The rows of one piece, as stored."""
+        rows = slice(piece.start, piece.start + piece.rows)
+        x = self._x[rows] if self.kind == "sparse" else self.layout.arrange(np.asarray(self._x[rows]))
+        return Block(x, np.arange(rows.start, rows.stop) if self._ids is None else self._ids[rows])
+
+    def labels(self) -> np.ndarray | None:
+        """Known classes of all rows."""
+        return self._y
+
+
+def open_digits(settings: DataSettings) -> ArraySource:
+    """scikit-learn's 1797 handwritten digits of 8x8 pixels, with their labels."""
+    from sklearn.datasets import load_digits
+
+    images = load_digits()
+    return ArraySource(images.images, images.target, settings=settings)
+
+
+def open_array(settings: DataSettings, filesystem: pafs.FileSystem, info: pafs.FileInfo) -> ArraySource:
+    """A .npy file, an .npz file with X (and y, ids), or a sparse matrix as SciPy saves it."""
+    path, local = info.path, isinstance(filesystem, pafs.LocalFileSystem)
+    try:
+        with filesystem.open_input_file(path) as stream:
+            size = stream.size()
+            edge = hashlib.sha256(stream.read(min(size, 1024)))
+            stream.seek(max(0, size - 65536))  # holds the directory of an archive, with the checksums of its members
+            edge.update(stream.read(65536))
+            stream.seek(0)
+            held = None if local else io.BytesIO(stream.read())
+        files = {path: f"{size} {info.mtime_ns} {edge.hexdigest()[:16]}"}
+        if path.lower().endswith(".npy"):
+            x = np.load(held or path, mmap_mode="r" if local else None, allow_pickle=False)
+            if settings.label_column or settings.id_column:
+                raise DataError(f"{path}: a .npy file holds no labels or ids; use .npz with X, y and ids")
+            return ArraySource(x, settings=settings, files=files)
+        return _open_npz(held or path, settings, files)
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: cannot be read as a NumPy file: {error}; write it again with np.save or np.savez"
+        ) from error
+
+
+def _open_npz(file: Any, settings: DataSettings, files: dict[str, str]) -> ArraySource:
+    path = settings.path
+    with np.load(file, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: is a .npy file by content; name it .npy")
+        names = archive.files
+        build = partial(ArraySource, settings=settings, files=files)
+        label = settings.label_column or ("y" if "y" in names else None)
+        identity = settings.id_column or next((name for name in ("ids", "id") if name in names), None)
+        for setting, name in (("label_column", label), ("id_column", identity)):
+            if name is not None and name not in names:
+                raise DataError(f"data.{setting}: {path} has no array {name}; its arrays: {', '.join(names)}")
+        y = archive[label] if label else None
+        ids = archive[identity] if identity else None
+        if {"format", "data", "shape"} <= set(names):
+            if isinstance(file, io.BytesIO):
+                file.seek(0)
+            return build(sparse.load_npz(file), y, ids)
+        if "X" not in names:
+            raise DataError(f"{path}: has no array X; its arrays: {', '.join(names) or 'none'}")
+        return build(archive["X"], y, ids)
+
+
+def _array(x: Any) -> np.ndarray:
+    if isinstance(x, torch.Tensor):
+        return x.detach().cpu().numpy()
+    return x if isinstance(x, np.ndarray) else np.asarray(x)
+
+
+def _one_each(values: np.ndarray, rows: int, what: str, name: str) -> np.ndarray:
+    if values.shape != (rows,):
+        raise DataError(f"{name}: {what} has shape {values.shape}, expected one value for each of {rows} rows")
+    return values
+
+
+def _identifiers(ids: np.ndarray, rows: int, name: str) -> np.ndarray:
+    ids = _one_each(ids, rows, "ids", name)
+    if ids.dtype.kind in "iu":
+        return ids.astype(np.int64)
+    if ids.dtype.kind in "UO":
+        return ids.astype(str)
+    raise DataError(f"{name}: ids are {ids.dtype}; expected integers or text")
+
+
+def _digest(x: Any) -> str:
+    digest = hashlib.sha256(f"{x.shape} {x.dtype}".encode())
+    for part in bytes_of(x):
+        digest.update(part)
+    return digest.hexdigest()

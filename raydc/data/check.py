@@ -1,0 +1,261 @@
+"""One pass over all rows before any work: every unusable value found, and the statistics that scaling needs."""
+
+import csv
+import os
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from raydc.data.settings import DataSettings
+from raydc.data.shard import RowGroup, deal
+from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that cannot be used, by the first of its unusable cells."""
+
+    file: str
+    row_group: int
+    row: int
+    """In the file, from 0."""
+    column: str
+    value: str
+    cells: int
+    """Unusable cells in the row."""
+
+    def __str__(self) -> str:
+        more = f" (and {self.cells - 1} more cells)" if self.cells > 1 else ""
+        return f"{self.file}, row group {self.row_group}, row {self.row}, column {self.column}: {self.value}{more}"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass found; the same bits however many workers train afterwards."""
+
+    fingerprint: str
+    files: dict[str, str]
+    rows: int
+    """Rows that are used."""
+    groups: tuple[RowGroup, ...]
+    """Of the rows that are used; to be dealt to workers."""
+    pieces: tuple[Piece, ...]
+    """Where each group is stored."""
+    checksums: tuple[int, ...]
+    """CRC-32 of each piece's values, so that data that change later are noticed."""
+    dropped: tuple[Fault, ...]
+    dropped_rows: np.ndarray
+    """int64, ascending: numbers in the data set of the rows left out."""
+    minimum: float
+    maximum: float
+    mean: np.ndarray
+    """float64 [D]"""
+    variance: np.ndarray
+    """float64 [D], divided by the number of rows."""
+    notes: tuple[str, ...]
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of x^2 over all rows and features."""
+        return float(np.mean(self.variance + self.mean**2))
+
+    @property
+    def constant(self) -> np.ndarray:
+        """bool [D]: features whose spread float32 cannot tell from none."""
+        return np.sqrt(self.variance) <= np.finfo(np.float32).eps * np.abs(self.mean)
+
+
+def survey(source: Source, settings: DataSettings | None = None) -> Survey:
+    """Reads everything once, in the order of the data, a piece at a time.
+
+    Raises DataError naming the first unusable cells (null, NaN, infinite, beyond 1e15, rows of another length), or, if
+    `on_bad_row` is drop, leaves their rows out and lists them.
+    """
+    drop = (settings or source.settings).on_bad_row == "drop"
+    found: list[Fault] = []
+    gone: list[np.ndarray] = []
+    moments = _Moments(source.n_features)
+    groups: list[RowGroup] = []
+    pieces: list[Piece] = []
+    checksums: list[int] = []
+    bad_rows, at = 0, 0
+    for piece in source.pieces:
+        block = source.read(piece)
+        bad = bad_cells(block)
+        rows = np.zeros(piece.rows, bool) if bad is None else bad.any(axis=1)
+        if bad is not None:
+            bad_rows += int(rows.sum())
+            gone.append(piece.start + np.flatnonzero(rows))
+            for row in np.flatnonzero(rows)[: None if drop else max(0, SHOWN - len(found))]:
+                found.append(_fault(source, piece, block, bad, int(row)))
+        kept = piece.rows - int(rows.sum())
+        if kept:
+            pieces.append(piece)
+            groups.append(RowGroup(len(groups), at, at + kept))
+            checksums.append(checksum(block.x))
+            moments.add(block.x if kept == piece.rows else block.x[~rows])
+            at += kept
+    if bad_rows and not drop:
+        raise DataError(_report(source, found, bad_rows))
+    if at == 0:
+        raise DataError(f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {_first(found)}")
+    result = Survey(
+        fingerprint=source.fingerprint,
+        files=dict(source.files),
+        rows=at,
+        groups=tuple(groups),
+        pieces=tuple(pieces),
+        checksums=tuple(checksums),
+        dropped=tuple(found),
+        dropped_rows=np.concatenate(gone) if gone else np.zeros(0, np.int64),
+        minimum=moments.minimum,
+        maximum=moments.maximum,
+        mean=moments.mean,
+        variance=moments.squares / at,
+        notes=(),
+    )
+    return _with_notes(source, result)
+
+
+def require(found: Survey, n_clusters: int | None, workers: int) -> None:
+    """Raises DataError if there are fewer rows than clusters, or too few row groups to give every worker some."""
+    if n_clusters is not None and found.rows < n_clusters:
+        raise DataError(f"{found.rows} rows cannot form {n_clusters} clusters; lower method.n_clusters or add rows")
+    if not all(deal(found.groups, workers)):
+        most = max(w for w in range(1, workers) if all(deal(found.groups, w)))
+        raise DataError(
+            f"{workers} workers, but {found.rows} rows in {len(found.groups)} row groups feed at most {most}; "
+            f"set training.workers to {most} or less"
+        )
+
+
+def require_same(before: str, files: dict[str, str], source: Source) -> None:
+    """Raises DataError saying which files changed since their fingerprint was `before` and they were `files`."""
+    if source.fingerprint != before:
+        what = changes(files, source.files) or "other columns or another shape are asked for"
+        raise DataError(f"{source.settings.path}: the data have changed:\n{what}\nPut them back, or start a new run.")
+
+
+def save_dropped(faults: Sequence[Fault], path: Path) -> None:
+    """Writes every dropped row to a CSV file (file, row_group, row, column, value, cells)."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "row_group", "row", "column", "value", "cells"])
+        writer.writerows([f.file, f.row_group, f.row, f.column, f.value, f.cells] for f in faults)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def bad_cells(block: Block) -> np.ndarray | None:
+    """bool [n, D] of the unusable cells; None where every row can be used. A row broken as a whole has them all."""
+    values = block.x.data if sparse.issparse(block.x) else block.x
+    fine = not block.broken and block.nulls is None
+    if fine and (values.size == 0 or (_bounded(values.min()) and _bounded(values.max()))):
+        return None
+    if sparse.issparse(block.x):
+        bad = np.zeros(block.x.shape, bool)
+        entries = block.x.tocoo()
+        wrong = ~_bounded(entries.data)
+        bad[entries.row[wrong], entries.col[wrong]] = True
+        return bad
+    bad = ~_bounded(values)
+    bad[list(block.broken)] = True
+    return bad
+
+
+def checksum(x: Any) -> int:
+    """CRC-32 of a piece's values."""
+    value = 0
+    for part in bytes_of(x):
+        value = zlib.crc32(part, value)
+    return value
+
+
+def _bounded(values: Any) -> Any:
+    """Finite and not huge; written so that NaN, and the smallest integer, whose negative overflows, come out right."""
+    return (values >= -HUGE) & (values <= HUGE)
+
+
+def _fault(source: Source, piece: Piece, block: Block, bad: np.ndarray, row: int) -> Fault:
+    if row in block.broken:
+        column, value = block.broken[row]
+        return Fault(piece.file, piece.row_group, piece.row + row, column, value, 1)
+    first = int(bad[row].argmax())
+    value = "null"
+    if block.nulls is None or not block.nulls[row, first]:
+        cell = block.x[row, first]
+        value = f"{cell:g}" + (f" (beyond {HUGE:g})" if np.isfinite(cell) else "")
+    cells = int(bad[row].sum())
+    return Fault(piece.file, piece.row_group, piece.row + row, source.name_of(first), value, cells)
+
+
+def _first(faults: Sequence[Fault]) -> str:
+    return f"The first: {faults[0]}" if faults else ""
+
+
+def _report(source: Source, faults: Sequence[Fault], rows: int) -> str:
+    lines = [f"  {fault}" for fault in faults]
+    if rows > len(faults):
+        lines.append(f"  and {rows - len(faults)} more rows")
+    head = f"{source.settings.path}: {rows} of {source.n_rows} rows cannot be used:"
+    return "\n".join([head, *lines, "Correct them, or leave such rows out with --data.on-bad-row drop."])
+
+
+def _with_notes(source: Source, found: Survey) -> Survey:
+    notes = []
+    if len(found.dropped):
+        lines = [str(fault) for fault in found.dropped[:SHOWN]]
+        more = [f"and {len(found.dropped) - SHOWN} more"] if len(found.dropped) > SHOWN else []
+        notes.append("\n  ".join([f"dropped {len(found.dropped)} of {source.n_rows} rows:", *lines, *more]))
+    constant = np.flatnonzero(found.constant)
+    if len(constant) == source.n_features:
+        notes.append("every row is the same: there is one cluster at most")
+    elif len(constant):
+        some = ", ".join(source.name_of(int(j)) for j in constant[:SHOWN])
+        notes.append(f"{len(constant)} of {source.n_features} features never change, such as {some}")
+    coarse = ~found.constant & (np.sqrt(found.variance) < 1e-4 * np.abs(found.mean))
+    if coarse.any():
+        some = ", ".join(source.name_of(int(j)) for j in np.flatnonzero(coarse)[:SHOWN])
+        notes.append(f"float32 keeps few digits of {some}: far from 0 for their spread; subtract an offset first")
+    return Survey(**{**vars(found), "notes": tuple(notes)})
+
+
+class _Moments:
+    """Mean and sum of squared deviations of each feature, merged piece by piece in float64.
+
+    Chan, Golub and LeVeque, The American Statistician 1983: no cancellation, and the order is that of the pieces.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(features)
+        self.squares = np.zeros(features)
+        self.minimum, self.maximum = np.inf, -np.inf
+
+    def add(self, x: Any) -> None:
+        rows = x.shape[0]
+        if sparse.issparse(x):
+            x = x.astype(np.float64)
+            mean = np.asarray(x.sum(axis=0)).ravel() / rows
+            squares = np.maximum(np.asarray(x.multiply(x).sum(axis=0)).ravel() - rows * mean**2, 0.0)
+        else:
+            mean = x.sum(axis=0, dtype=np.float64) / rows
+            deviations = x - mean
+            squares = np.einsum("ij,ij->j", deviations, deviations)
+        self.minimum = min(self.minimum, float(x.min()))
+        self.maximum = max(self.maximum, float(x.max()))
+        total = self.count + rows
+        step = mean - self.mean
+        self.mean += step * (rows / total)
+        self.squares += squares + step**2 * (self.count * rows / total)
+        self.count = total

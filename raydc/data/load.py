@@ -1,0 +1,175 @@
+"""A worker's rows: read, cleaned, scaled, and put where they fit."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from raydc.data.check import Survey, checksum, require_same
+from raydc.data.scaling import Scaling
+from raydc.data.settings import Storage
+from raydc.data.shard import DenseRows, RowGroup, Rows, Shard
+from raydc.data.source import DataError, Source, to_float32
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Rows in a sparse matrix [N, D], made dense and scaled when they are taken."""
+
+    values: Any
+    """CSR, as stored."""
+    scaling: Scaling
+    shape: tuple[int, ...]
+    device: torch.device
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+    def take(self, rows: Tensor | slice) -> Tensor:
+        """x [B, ...] of these rows."""
+        chosen = self.values[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+        x = torch.from_numpy(to_float32(chosen)).to(self.device)
+        return self.scaling.apply(x).view(-1, *self.shape)
+
+
+def read_group(source: Source, survey: Survey, group: RowGroup) -> tuple[Any, np.ndarray]:
+    """The usable rows of one group as stored, [n, D] (CSR if the source is sparse), and their ids [n].
+
+    Raises DataError if they are not what the survey saw.
+    """
+    piece = survey.pieces[group.id]
+    block = source.read(piece)
+    if checksum(block.x) != survey.checksums[group.id]:
+        raise DataError(
+            f"{piece.file}, row group {piece.row_group}: its values have changed since they were checked; start again"
+        )
+    if len(group) == piece.rows:
+        return block.x, block.ids
+    low, high = np.searchsorted(survey.dropped_rows, [piece.start, piece.start + piece.rows])
+    keep = np.ones(piece.rows, bool)
+    keep[survey.dropped_rows[low:high] - piece.start] = False
+    return block.x[keep], block.ids[keep]
+
+
+def load_shard(
+    source: Source,
+    survey: Survey,
+    scaling: Scaling,
+    groups: Sequence[Sequence[RowGroup]],
+    rank: int,
+    device: torch.device | str = "cpu",
+    storage: Storage = "auto",
+    scratch_dir: str | Path | None = None,
+) -> Shard:
+    """The rows of worker `rank` out of the `groups` dealt to all, [N, channels, height, width] or [N, D], scaled.
+
+    On disk, they are written once to a file in `scratch_dir` that goes when the process does. Raises DataError if the
+    data are no longer what the survey saw.
+    """
+    require_same(survey.fingerprint, survey.files, source)
+    device = torch.device(device)
+    sizes = tuple(sum(map(len, mine)) for mine in groups)
+    shape = (sizes[rank], *source.shape)
+    place = _place(storage, 4 * prod(shape), device, len(groups))
+    if source.kind == "sparse" and (storage == "memory" or (storage == "auto" and place == "disk")):
+        rows, ids = _sparse(source, survey, scaling, groups[rank], device)
+    else:
+        rows, ids = _dense(source, survey, scaling, groups[rank], device, _empty(shape, place, device, scratch_dir))
+    return Shard(rows, tuple(groups[rank]), sizes, ids=ids, device=device)
+
+
+def read_labels(source: Source, survey: Survey) -> np.ndarray | None:
+    """Known classes of the rows used as int64 [rows], numbered in sorted order; None where the data have none.
+
+    A missing label is -1. For the final scores alone: nothing that trains may call this.
+    """
+    labels = source.labels()
+    if labels is None:
+        return None
+    labels = np.delete(labels, survey.dropped_rows)
+    if labels.dtype != object:
+        known = labels == labels  # NaN is not itself
+        codes = np.full(len(labels), -1, np.int64)
+        codes[known] = np.unique(labels[known], return_inverse=True)[1]
+        return codes
+    known = np.array([label is not None and label == label for label in labels], bool)
+    texts = np.array([label if isinstance(label, (int, float, np.number)) else str(label) for label in labels[known]])
+    codes = np.full(len(labels), -1, np.int64)
+    codes[known] = np.unique(texts, return_inverse=True)[1]
+    return codes
+
+
+def _dense(
+    source: Source, survey: Survey, scaling: Scaling, groups: Sequence[RowGroup], device: torch.device, values: Tensor
+) -> tuple[Rows, np.ndarray]:
+    ids, at = [], 0
+    for group in groups:
+        x, group_ids = read_group(source, survey, group)
+        scaled = scaling.apply(torch.from_numpy(to_float32(x)))
+        values[at : at + len(group)] = scaled.view(-1, *source.shape)
+        ids.append(group_ids)
+        at += len(group)
+    return DenseRows(values, device), _joined(ids)
+
+
+def _sparse(
+    source: Source, survey: Survey, scaling: Scaling, groups: Sequence[RowGroup], device: torch.device
+) -> tuple[Rows, np.ndarray]:
+    parts = [read_group(source, survey, group) for group in groups]
+    empty = [sparse.csr_array((0, source.n_features), dtype=source.dtype)]
+    matrix = sparse.csr_array(sparse.vstack([x for x, _ in parts] or empty))
+    return SparseRows(matrix, scaling, source.shape, device), _joined([ids for _, ids in parts])
+
+
+def _joined(ids: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(ids) if ids else np.zeros(0, np.int64)
+
+
+def _place(storage: Storage, size: int, device: torch.device, workers: int) -> Storage:
+    """Where `size` bytes go: up to half of what is free, taking all workers to share one machine."""
+    if storage != "auto":
+        return storage
+    if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 2:
+        return "device"
+    return "memory" if size * workers <= free_memory() / 2 else "disk"
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take, by the machine and by its control group."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+    if limit != "max":
+        free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    return max(0, free)
+
+
+def _empty(shape: tuple[int, ...], place: Storage, device: torch.device, scratch_dir: str | Path | None) -> Tensor:
+    """Room for rows where they are to live."""
+    if place != "disk" or 0 in shape:
+        return torch.empty(shape, device=device if place == "device" else "cpu")
+    free, size = shutil.disk_usage(scratch_dir or tempfile.gettempdir()).free, 4 * prod(shape)
+    if size > free:
+        raise DataError(
+            f"data.storage disk: needs {size:,} bytes in {scratch_dir}, which has {free:,}; add workers or disk"
+        )
+    handle, name = tempfile.mkstemp(dir=scratch_dir, prefix="raydc-rows-", suffix=".npy")
+    os.close(handle)
+    try:
+        mapped = np.lib.format.open_memmap(name, mode="w+", dtype=np.float32, shape=shape)
+    finally:
+        os.unlink(name)  # the mapping keeps the space until the process ends, however it ends
+    return torch.from_numpy(mapped)

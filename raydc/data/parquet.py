@@ -1,0 +1,346 @@
+"""Rows in Parquet: one file or a directory of them, wherever pyarrow's file systems reach."""
+
+import hashlib
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raydc.data.columns import Columns, choose, is_list, storage_of
+from raydc.data.settings import DataSettings
+from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHUNK_VALUES = 2**23
+"""Values that are decoded together, about: 32 MB as float32."""
+SUFFIXES = (".parquet", ".parq", ".pq")
+
+
+class ParquetSource(Source):
+    """A fixed-size-list, list or tensor column, or columns of numbers.
+
+    Opening reads the footers only; raises DataError if the files cannot be read, hold no rows, or differ in schema.
+    """
+
+    kind = "parquet"
+
+    def __init__(self, settings: DataSettings, filesystem: pafs.FileSystem, info: pafs.FileInfo) -> None:
+        self.settings = settings
+        self._filesystem = filesystem
+        self._open: tuple[str, pq.ParquetFile] | None = None
+        self._cursor: _Cursor | None = None
+        self._chunk: tuple[tuple[str, int, int], Block] | None = None
+        self.files = {}
+        schemas: dict[str, pa.Schema] = {}
+        row_groups: list[tuple[str, int, int]] = []
+        for found in self._list(info):
+            mark, file = _careful(partial(self._footer, found), found.path)
+            self.files[found.path] = mark
+            schemas[found.path] = file.schema_arrow
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            row_groups += [(found.path, i, rows) for i, rows in enumerate(groups)]
+        self.pieces = cut(row_groups)
+        if not self.pieces:
+            raise DataError(f"{settings.path}: no rows in {len(self.files)} Parquet file(s)")
+        filled = {piece.file for piece in self.pieces}
+        empty = [path for path in self.files if path not in filled]
+        first = self.pieces[0].file
+        self._schema = schemas[first]
+        self._chosen: Columns = choose(self._schema, settings)
+        self.columns = self._chosen.features
+        self._compare({path: schemas[path] for path in self.files if path in filled}, first)
+        self.notes = self._chosen.notes
+        if empty:
+            self.notes += (f"{len(empty)} of {len(self.files)} files hold no rows, such as {empty[0]}",)
+        self._stored = self._as_stored()
+        self.layout = resolve_layout(self._chosen.layout or self._measure(), settings)
+        size = max(piece.rows for piece in self.pieces)
+        self._chunk_rows = size * max(1, CHUNK_VALUES // (size * self.n_features))
+        self.dtype = np.result_type(*{_numpy_type(self._schema.field(name)) for name in self.columns})
+
+    def read(self, piece: Piece) -> Block:
+        """The rows of one piece; raises DataError if the file cannot be read or has been replaced."""
+        first = piece.offset // self._chunk_rows * self._chunk_rows
+        key = (piece.file, piece.row_group, first)
+        if self._chunk is None or self._chunk[0] != key:
+            self._chunk = None
+            self._chunk = (key, self._decode(*key))
+        chunk = self._chunk[1]
+        rows = slice(piece.offset - first, piece.offset - first + piece.rows)
+        return Block(
+            chunk.x[rows],
+            chunk.ids[rows] if self._chosen.id else np.arange(piece.start, piece.start + piece.rows),
+            None if chunk.nulls is None or not chunk.nulls[rows].any() else chunk.nulls[rows],
+            {row - rows.start: what for row, what in chunk.broken.items() if rows.start <= row < rows.stop},
+        )
+
+    def labels(self) -> np.ndarray | None:
+        """Known classes of all rows, from the label column alone."""
+        name = self._chosen.label
+        if name is None:
+            return None
+        parts = []
+        for path in dict.fromkeys(piece.file for piece in self.pieces):
+            table = _careful(partial(self._column, path, name), path)
+            parts.append(table[name].to_numpy(zero_copy_only=False).astype(object))
+        return np.concatenate(parts)
+
+    def _list(self, info: pafs.FileInfo) -> list[pafs.FileInfo]:
+        if info.type == pafs.FileType.File:
+            return [info]
+        root = info.path.rstrip("/")
+        selector = pafs.FileSelector(info.path, recursive=True)
+        found = _careful(lambda: self._filesystem.get_file_info(selector), self.settings.path)
+        files = sorted((f for f in found if f.type == pafs.FileType.File), key=lambda f: f.path)
+        hidden = [f for f in files if any(p[0] in "._" for p in f.path[len(root) + 1 :].split("/"))]
+        rows = [f for f in files if f not in hidden and f.path.lower().endswith(SUFFIXES)]
+        strays = [f.path for f in files if f not in rows]
+        if strays:
+            log.debug("ignored in %s: %s", self.settings.path, ", ".join(strays))
+        if not rows:
+            seen = f"{len(files)} other files, such as {files[0].path}" if files else "nothing"
+            raise DataError(f"{self.settings.path}: no Parquet files ({', '.join(SUFFIXES)}) in it, but {seen}")
+        return rows
+
+    def _footer(self, info: pafs.FileInfo) -> tuple[str, pq.ParquetFile]:
+        """What identifies a file's state, and the file with its footer read."""
+        with self._filesystem.open_input_file(info.path) as stream:
+            size = stream.size()
+            if size < 12:
+                raise DataError(f"{info.path}: {size} bytes, so not a Parquet file; remove it or write it again")
+            stream.seek(size - 8)
+            length = int.from_bytes(stream.read(4), "little")
+            stream.seek(max(0, size - 8 - length))
+            footer = hashlib.sha256(stream.read(length)).hexdigest()[:16]
+            file = pq.ParquetFile(stream)
+        return f"{size} {info.mtime_ns} {footer}", file
+
+    def _compare(self, schemas: dict[str, pa.Schema], first: str) -> None:
+        """Raises DataError listing the files whose columns differ from the first file's."""
+        chosen = self._chosen
+        used = None if self.settings.columns is None else {*chosen.features, chosen.label, chosen.id}
+
+        def types(schema: pa.Schema) -> dict[str, str]:
+            return {f.name: str(f.type) for f in schema if used is None or f.name in used}
+
+        expected, lines = types(schemas[first]), []
+        for path, schema in schemas.items():
+            if (seen := types(schema)) != expected:
+                parts = [f"no {name}" for name in expected if name not in seen]
+                parts += [f"{name} besides" for name in seen if name not in expected]
+                both = [name for name in expected if name in seen and seen[name] != expected[name]]
+                parts += [f"{name} is {seen[name]}, not {expected[name]}" for name in both]
+                lines.append(f"  {path}: {', '.join(parts[:5])}")
+        if lines:
+            more = f"\n  and {len(lines) - 5} more files" if len(lines) > 5 else ""
+            raise DataError(
+                f"{self.settings.path}: columns differ from those of {first} in {len(lines)} file(s):\n"
+                + "\n".join(lines[:5])
+                + f"{more}\nWrite all files with the same columns and types, or name common ones with --columns."
+            )
+
+    def _as_stored(self) -> pa.Schema:
+        """The schema with list-like columns as the plain lists that they are in Parquet.
+
+        pyarrow cannot read a null back into a fixed-size list, and an extension type would be asked to decode itself.
+        """
+        fields = []
+        for field in self._schema:
+            kind = storage_of(field)
+            if is_list(kind):
+                kind = pa.list_(kind.value_field)
+            fields.append(pa.field(field.name, kind, field.nullable))
+        return pa.schema(fields)
+
+    def _file(self, path: str) -> pq.ParquetFile:
+        """The open file, read as `_as_stored` says where that fits the file; the last one is kept."""
+        if self._open is None or self._open[0] != path:
+            info = self._filesystem.get_file_info(path)
+            mark, file = self._footer(info)
+            if mark != self.files[path]:
+                raise DataError(f"{path}: has been replaced since it was opened; start again")
+            metadata = file.metadata
+            if self._stored != self._schema.remove_metadata():
+                metadata = _with_schema(metadata, self._stored) or metadata
+            stream = self._filesystem.open_input_file(path)
+            self._open = (path, pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True))
+        return self._open[1]
+
+    def _column(self, path: str, name: str) -> pa.Table:
+        return self._file(path).read(columns=[name])
+
+    def _decode(self, path: str, row_group: int, first: int) -> Block:
+        """A chunk of a row group: several pieces, as decoding many columns a few rows at a time is slow."""
+        names = [*self.columns, *([self._chosen.id] if self._chosen.id else [])]
+        table = _careful(partial(self._table, path, row_group, first, names), f"{path}, row group {row_group}")
+        broken: dict[int, tuple[str, str]] = {}
+        if self._chosen.listed:
+            x, nulls = _lists(table[self.columns[0]], self.columns[0], self.n_features, broken)
+            x = self.layout.arrange(x)
+            nulls = None if nulls is None else self.layout.arrange(nulls)
+        else:
+            x, nulls = _numbers(table, self.columns)
+        ids = _ids(table[self._chosen.id], self._chosen.id, broken) if self._chosen.id else np.zeros(len(x), np.int64)
+        return Block(x, ids, nulls, broken)
+
+    def _table(self, path: str, row_group: int, first: int, names: list[str]) -> pa.Table:
+        try:
+            if self._cursor is None or not self._cursor.reaches(path, row_group, first):
+                self._cursor = _Cursor(self._file(path), path, row_group, self._chunk_rows, names)
+            return self._cursor.take(first)
+        except Exception:
+            self._cursor = self._open = None  # neither can be trusted after an error
+            raise
+
+    def _measure(self) -> Layout:
+        """The length that most rows of the first piece have, for list columns, whose type does not tell."""
+        piece, name = self.pieces[0], self.columns[0]
+        self._chunk_rows = piece.rows
+        table = _careful(partial(self._table, piece.file, piece.row_group, 0, [name]), piece.file)
+        self._cursor = None
+        lengths = pc.list_value_length(_one(table[name])).drop_null().to_numpy()
+        if not lengths.any():
+            raise DataError(f"{piece.file}: column {name} holds no values in its first {piece.rows} rows")
+        return Layout.of((int(np.bincount(lengths).argmax()),))
+
+
+class _Cursor:
+    """Chunks of one row group; each row is decoded once as long as they are asked for in order."""
+
+    def __init__(self, file: pq.ParquetFile, path: str, row_group: int, rows: int, names: list[str]) -> None:
+        self._place, self._rows = (path, row_group), rows
+        self._total = file.metadata.row_group(row_group).num_rows
+        self._batches: Iterator[pa.RecordBatch] = file.iter_batches(
+            batch_size=rows, row_groups=[row_group], columns=names
+        )
+        self._at = 0
+        """Row of the row group where `_rest` begins."""
+        self._rest: list[pa.RecordBatch] = []
+
+    def reaches(self, path: str, row_group: int, first: int) -> bool:
+        return self._place == (path, row_group) and self._at <= first
+
+    def take(self, first: int) -> pa.Table:
+        """The chunk from this row on; rows before it are passed over, rows after it kept for the next."""
+        stop = min(first + self._rows, self._total)
+        end = self._at + sum(batch.num_rows for batch in self._rest)
+        while end < stop:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise DataError(f"{self._place[0]}, row group {self._place[1]}: fewer rows than its footer says")
+            end += batch.num_rows
+            if end <= first:
+                self._at, self._rest = end, []
+            else:
+                self._rest.append(batch)
+        table = pa.Table.from_batches(self._rest)
+        chunk, rest = table.slice(first - self._at, stop - first), table.slice(stop - self._at)
+        self._at, self._rest = stop, rest.to_batches()
+        return chunk
+
+
+def _careful(action: Callable[[], T], what: str, tries: int = 3) -> T:
+    """The result of reading something, tried again if storage hesitates; what still fails is a DataError."""
+    for attempt in range(tries):
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError) as error:
+            raise DataError(f"{what}: cannot be read: {error}") from error
+        except OSError as error:
+            if attempt == tries - 1:
+                raise DataError(f"{what}: cannot be read after {tries} tries: {error}") from error
+            time.sleep(0.1 * 5**attempt)
+        except pa.ArrowException as error:
+            raise DataError(f"{what}: cannot be decoded as Parquet: {error}; remove it or write it again") from error
+    raise AssertionError("unreachable")
+
+
+def _with_schema(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaData | None:
+    """The same footer without the Arrow schema stored in it, so that columns are read as plain Parquet types.
+
+    None if `schema` does not describe these columns exactly, as with files of other writers.
+    """
+    empty = io.BytesIO()
+    pq.ParquetWriter(empty, schema, store_schema=False, use_compliant_nested_type=False).close()
+    bare = pq.read_metadata(io.BytesIO(empty.getvalue()))
+    if not bare.schema.equals(metadata.schema):
+        return None
+    bare.append_row_groups(metadata)
+    return bare
+
+
+def _numpy_type(field: pa.Field) -> np.dtype:
+    kind = storage_of(field)
+    kind = kind.value_type if is_list(kind) else kind
+    if pa.types.is_boolean(kind):
+        return np.dtype(np.uint8)
+    return np.dtype(np.float64) if pa.types.is_decimal(kind) else np.dtype(kind.to_pandas_dtype())
+
+
+def _values(column: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
+    """Numbers as numpy, and which of them were null (they become NaN)."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        column = column.cast(pa.float64())
+    if column.null_count == 0:
+        return column.to_numpy(zero_copy_only=False), None
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), column.is_null().to_numpy(False)
+
+
+def _numbers(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Columns of numbers as x [n, D], and which cells were null."""
+    columns = [_values(_one(table[name])) for name in names]
+    x = np.empty((table.num_rows, len(names)), np.result_type(*{values.dtype for values, _ in columns}))
+    nulls = None if all(mask is None for _, mask in columns) else np.zeros(x.shape, bool)
+    for at, (values, mask) in enumerate(columns):
+        x[:, at] = values
+        if nulls is not None and mask is not None:
+            nulls[:, at] = mask
+    return x, nulls
+
+
+def _lists(
+    column: pa.ChunkedArray, name: str, width: int, broken: dict[int, tuple[str, str]]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A list column as x [n, width], and which cells were null; rows that do not fit are put into `broken`."""
+    lists = _one(column)
+    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+    fits = lengths == width
+    if fits.all():
+        values, mask = _values(lists.flatten())
+        return values.reshape(-1, width), None if mask is None else mask.reshape(-1, width)
+    for row in np.flatnonzero(~fits):
+        text = "null" if lengths[row] < 0 else f"{lengths[row]} values where {width} are expected"
+        broken[int(row)] = (name, text)
+    values, mask = _values(lists.filter(pa.array(fits)).flatten())
+    x = np.full((len(lists), width), np.nan)
+    x[fits] = values.reshape(-1, width)
+    if mask is None:
+        return x, None
+    nulls = np.zeros(x.shape, bool)
+    nulls[fits] = mask.reshape(-1, width)
+    return x, nulls
+
+
+def _ids(column: pa.ChunkedArray, name: str, broken: dict[int, tuple[str, str]]) -> np.ndarray:
+    ids = _one(column)
+    for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)):
+        broken.setdefault(int(row), (name, "null"))
+    if pa.types.is_integer(ids.type):
+        return ids.fill_null(-1).cast(pa.int64()).to_numpy()
+    return ids.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False).astype(str)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    one = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    return one.storage if isinstance(one, pa.ExtensionArray) else one

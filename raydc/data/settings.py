@@ -1,0 +1,52 @@
+"""What data to take and how."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PositiveInt, field_validator
+
+from raydc.settings import Settings
+
+ScalingKind = Literal["none", "power", "standard", "unit", "symmetric"]
+Storage = Literal["auto", "device", "memory", "disk"]
+
+
+def _parts(value: Any) -> Any:
+    """The text "a, b" as ("a", "b"), for the command line; anything else as it is."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, int) else value
+
+
+class DataSettings(Settings):
+    """Where the rows are, which columns are features, and what happens to them before a network sees them."""
+
+    path: str
+    """Rows: Parquet (file or directory), .npy, .npz (X, optional y), SciPy's sparse .npz, a URI of one, or digits."""
+    columns: Annotated[tuple[str, ...] | None, BeforeValidator(_parts)] = None
+    """Feature columns by name (a,b,c); by default all numeric ones that do not look like a label or an id."""
+    label_column: str | None = None
+    """Column of known classes, read for the final scores alone; never a feature."""
+    id_column: str | None = None
+    """Column that identifies rows (integers or text) in the assignments; by default id, else the row number."""
+    shape: Annotated[tuple[PositiveInt, ...] | None, BeforeValidator(_parts)] = None
+    """Shape of a row that is an image: height,width or channels,height,width; by default as the data say."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """What a row with a missing, infinite or unusable value does: stop before training, or be left out and listed."""
+    scaling: ScalingKind | None = None
+    """none; power (mean square 1); standard (per feature); unit ([0, 1]); symmetric ([-1, 1]); default: the paper's."""
+    storage: Storage = "auto"
+    """Where a worker keeps its rows: device, memory, local disk (memory-mapped); auto: the first that fits."""
+
+    @field_validator("shape")
+    @classmethod
+    def _at_most_three(cls, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if shape is not None and not 1 <= len(shape) <= 3:
+            raise ValueError("expected height,width or channels,height,width")
+        return shape
+
+    @field_validator("columns")
+    @classmethod
+    def _distinct(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if columns is not None and len(set(columns)) < max(1, len(columns)):
+            raise ValueError("expected at least one column, each named once")
+        return columns

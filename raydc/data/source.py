@@ -1,0 +1,198 @@
+"""A data set as it lies in files or memory: opened and checked by its footers, read a piece at a time."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from raydc.data.settings import DataSettings
+from raydc.data.shard import split
+
+HUGE = 1e15
+"""Values beyond this have no useful square in float32, so they count as unusable."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the message names the file, the place, the value, and what to do."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows that are read together: a stretch of one Parquet row group or of an array.
+
+    Where pieces begin depends on the data alone, so that two workers can share a file of one row group.
+    """
+
+    file: str
+    row_group: int
+    offset: int
+    """Of its first row in the row group."""
+    row: int
+    """Its first row's number in the file."""
+    start: int
+    """Its first row's number in the data set, before bad rows are dropped."""
+    rows: int
+
+
+@dataclass
+class Block:
+    """The rows of one piece as they were stored."""
+
+    x: Any
+    """[n, D] numpy or CSR, any real type; NaN where nothing usable stood."""
+    ids: np.ndarray
+    """[n], int64 or str."""
+    nulls: np.ndarray | None = None
+    """bool [n, D]: the cells that were null rather than NaN."""
+    broken: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """(column, what stood there) of rows that are unusable as a whole: a null list, one of another length, no id."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a stored row becomes an image: reshaped to `stored`, then its axes put in the order `axes`."""
+
+    stored: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D,) of a plain row, (channels, height, width) of an image."""
+        shape = tuple(self.stored[axis] for axis in self.axes)
+        return (1, *shape) if len(shape) == 2 else shape
+
+    @staticmethod
+    def of(stored: Sequence[int], order: Sequence[int] | None = None) -> "Layout":
+        """Two dimensions are an image of one channel; of three, a last one of 1, 3 or 4 holds the channels.
+
+        `order` are the logical axes where they are stored in another order (Arrow's permuted tensors).
+        """
+        axes = tuple(order or range(len(stored)))
+        logical = [stored[axis] for axis in axes]
+        if len(stored) > 3:
+            raise DataError(f"rows have shape {tuple(stored)}: expected features, height x width, or channels first")
+        if channels_last(logical):
+            axes = (axes[2], axes[0], axes[1])
+        return Layout(tuple(stored), axes)
+
+    def arrange(self, x: np.ndarray) -> np.ndarray:
+        """Rows [n, ...] as stored to [n, D], channels first."""
+        if self.axes != tuple(range(len(self.stored))):
+            x = x.reshape(len(x), *self.stored).transpose(0, *(1 + axis for axis in self.axes))
+        return x.reshape(len(x), prod(self.stored))
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether a row of this shape is height x width x channels, going by 1, 3 or 4 being numbers of channels."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
+
+
+class Source(ABC):
+    """Rows that have been opened. Reading is streaming and in order: never the whole data set at once."""
+
+    settings: DataSettings
+    """As given, with the path made absolute: opening it elsewhere opens the same data."""
+    kind: str
+    """parquet, array or sparse."""
+    columns: tuple[str, ...] = ()
+    """Feature columns by name; empty for arrays, whose features go by position."""
+    layout: Layout
+    dtype: np.dtype
+    files: dict[str, str]
+    """Size, modification time and footer hash of each file."""
+    pieces: tuple[Piece, ...]
+    notes: tuple[str, ...] = ()
+    """What was decided for the user, such as columns left out; to be shown."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows before any is dropped."""
+        return sum(piece.rows for piece in self.pieces)
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return prod(self.layout.stored)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a row: (D,) or (channels, height, width)."""
+        return self.layout.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of `files` and of what is read from them; the same while the data are the same."""
+        lines = [f"{name} {mark}" for name, mark in sorted(self.files.items())]
+        return hashlib.sha256("\n".join([*lines, *self.columns, str(self.layout)]).encode()).hexdigest()
+
+    def name_of(self, feature: int) -> str:
+        """What a feature is called in messages."""
+        if len(self.columns) > 1:
+            return self.columns[feature]
+        return f"{self.columns[0] if self.columns else 'X'}[{feature}]"
+
+    @abstractmethod
+    def read(self, piece: Piece) -> Block:
+        """The rows of one piece; cheapest in the order of `pieces`."""
+
+    @abstractmethod
+    def labels(self) -> np.ndarray | None:
+        """Known classes of all rows [n_rows] of any type, None where there are none; missing ones are None or NaN."""
+
+
+def changes(before: Mapping[str, str], after: Mapping[str, str], most: int = 5) -> str:
+    """What differs between two states of `Source.files`, in words; empty when nothing does."""
+    lines = [f"removed: {name}" for name in before if name not in after]
+    lines += [f"added: {name}" for name in after if name not in before]
+    lines += [f"changed: {name}" for name in before if name in after and before[name] != after[name]]
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join(lines[:most] + more)
+
+
+def resolve_layout(layout: Layout, settings: DataSettings) -> Layout:
+    """The layout that the data have, or the one asked for by `shape`, which must hold as many values."""
+    if settings.shape is None:
+        return layout
+    if prod(settings.shape) != prod(layout.stored):
+        raise DataError(
+            f"data.shape {','.join(map(str, settings.shape))} holds {prod(settings.shape)} values, "
+            f"but rows of {settings.path} hold {prod(layout.stored)}"
+        )
+    return Layout.of(settings.shape)
+
+
+def cut(row_groups: Sequence[tuple[str, int, int]]) -> tuple[Piece, ...]:
+    """Pieces of the row groups (file, number in the file, rows), each cut by the rule of `shard.split`."""
+    total = sum(rows for _, _, rows in row_groups)
+    if total == 0:
+        return ()
+    size = len(split(total)[0])
+    pieces: list[Piece] = []
+    at, row, last = 0, 0, ""
+    for file, number, rows in row_groups:
+        row = row if file == last else 0
+        for part in split(rows, size):
+            pieces.append(Piece(file, number, part.start, row + part.start, at + part.start, len(part)))
+        at, row, last = at + rows, row + rows, file
+    return tuple(pieces)
+
+
+def is_real(dtype: np.dtype) -> bool:
+    """Whether values of this type are numbers a network can take."""
+    return dtype.kind in "biuf"
+
+
+def bytes_of(x: Any) -> Iterator[memoryview]:
+    """The values of numpy or CSR as bytes, to be hashed."""
+    for part in (x.data, x.indices, x.indptr) if sparse.issparse(x) else (x,):
+        yield np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+
+
+def to_float32(x: Any) -> np.ndarray:
+    """[n, D] numpy or CSR as a dense float32 array that torch may take over."""
+    return np.require(x.toarray() if sparse.issparse(x) else x, np.float32, ["C", "W"])
