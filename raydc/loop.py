@@ -76,7 +76,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.phases = {name: phase for name, phase in self.method.phases().items() if phase.length[:2] != "0 "}
-        self.per_epoch = self.method.batches(self.shard, self.batch_size)
+        self.method.prepare(self.shard, self.clusters)
         if self.skip_pretraining:
             while self.phase_index < len(self.phases) and self._phase()[1].alpha == 0:
                 self.phase_index += 1
@@ -99,7 +99,15 @@ class Loop:
 
     def plan(self) -> dict[str, int]:
         """Steps of every phase at most."""
-        return {name: steps(phase.length, self.per_epoch) for name, phase in self.phases.items()}
+        batches = self.method.batches
+        return {
+            name: steps(phase.length, batches(self.shard, self.batch_size, name)) for name, phase in self.phases.items()
+        }
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch of this phase."""
+        return self.method.batches(self.shard, self.batch_size, self._phase()[0])
 
     def _phase(self) -> tuple[str, Phase]:
         name = [*self.phases][self.phase_index]
@@ -126,8 +134,7 @@ class Loop:
         progress = self._progress(name, length, sums, done, last)
         if last:
             self.phase_index, self.phase_step = self.phase_index + 1, 0
-            if self.phase_index < len(self.phases):
-                self.optimisers = self._new_optimisers()
+            self.optimisers = self._new_optimisers() if self.phase_index < len(self.phases) else {}
         return progress
 
     def _now(self, name: str, phase: Phase, length: int) -> Now:
@@ -135,7 +142,7 @@ class Loop:
         return Now(name, phase.alpha_at(progress), progress, self.phase_step // self.per_epoch, self.step)
 
     def _cluster(self, now: Now, phase: Phase) -> bool:
-        """Begin clustering or update it, where it is due; whether the phase's stop rule holds."""
+        """Begin clustering or update it, where it is due; whether the phase's stop rule or the method's own holds."""
         due = self.phase_step % steps(phase.update_every, self.per_epoch) == 0
         if self.begun and not (due and self.phase_step):
             return False
@@ -145,10 +152,8 @@ class Loop:
                 labels = self.method.update(self.shard, self.clusters, now)
             else:
                 labels, self.begun = self.method.begin(self.shard, self.clusters), True
-        if labels is None:
-            return False
-        changed = self._judge(labels)
-        return changed is not None and changed < phase.tolerance
+        changed = None if labels is None else self._judge(labels)
+        return (changed is not None and changed < phase.tolerance) or self.method.converged()
 
     def _judge(self, labels: Tensor) -> float | None:
         """Compare labels with those of the last update, over all workers; the first ones are kept as "initial"."""
@@ -168,8 +173,9 @@ class Loop:
         self, now: Now, phase: Phase, players: dict[str, Player], length: int, sums: dict[str, Tensor]
     ) -> None:
         torch.manual_seed(seed_of(self.seed, collectives.rank(), self.step))
-        epoch_seed = seed_of(self.seed, "order", self.phase_index, now.epoch, self.shard.start)
-        batch = self.method.pick(self.shard, epoch_seed, self.phase_step % self.per_epoch, self.per_epoch)
+        epoch_seed = seed_of(self.seed, "order", self.phase_index, now.epoch)
+        at = self.phase_step % self.per_epoch
+        batch = self.method.pick(self.shard, now.phase, epoch_seed, at, self.per_epoch)
         for name, player in players.items():
             with self._autocast():
                 parts = self.method.loss(batch, now, name)

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 T = TypeVar("T", bound="Settings")
@@ -19,9 +19,41 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_owners_defaults(cls, values: Any) -> Any:
+        """A group given in part keeps the rest of what its owner set: DEC's `cluster.length` leaves its alpha alone."""
+        if not isinstance(values, Mapping):
+            return values
+        merged = dict(values)
+        for key, field in cls.model_fields.items():
+            if isinstance(field.default, Settings) and isinstance(merged.get(key), Mapping):
+                merged[key] = _merge(field.default.model_dump(), merged[key])
+        return merged
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_owners_defaults(cls, values: Any) -> Any:
+        """A group that is given in part keeps the rest as its owner has it (a phase of DEC is not a bare Phase)."""
+        if not isinstance(values, dict):
+            return values
+        defaults = {key: field.default for key, field in cls.model_fields.items()}
+        return values | {
+            key: _merged(defaults[key].model_dump(), given)
+            for key, given in values.items()
+            if isinstance(given, dict) and isinstance(defaults.get(key), Settings)
+        }
+
 
 class SettingsError(ValueError):
     """Settings that cannot be used; the message lists every problem, one a line."""
+
+
+def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    return defaults | {
+        key: _merged(defaults[key], value) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
+        for key, value in given.items()
+    }
 
 
 def build(cls: type[T], values: Mapping[str, Any], *, at: str = "") -> T:
@@ -69,6 +101,14 @@ def _with_defaults(inner: type[Settings], field: FieldInfo, path: str) -> Iterat
         if isinstance(given, Settings):
             info = FieldInfo.merge_field_infos(info, default=value)
         yield f"{path}.{leaf}", info
+
+
+def _merge(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for key, value in given.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return merged
 
 
 def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:

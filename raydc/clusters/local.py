@@ -9,6 +9,7 @@ from raydc import collectives
 from raydc.clusters import KMeansResult, kmeans
 from raydc.clusters.kmeans import FixedPoint, Geometry
 from raydc.data.shard import Shard
+from raydc.precision import full_precision
 
 
 class CollectiveClusters:
@@ -20,6 +21,7 @@ class CollectiveClusters:
     def total(self, part: Tensor) -> Tensor:
         return collectives.total(part)
 
+    @full_precision
     def sum(self, values: Tensor) -> Tensor:
         """Each value becomes an integer multiple of a power of two, chosen per column; integers are added.
 
@@ -39,6 +41,7 @@ class CollectiveClusters:
             return collectives.gather(values.to(torch.uint8), self.shard.sizes).bool()
         return collectives.gather(values.contiguous(), self.shard.sizes)
 
+    @full_precision
     @torch.no_grad()
     def kmeans(
         self,
@@ -86,6 +89,7 @@ class CollectiveClusters:
             best = int(kmeans.inertia(*step(found), found, spread, geometry).argmin())
         return self._result(z, found[best], geometry, done[best], refilled[best])
 
+    @full_precision
     @torch.no_grad()
     def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As promised by `Clusters`: exact, block by block; of equal distances (in float32) the lower position first.

@@ -23,7 +23,9 @@ def load(name: str) -> type[Method]:
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as missing:
-        raise SettingsError(f"method.name: cannot import {path!r} ({missing}); is it installed on every node?") from None
+        raise SettingsError(
+            f"method.name: cannot import {path!r} ({missing}); is it installed on every node?"
+        ) from None
     own = [m for m in vars(module).values() if isinstance(m, type) and m.__module__ == module.__name__]
     found = [m for m in own if issubclass(m, Method)]
     if len(found) != 1:

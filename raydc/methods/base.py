@@ -87,6 +87,8 @@ class Method(nn.Module):
     scaling: ClassVar[str] = "power"
     """How rows are scaled, unless `data.scaling` says otherwise."""
     needs_image: ClassVar[bool] = False
+    quick: ClassVar[dict[str, Any]] = {}
+    """Settings (dotted) for a first look at a few hundred small rows; what the contract tests run."""
 
     class Config(Settings):
         recipes: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -131,10 +133,17 @@ class Method(nn.Module):
         """2.5: who steps in this phase, in order. Parameters that are named take part, whatever their gradient."""
         return {"all": Player([Group([*self.parameters()])])}
 
-    def pick(self, shard: Shard, seed: int, index: int, count: int) -> Batch:
+    def prepare(self, shard: Shard, clusters: Clusters) -> None:
+        """Before training, and before a checkpoint is put back: row-local parameters, and what rows alone decide.
+
+        What is kept elsewhere than in `state_dict` and `rows`, such as a neighbour graph, must be made here.
+        """
+
+    def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         """Batch `index` of the `count` batches of an epoch: every row once an epoch, shuffled by `seed`.
 
-        Each worker gives its shard's share, so unequal shards need as many steps.
+        Each worker gives its shard's share, so unequal shards need as many steps. `seed` is the same on every worker;
+        a method that picks pairs or edges of rows draws positions among all rows and cuts them by `Shard.batch`.
         """
 
         def span(size: int) -> tuple[int, int]:
@@ -145,8 +154,8 @@ class Method(nn.Module):
         sizes = tuple(b - a for a, b in map(span, shard.sizes))
         return Batch(shard[row], row, sum(sizes), sizes)
 
-    def batches(self, shard: Shard, batch_size: int) -> int:
-        """Batches in an epoch."""
+    def batches(self, shard: Shard, batch_size: int, phase: str) -> int:
+        """Batches in an epoch of this phase."""
         return -(-shard.total // batch_size)
 
     def features(self, x: Tensor) -> Tensor:
@@ -180,6 +189,13 @@ class Method(nn.Module):
     def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor | None:
         """2.6, every `update_every` of the phase. Labels [N] of the shard's rows, where there are any."""
         return None
+
+    def converged(self) -> bool:
+        """2.5: the method's own rule that ends a phase before its length, asked after each update.
+
+        The same on every worker.
+        """
+        return False
 
     def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
         """2.7, after training: final labels, int64 [N], of the shard's rows."""
@@ -230,6 +246,13 @@ class AutoencoderMethod(Method):
             }
         }
 
+    quick: ClassVar[dict[str, Any]] = {
+        "network.hidden": (64,),
+        "network.latent": 5,
+        "network.channels": (8, 16),
+        "denoise.length": "10 epochs",
+        "pretrain.length": "20 epochs",
+    }
     config: Config
     net: Autoencoder
 
@@ -275,7 +298,9 @@ def copy_pretrained(method: Method, weights: dict[str, Tensor]) -> list[str]:
             raise ValueError(f"the other run has no weight {name}: was it trained with the same network?")
         if weights[name].shape != value.shape:
             theirs, mine = tuple(weights[name].shape), tuple(value.shape)
-            raise ValueError(f"{name} is {theirs} in the other run and {mine} here: use the same method.network settings")
+            raise ValueError(
+                f"{name} is {theirs} in the other run and {mine} here: use the same method.network settings"
+            )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(weights[name])

@@ -44,6 +44,7 @@ class DCN(AutoencoderMethod):
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {"paper": AutoencoderMethod.Config.recipes["paper"]}
 
+    quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}
     config: Config
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:

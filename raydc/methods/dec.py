@@ -52,6 +52,7 @@ class DEC(AutoencoderMethod):
             }
         }
 
+    quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}
     config: Config
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
@@ -64,7 +65,9 @@ class DEC(AutoencoderMethod):
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
             return super().players(phase)
-        return {"all": Player([Group([*self.net.parameters()]), Group([self.centroids], rate=self.config.centroid_rate)])}
+        return {
+            "all": Player([Group([*self.net.parameters()]), Group([self.centroids], rate=self.config.centroid_rate)])
+        }
 
     def soft(self, x: Tensor) -> Tensor:
         return student_t(self.features(x), self.centroids, self.config.nu)

@@ -50,7 +50,7 @@ class BatchNorm(nn.Module):
         return mean, var
 
 
-class batch_statistics_only:  # noqa: N801 - reads as a statement: `with batch_statistics_only(net):`
+class batch_statistics_only:
     """Within it, batch norms normalise by the batch but leave their running statistics alone (IMSAT's VAT passes)."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -1,0 +1,109 @@
+"""Training state on storage, such that a kill at any moment loses at most what came after the last checkpoint.
+
+Each worker writes its rows' state, rank 0 the shared state, and last of all the manifest with everybody's checksums: a
+checkpoint without a valid manifest does not exist. Rows are named by their positions in the data, so that another
+number of workers finds its own.
+"""
+
+import hashlib
+import io
+import json
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydc import collectives
+from raydc.failpoints import failpoint
+from raydc.loop import Loop
+from raydc.storage import Store
+
+KEEP = 2
+ROWS = re.compile(r"rows-(\d+)-(\d+)\.pt")
+
+
+class CheckpointError(RuntimeError):
+    """Checkpoints are there, and none of them is whole."""
+
+
+def save(store: Store, loop: Loop, history: list[dict[str, Any]]) -> None:
+    """Write the loop's state; every worker must call it at the same step."""
+    shard, name = loop.shard, f"checkpoints/{loop.step:010d}-{loop.phase_index:03d}"
+    own = f"rows-{shard.start:012d}-{shard.start + len(shard):012d}.pt"
+    digest = _write(store, f"{name}/{own}", {key: value.cpu() for key, value in loop.row_state().items()})
+    failpoint("checkpoint.rows")
+    digests = collectives.gather(torch.frombuffer(bytearray(digest), dtype=torch.uint8).view(1, 32).to(shard.device))
+    if collectives.rank() == 0:
+        files = {"shared.pt": _write(store, f"{name}/shared.pt", loop.shared_state()).hex()}
+        start = 0
+        for size, digest_row in zip(shard.sizes, digests.cpu().tolist(), strict=True):
+            files[f"rows-{start:012d}-{start + size:012d}.pt"] = bytes(digest_row).hex()
+            start += size
+        failpoint("checkpoint.manifest")
+        manifest = {"step": loop.step, "sizes": list(shard.sizes), "files": files, "history": history}
+        store.write_text(f"{name}/manifest.json", json.dumps(manifest))
+        for old in _names(store)[:-KEEP]:
+            store.delete(f"checkpoints/{old}")
+    collectives.total(torch.zeros(1, device=shard.device))  # nobody goes on before the manifest stands
+    failpoint("checkpoint.after")
+
+
+def load(store: Store, loop: Loop) -> list[dict[str, Any]]:
+    """Put the newest whole checkpoint back into `loop`; its history, empty if there is no checkpoint.
+
+    Raises CheckpointError if there are checkpoints and every one is damaged.
+    """
+    names, damage = _names(store), []
+    for name in reversed(names):
+        try:
+            manifest = json.loads(store.read_text(f"checkpoints/{name}/manifest.json"))
+            shared = _read(store, name, "shared.pt", manifest)
+            rows = _own_rows(store, name, manifest, loop)
+        except (OSError, ValueError, KeyError) as problem:
+            damage.append(f"{name}: {problem}")
+            continue
+        loop.load_state(shared, rows)
+        return manifest["history"]
+    if damage:
+        raise CheckpointError(
+            f"no checkpoint in {store.root}/checkpoints is whole ({'; '.join(damage)}); "
+            "remove that folder to train from the start"
+        )
+    return []
+
+
+def _names(store: Store) -> list[str]:
+    """Committed checkpoints, oldest first."""
+    return sorted({name.split("/")[1] for name in store.list("checkpoints") if name.endswith("/manifest.json")})
+
+
+def _own_rows(store: Store, name: str, manifest: dict[str, Any], loop: Loop) -> dict[str, Tensor]:
+    """This worker's rows, cut from the files that overlap them."""
+    first, stop = loop.shard.start, loop.shard.start + len(loop.shard)
+    parts: list[dict[str, Tensor]] = []
+    for file in sorted(manifest["files"]):
+        found = ROWS.fullmatch(file)
+        if not found:
+            continue
+        a, b = int(found[1]), int(found[2])
+        if a < stop and first < b:
+            state = _read(store, name, file, manifest)
+            parts.append({key: value[max(first - a, 0) : stop - a] for key, value in state.items()})
+    if not parts:
+        return {}
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def _write(store: Store, name: str, state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    store.write_bytes(name, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).digest()
+
+
+def _read(store: Store, name: str, file: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    data = store.read_bytes(f"checkpoints/{name}/{file}")
+    if hashlib.sha256(data).hexdigest() != manifest["files"][file]:
+        raise ValueError(f"{file} does not have the checksum that its manifest states")
+    return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")

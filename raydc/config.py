@@ -1,0 +1,146 @@
+"""One validated, frozen configuration of a run: the same from the command line, a YAML file, Python, or a search."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from raydc import methods
+from raydc.data.settings import DataSettings
+from raydc.methods.base import Method
+from raydc.settings import Settings, SettingsError, build, flatten, unflatten
+
+SHORT = {
+    "method": "method.name",
+    "n-clusters": "method.n_clusters",
+    "data": "data.path",
+    "columns": "data.columns",
+    "label-column": "data.label_column",
+    "id-column": "data.id_column",
+    "on-bad-row": "data.on_bad_row",
+    "workers": "training.workers",
+    "seed": "training.seed",
+    "init-from": "training.init_from",
+    "out": "output.out",
+    "register": "output.register_as",
+    "tracking-uri": "output.tracking_uri",
+    "experiment": "output.experiment",
+}
+"""Short forms of settings on the command line."""
+
+
+class Training(Settings):
+    """Where and how the method is trained."""
+
+    workers: int = Field(1, ge=0)
+    """Data-parallel workers under Ray Train; 0 trains in this process, without Ray."""
+    batch_size: int | None = Field(None, ge=1)
+    """Rows of the global batch, over all workers; by default what the method's paper uses."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, batches, noise and k-means."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast where the hardware has it (auto), always, or never; kept when a run goes on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU for every worker where the cluster has that many, else CPU."""
+    threads: int = Field(1, ge=1)
+    """Threads of a worker's matrix products, and CPUs that it asks Ray for."""
+    checkpoint_every: float = Field(60.0, ge=0)
+    """Seconds between two checkpoints, taken at the end of an epoch; 0: after every epoch."""
+    max_failures: int = Field(3, ge=0)
+    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    init_from: str | None = None
+    """A finished run's output directory, whose pretrained network replaces this run's pretraining."""
+
+
+class Output(Settings):
+    """Where results go."""
+
+    out: str
+    """Directory (or URI) for everything that the run writes."""
+    register_as: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    """Name under which the model is registered in MLflow."""
+    tracking_uri: str | None = None
+    """MLflow's store; by default as MLflow finds it."""
+    experiment: str = "raydc"
+    """MLflow experiment."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: which method with which settings, on which rows, how trained, and where results go."""
+
+    method_name: str
+    method: Method.Config
+    data: DataSettings
+    training: Training
+    output: Output
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "RunConfig":
+        """From nested plain values. Raises SettingsError that lists every problem of every section."""
+        problems: list[str] = []
+        built: dict[str, Any] = {}
+        known = {"method", "data", "training", "output"}
+        for section in values:
+            if section not in known:
+                problems.append(f"{section}: no such group of settings; there are {', '.join(sorted(known))}")
+        method_values = dict(values.get("method", {}))
+        name = method_values.pop("name", None)
+        if name is None:
+            problems.append(f"method.name: expected one of {', '.join(methods.available())} (--method)")
+        sections: dict[str, tuple[type[Settings], Mapping[str, Any]]] = {
+            "data": (DataSettings, values.get("data", {})),
+            "training": (Training, values.get("training", {})),
+            "output": (Output, values.get("output", {})),
+        }
+        try:
+            if name is not None:
+                sections["method"] = (methods.load(str(name)).Config, method_values)
+        except SettingsError as problem:
+            problems.append(str(problem))
+        for section, (cls, given) in sections.items():
+            try:
+                built[section] = build(cls, given, at=section)
+            except SettingsError as problem:
+                problems.append(str(problem))
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return RunConfig(str(name), built["method"], built["data"], built["training"], built["output"])
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting with its value, nested and plain; `RunConfig.of` takes it back."""
+        return {
+            "method": {"name": self.method_name, **self.method.model_dump(mode="json")},
+            "data": self.data.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "output": self.output.model_dump(mode="json"),
+        }
+
+    def yaml(self) -> str:
+        return yaml.safe_dump(self.resolved(), sort_keys=False)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted settings, as MLflow parameters and search spaces spell them."""
+        return flatten(self.resolved())
+
+    def with_settings(self, changes: Mapping[str, Any]) -> "RunConfig":
+        """This configuration with some dotted settings changed."""
+        return RunConfig.of(unflatten(self.flat() | dict(changes)))
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Settings of a YAML file, nested or dotted; SettingsError if it cannot be read as that."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except OSError as problem:
+        raise SettingsError(f"--config {path}: cannot be read ({problem.strerror})") from None
+    except yaml.YAMLError as problem:
+        raise SettingsError(f"--config {path}: is no YAML ({problem})") from None
+    if not isinstance(values, dict):
+        raise SettingsError(
+            f"--config {path}: expected settings such as 'method: {{name: dec}}', got {type(values).__name__}"
+        )
+    return unflatten(flatten(values))

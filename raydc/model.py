@@ -1,0 +1,159 @@
+"""A trained clustering: the method's weights, how rows are scaled, and what the rows were. No Ray, no MLflow, no pickle."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydc import methods
+from raydc.data.inputs import rows_of
+from raydc.data.scaling import Scaling
+from raydc.methods.base import Method
+from raydc.settings import build
+
+FORMAT = 1
+
+
+class ModelError(ValueError):
+    """A model folder that is damaged or was made by something else."""
+
+
+@dataclass
+class ClusteringModel:
+    """Assigns rows to clusters."""
+
+    method_name: str
+    method: Method
+    scaling: Scaling
+    shape: tuple[int, ...]
+    """Of a row: (D,) or (C, H, W)."""
+    columns: tuple[str, ...] = ()
+    """Feature columns by name, in order; empty where features go by position."""
+    batch: int = 4096
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Plain data that travels with the model, such as the stability of its clusters."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.method.config.model_dump(mode="json")
+
+    @property
+    def n_features(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def n_clusters(self) -> int:
+        return self.method.n_clusters
+
+    @property
+    def refuses(self) -> str:
+        """Why new rows cannot be assigned; empty if they can."""
+        return self.method.card.refuses
+
+    def rows(self, data: Any) -> Tensor:
+        """x [B, ...] of a DataFrame (columns by name) or an array, checked and scaled; ValueError says what is wrong."""
+        return self.scaling.apply(rows_of(data, self.columns, self.shape, self.n_features))
+
+    def memberships(self, data: Any) -> np.ndarray:
+        """Memberships, float32 [B, K], rows summing to 1. NotImplementedError where the method refuses new rows."""
+        return self._map(self.method.assign, data)
+
+    def predict(self, data: Any) -> np.ndarray:
+        """Cluster of each row, int64 [B]."""
+        return self.memberships(data).argmax(1)
+
+    def transform(self, data: Any) -> np.ndarray:
+        """Embedding of each row, float32 [B, D]."""
+        return self._map(self.method.features, data)
+
+    def samples(self, per_cluster: int) -> np.ndarray | None:
+        """Generated rows [K, per_cluster, ...] in the data's own units, by methods that generate."""
+        with self._evaluating():
+            drawn = self.method.samples(per_cluster)
+        if drawn is None:
+            return None
+        flat = self.scaling.invert(drawn.reshape(-1, self.n_features))
+        return flat.view(*drawn.shape[:2], *self.shape).cpu().numpy()
+
+    def _map(self, function: Any, data: Any) -> np.ndarray:
+        x = data if isinstance(data, Tensor) else self.rows(data)
+        device = next(self.method.parameters(), torch.empty(0)).device
+        with self._evaluating():
+            # fp32 and always the same batch, so that a row's answer does not depend on how training rounded
+            parts = [function(x[i : i + self.batch].to(device)).float().cpu() for i in range(0, len(x), self.batch)]
+            return (torch.cat(parts) if parts else function(x.to(device)).float().cpu()).numpy()
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was = self.method.training
+        self.method.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.method.train(was)
+
+    def files(self) -> dict[str, bytes]:
+        """The model as files by name; `model.json` has the others' checksums."""
+        state = io.BytesIO()
+        torch.save({key: value.cpu() for key, value in self.method.state_dict().items()}, state)
+        files = {"state.pt": state.getvalue()}
+        about = {
+            "format": FORMAT,
+            "method": self.method_name,
+            "config": self.config,
+            "shape": list(self.shape),
+            "columns": list(self.columns),
+            "scaling": self.scaling.to_json(),
+            "notes": self.notes,
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+        return {**files, "model.json": json.dumps(about, indent=1).encode()}
+
+    def weights_hash(self) -> str:
+        """sha256 over every weight's name and bytes: equal for equal models, whatever the container's format."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.method.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in self.files().items():
+            (folder / name).write_bytes(data)
+
+    @staticmethod
+    def load(folder: str | Path) -> "ClusteringModel":
+        """Raises ModelError if a file is missing, damaged, or of another format."""
+        folder = Path(folder)
+        names = ("model.json", "state.pt")
+        try:
+            return ClusteringModel.of({name: (folder / name).read_bytes() for name in names})
+        except FileNotFoundError as missing:
+            raise ModelError(f"{folder} is no raydc model: {Path(missing.filename).name} is missing") from None
+
+    @staticmethod
+    def of(files: dict[str, bytes]) -> "ClusteringModel":
+        """From what `files` gave."""
+        about = json.loads(files["model.json"])
+        if about.get("format") != FORMAT:
+            raise ModelError(f"expected a model of format {FORMAT}, got {about.get('format')!r}: update raydc")
+        for name, digest in about["sha256"].items():
+            if hashlib.sha256(files[name]).hexdigest() != digest:
+                raise ModelError(f"{name} is damaged: it does not have the checksum that model.json states")
+        kind = methods.load(about["method"])
+        shape = tuple(about["shape"])
+        method = kind(build(kind.Config, about["config"], at="method"), shape)
+        method.load_state_dict(torch.load(io.BytesIO(files["state.pt"]), weights_only=True, map_location="cpu"))
+        scaling = Scaling.from_json(about["scaling"])
+        return ClusteringModel(about["method"], method, scaling, shape, tuple(about["columns"]), notes=about["notes"])

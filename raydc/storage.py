@@ -1,0 +1,82 @@
+"""The output directory of a run, on a local disk or any file system that pyarrow opens."""
+
+import os
+import uuid
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+
+class Store:
+    """Whole files under one root. A file appears complete or not at all."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = str(root)
+        if "://" in self.root:
+            self.filesystem, self.path = pafs.FileSystem.from_uri(self.root)
+        else:
+            self.filesystem, self.path = pafs.LocalFileSystem(), str(Path(self.root).expanduser().absolute())
+        self.local = isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return Store, (self.root,)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+        with self.filesystem.open_input_stream(self._at(name)) as file:
+            return file.read()
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Atomic and durable: a local file is written beside its place, synced, and renamed; an object is put whole."""
+        target = self._at(name)
+        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+        if not self.local:
+            with self.filesystem.open_output_stream(target) as file:
+                file.write(data)
+            return
+        beside = f"{target}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+        folder = os.open(os.path.dirname(target), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def read_text(self, name: str) -> str:
+        return self.read_bytes(name).decode()
+
+    def write_text(self, name: str, text: str) -> None:
+        self.write_bytes(name, text.encode())
+
+    def exists(self, name: str) -> bool:
+        return self.filesystem.get_file_info(self._at(name)).type != pafs.FileType.NotFound
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names of the files below a folder, sorted, relative to the root; unfinished ones are left out."""
+        folder = self._at(prefix) if prefix else self.path
+        if self.filesystem.get_file_info(folder).type != pafs.FileType.Directory:
+            return []
+        infos = self.filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
+        names = [info.path.removeprefix(self.path.rstrip("/") + "/") for info in infos if info.is_file]
+        return sorted(name for name in names if not name.endswith(".tmp"))
+
+    def delete(self, prefix: str) -> None:
+        """Remove a folder and all in it, if it is there."""
+        if self.exists(prefix):
+            self.filesystem.delete_dir(self._at(prefix))
+
+    def __truediv__(self, name: str) -> "Store":
+        return Store(f"{self.root.rstrip('/')}/{name}")
+
+    def _at(self, name: str) -> str:
+        parts = name.split("/")
+        if not name or name.startswith("/") or ".." in parts:
+            raise ValueError(f"expected a name inside {self.root}, got {name!r}")
+        return f"{self.path.rstrip('/')}/{name}"
