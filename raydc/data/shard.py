@@ -102,11 +102,19 @@ class Shard:
         return torch.cat(parts) if parts else function(self[slice(0, 0)])
 
     def order(self, seed: int) -> Tensor:
-        """A permutation of this shard's rows that depends on `seed` alone; the last one is kept."""
+        """A permutation of this shard's rows that depends on `seed` and where it starts; the last one is kept."""
         if self._order is None or self._order[0] != seed:
-            shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+            shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed((seed + self.start) % 2**63))
             self._order = (seed, shuffled.to(self.device))
         return self._order[1]
+
+    def batch(self, positions: Tensor, **extra: Tensor) -> "Batch":
+        """The global batch of these positions among all rows, distinct and ascending, the same on every worker."""
+        ends = torch.tensor(self.sizes).cumsum(0).to(positions.device)
+        held = torch.bucketize(positions, ends, right=True)
+        sizes = tuple(torch.bincount(held, minlength=len(self.sizes)).tolist())
+        row = (positions[held == collectives.rank()] - self.start).to(self.device)
+        return Batch(self[row], row, len(positions), sizes, extra)
 
 
 def split(total: int, group_rows: int | None = None) -> tuple[RowGroup, ...]:
