@@ -1,0 +1,81 @@
+"""What the tests over all methods share: easy rows, a method with its short settings, a run."""
+
+import io
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydc.clusters.local import CollectiveClusters
+from raydc.data import Shard
+from raydc.loop import Loop, Progress
+from raydc.methods import load
+from raydc.methods.base import Method
+from raydc.settings import build, fields, unflatten
+
+K, BATCH = 4, 64
+
+
+def wants_images(method: type[Method]) -> bool:
+    return method.needs_image or method.card.architecture not in ("MLP", "none")
+
+
+def blobs(method: type[Method], rows: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows [N, 20] or [N, 1, 8, 8] in K well separated groups, scaled as the method asks, and their groups [N]."""
+    draw = torch.Generator().manual_seed(100)  # the groups are the same for every seed
+    if wants_images(method):
+        centres = torch.rand(K, 1, 4, 4, generator=draw).round().repeat_interleave(2, 2).repeat_interleave(2, 3)
+        low, high, noise = -0.5, 1.5, 0.1
+    else:
+        centres, low, high, noise = 3 * torch.randn(K, 20, generator=draw), -12.0, 12.0, 1.0
+    draw.manual_seed(seed)
+    y = torch.randint(K, (rows,), generator=draw)
+    x = centres[y] + noise * torch.randn(rows, *centres.shape[1:], generator=draw)
+    if method.scaling == "unit":
+        return ((x - low) / (high - low)).clamp(0, 1), y
+    if method.scaling == "symmetric":
+        return (2 * (x - low) / (high - low) - 1).clamp(-1, 1), y
+    return x / centres.square().mean().sqrt(), y
+
+
+def settings(name: str) -> Method.Config:
+    method = load(name)
+    known = {path for path, _ in fields(method.Config)}
+    values = unflatten({key: value for key, value in method.quick.items() if key in known})
+    return build(method.Config, {"n_clusters": K} | values if "n_clusters" in known else values, at="method")
+
+
+def make(name: str, shape: tuple[int, ...]) -> Method:
+    torch.manual_seed(0)
+    return load(name)(settings(name), shape)
+
+
+def loop_over(name: str, x: Tensor) -> Loop:
+    shard = Shard.of(x)
+    return Loop(make(name, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), BATCH)
+
+
+def saved(loop: Loop) -> bytes:
+    """The loop's state as a checkpoint holds it."""
+    file = io.BytesIO()
+    torch.save((loop.shared_state(), loop.row_state()), file)
+    return file.getvalue()
+
+
+def restored(name: str, x: Tensor, state: bytes) -> Loop:
+    loop = loop_over(name, x)
+    loop.load_state(*torch.load(io.BytesIO(state), weights_only=True))
+    return loop
+
+
+def flat(state: Any, at: str = "") -> dict[str, Any]:
+    """Nested state by path, to compare leaf by leaf."""
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    leaves: dict[str, Any] = {}
+    for key, value in items:
+        path = f"{at}/{key}"
+        leaves |= flat(value, path) if isinstance(value, dict | list | tuple) else {path: value}
+    return leaves
+
+
+__all__ = ["BATCH", "K", "Progress", "blobs", "flat", "loop_over", "make", "restored", "saved", "settings"]

@@ -1,0 +1,212 @@
+"""What every method must do. A new file in raydc/methods is tested here without touching this one."""
+
+import ast
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from method_cases import K, blobs, flat, loop_over, make, restored, saved, settings
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+import raydc.loop
+from raydc.loop import Progress
+from raydc.methods import available, load
+from raydc.methods.base import Method, Player
+from raydc.settings import SettingsError, build, fields, unflatten
+
+every_method = pytest.mark.parametrize("name", available())
+
+
+@dataclass
+class Run:
+    method: Method
+    labels: Tensor
+    epochs: list[Progress]
+    state: dict[str, Any]
+    clustered: list[Any]
+    half: bytes
+    """State after half the epochs."""
+    half_epoch: int
+    trained: set[str]
+    """Parameters that had a gradient other than zero in some step."""
+    played: set[str]
+    """Parameters that some player named."""
+
+
+def names_of(method: Method) -> dict[int, str]:
+    named = dict(method.named_parameters()) | {f"rows.{key}": value for key, value in method.rows.items()}
+    return {id(parameter): name for name, parameter in named.items()}
+
+
+def train(name: str, state: bytes | None = None, cut: int = -1) -> Run:
+    """Train on the blobs, from `state` if given, and keep the state after `cut` epochs."""
+    x, _ = blobs(load(name))
+    loop = loop_over(name, x) if state is None else restored(name, x, state)
+    trained: set[str] = set()
+    played: set[str] = set()
+    share = raydc.loop.share_gradients
+
+    def spy(player: Player) -> None:
+        share(player)
+        names = names_of(loop.method)
+        for parameter in (p for group in player.groups for p in group.parameters):
+            played.add(names[id(parameter)])
+            if parameter.grad is not None and bool((parameter.grad != 0).any()):
+                trained.add(names[id(parameter)])
+
+    epochs, half = [], saved(loop)
+    raydc.loop.share_gradients = spy
+    try:
+        for progress in loop:
+            epochs.append(progress)
+            if len(epochs) == cut:
+                half = saved(loop)
+        labels = loop.finish()
+    finally:
+        raydc.loop.share_gradients = share
+    state_now = flat({"shared": loop.shared_state(), "rows": loop.row_state()})
+    clustered = loop.shared_state()["clustered"]
+    return Run(loop.method, labels, epochs, state_now, clustered, half, cut, trained, played)
+
+
+@functools.cache
+def whole(name: str) -> Run:
+    x, _ = blobs(load(name))
+    loop = loop_over(name, x)
+    epochs = sum(-(-steps // loop.per_epoch) for steps in loop.plan().values())
+    return train(name, cut=epochs // 2)
+
+
+@functools.cache
+def resumed(name: str) -> Run:
+    return train(name, whole(name).half)
+
+
+@every_method
+def test_finds_the_blobs(name: str) -> None:
+    _, y = blobs(load(name))
+    assert adjusted_rand_score(y, whole(name).labels) > 0.9
+
+
+@every_method
+def test_labels_are_int64_in_range(name: str) -> None:
+    labels, clusters = whole(name).labels, getattr(whole(name).method.config, "n_clusters", len(blobs(load(name))[0]))
+    assert labels.dtype == torch.int64 and labels.shape == (400,)
+    assert 0 <= labels.min() and labels.max() < clusters
+
+
+@every_method
+def test_same_seed_same_result_and_a_resumed_run_ends_as_the_whole_one(name: str) -> None:
+    first, second = whole(name), resumed(name)
+    assert second.epochs == first.epochs[len(first.epochs) - len(second.epochs) :]
+    assert bool(first.epochs) == bool(first.half_epoch > 0) and len(second.epochs) < max(len(first.epochs), 1)
+    assert torch.equal(second.labels, first.labels)
+    assert second.state.keys() == first.state.keys()
+    for path, value in first.state.items():
+        same = torch.equal(value, second.state[path]) if isinstance(value, Tensor) else value == second.state[path]
+        assert same, f"{path} differs after a resume"
+
+
+@every_method
+def test_every_players_parameters_get_gradients(name: str) -> None:
+    run = whole(name)
+    assert run.played - run.trained == set()
+    assert {parameter for parameter, _ in run.method.named_parameters()} - run.played == set()
+
+
+@every_method
+def test_collapse_is_reported(name: str) -> None:
+    run = whole(name)
+    changed, alive, largest = run.clustered
+    sizes = torch.bincount(run.labels)
+    assert alive == (sizes > 0).sum() and largest == pytest.approx(sizes.max() / len(run.labels))
+    assert changed is None or 0 <= changed <= 1
+    clustering = [p for p in run.epochs if p.alive is not None]
+    assert all(1 <= p.alive and 0 < p.largest <= 1 for p in clustering if p.alive and p.largest)
+    if run.method.card.clustering_loss != "none" and run.epochs:
+        assert clustering, "an epoch with a clustering loss reports the clusters alive and the largest one's share"
+
+
+@every_method
+def test_assigns_new_rows_or_says_why_not(name: str) -> None:
+    run = whole(name)
+    x, y = blobs(load(name), rows=100, seed=1)
+    run.method.eval()
+    if run.method.card.refuses:
+        with pytest.raises(NotImplementedError) as refusal:
+            run.method.assign(x)
+        assert run.method.card.refuses in str(refusal.value)
+        return
+    with torch.no_grad():
+        memberships = run.method.assign(x)
+    assert memberships.shape[0] == len(x) and (memberships >= 0).all()
+    torch.testing.assert_close(memberships.sum(1), torch.ones(len(x), dtype=memberships.dtype))
+    assert adjusted_rand_score(y, memberships.argmax(1)) > 0.9
+
+
+@every_method
+def test_samples_have_the_shape_of_rows(name: str) -> None:
+    method = whole(name).method
+    with torch.no_grad():
+        drawn = method.samples(3)
+    if drawn is not None:
+        assert drawn.shape == (K, 3, *method.shape) and drawn.isfinite().all()
+
+
+@every_method
+def test_settings_out_of_range_are_named(name: str) -> None:
+    config = load(name).Config
+    tried = 0
+    for path, field in fields(config):
+        wrong: list[Any] = []
+        for bound in field.metadata:
+            wrong += [bound.ge - 1] if hasattr(bound, "ge") else []
+            wrong += [bound.gt] if hasattr(bound, "gt") else []
+            wrong += [bound.le + 1] if hasattr(bound, "le") else []
+            wrong += [bound.lt] if hasattr(bound, "lt") else []
+        wrong += ["-5 epochs"] if path.endswith(".length") else []
+        for value in wrong:
+            tried += 1
+            with pytest.raises(SettingsError, match=rf"method\.{path}: .*got"):
+                build(config, unflatten({path: value}), at="method")
+    assert tried
+
+
+@every_method
+def test_unknown_settings_are_refused_and_recipes_are_valid(name: str) -> None:
+    config = load(name).Config
+    with pytest.raises(SettingsError, match="no such setting"):
+        build(config, {"no_such_setting": 1}, at="method")
+    for recipe in config.recipes:
+        assert build(config, {"recipe": recipe}, at="method").recipe == recipe
+    known = {path for path, _ in fields(config)}
+    assert set(load(name).quick) <= known, "quick settings must be settings"
+    settings(name)
+
+
+@every_method
+def test_a_methods_file_is_short(name: str) -> None:
+    """Under 100 lines without blank ones, comments and the docstring that tells the paper."""
+    source = inspect.getsource(inspect.getmodule(load(name)))  # type: ignore[arg-type]
+    module = ast.parse(source)
+    assert ast.get_docstring(module), "says what follows the paper"
+    docstring = module.body[0].end_lineno or 0
+    lines = [line for line in source.splitlines()[docstring:] if line.strip() and not line.strip().startswith("#")]
+    assert len(lines) <= 100
+
+
+@every_method
+def test_the_state_is_all_there_is(name: str) -> None:
+    """A fresh method with the state of a trained one assigns alike."""
+    run = whole(name)
+    if run.method.card.refuses:
+        return
+    x, _ = blobs(load(name), rows=50, seed=2)
+    fresh = make(name, run.method.shape)
+    fresh.load_state_dict(run.method.state_dict())
+    with torch.no_grad():
+        assert torch.equal(fresh.eval().assign(x), run.method.eval().assign(x))
