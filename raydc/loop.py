@@ -55,7 +55,7 @@ def seed_of(*parts: object) -> int:
 
 @dataclass
 class Loop:
-    """Trains `method` on this worker's shard. Iterate over it; between two epochs its state can be saved and put back."""
+    """Trains `method` on this worker's shard. Its state can be saved between two epochs."""
 
     method: Method
     shard: Shard
@@ -241,7 +241,7 @@ class Loop:
         }
 
     def row_state(self) -> dict[str, Tensor]:
-        """What belongs to this worker's rows, each [N, ...]: labels, targets, row-local parameters and their moments."""
+        """What belongs to this worker's rows, each [N, ...]: labels, targets, row-local parameters."""
         state = {f"rows.{key}": value.detach() for key, value in self.method.rows.items()}
         for key, optimiser in self.optimisers.items():
             for i, moments in enumerate(_local_moments(optimiser, self._local(key))):

@@ -22,18 +22,6 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keep_the_owners_defaults(cls, values: Any) -> Any:
-        """A group given in part keeps the rest of what its owner set: DEC's `cluster.length` leaves its alpha alone."""
-        if not isinstance(values, Mapping):
-            return values
-        merged = dict(values)
-        for key, field in cls.model_fields.items():
-            if isinstance(field.default, Settings) and isinstance(merged.get(key), Mapping):
-                merged[key] = _merge(field.default.model_dump(), merged[key])
-        return merged
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_the_owners_defaults(cls, values: Any) -> Any:
         """A group that is given in part keeps the rest as its owner has it (a phase of DEC is not a bare Phase)."""
         if not isinstance(values, dict):
             return values
@@ -101,14 +89,6 @@ def _with_defaults(inner: type[Settings], field: FieldInfo, path: str) -> Iterat
         if isinstance(given, Settings):
             info = FieldInfo.merge_field_infos(info, default=value)
         yield f"{path}.{leaf}", info
-
-
-def _merge(defaults: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(defaults)
-    for key, value in given.items():
-        inner = merged.get(key)
-        merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    return merged
 
 
 def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:

@@ -208,7 +208,7 @@ def _report(source: Source, faults: Sequence[Fault], rows: int) -> str:
     if rows > len(faults):
         lines.append(f"  and {rows - len(faults)} more rows")
     head = f"{source.settings.path}: {rows} of {source.n_rows} rows cannot be used:"
-    return "\n".join([head, *lines, "Correct them, or leave such rows out with --data.on-bad-row drop."])
+    return "\n".join([head, *lines, "Correct them, or leave such rows out with --on-bad-row drop."])
 
 
 def _with_notes(source: Source, found: Survey) -> Survey:

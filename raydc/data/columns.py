@@ -136,7 +136,7 @@ def _found(schema: pa.Schema, settings: DataSettings, id_column: str | None, not
     if lists:
         _need_known_extension(schema.field(lists[0]), settings.path)
         if numbers:
-            notes.append(f"the rows are in column {lists[0]}; left out: {_listed(numbers)}")
+            notes.append(f"features are column {lists[0]}; left out: {_listed(numbers)} (classes: --label-column)")
         return (lists[0],)
     labels = [name for name in numbers if LOOKS_LIKE_LABEL.fullmatch(name)]
     ids = [name for name in numbers if LOOKS_LIKE_ID.fullmatch(name)]
