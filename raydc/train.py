@@ -1,0 +1,259 @@
+"""A run: checked, trained data-parallel by Ray Train, saved so that the same command goes on after any kill.
+
+Workers tell the driver of each epoch through a small actor, one message that nobody waits for; Ray Train's own
+`report` costs a poll of its controller each time and is not used. Checkpoints are raydc's own (`checkpoints.py`).
+"""
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raydc import job as jobs
+from raydc.checkpoints import CheckpointError
+from raydc.config import RunConfig
+from raydc.data import save_dropped
+from raydc.job import Job
+from raydc.loop import Progress, TrainingDiverged
+from raydc.settings import SettingsError, flatten
+from raydc.storage import Store
+from raydc.summary import summarise
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop; it has saved its state."""
+
+
+class TrainingFailed(RuntimeError):
+    """Workers failed more often than they are replaced; what they had saved is kept."""
+
+
+@dataclass
+class Watch:
+    """What the caller wants to hear, and whether it wants the run to stop; all in the caller's process."""
+
+    progress: Callable[[Progress], None] = lambda progress: None
+    note: Callable[[str], None] = lambda text: None
+    stop: threading.Event | None = None
+
+    def stopping(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been checked and may start."""
+
+    job: Job
+    store: Store
+    finished: bool
+    """Whether the output directory holds this very run already, finished."""
+
+
+def check(config: RunConfig) -> Run:
+    """Everything that can be wrong, found before any worker starts. SettingsError or DataError say what."""
+    store = Store(config.output.out)
+    job = jobs.prepare(config)
+    if not store.exists("run.json"):
+        if store.list():
+            raise SettingsError(f"output.out: {config.output.out} holds other files; name a new or empty directory")
+        return Run(job, store, False)
+    before = json.loads(store.read_text("run.json"))
+    if before["key"] != job.key:
+        old, new = flatten(before["config"]), config.flat()
+        skipped = ("output.", "training.workers", "training.device", "training.threads")
+        other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
+        what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other) or "its rows have changed"
+        raise SettingsError(f"output.out: {config.output.out} holds another run: {what}; name another --out")
+    return Run(job, store, before["status"] == "finished")
+
+
+def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
+    """Train to the end, going on from what the output directory holds; the summary of the finished run.
+
+    Raises Interrupted when asked to stop, TrainingFailed or TrainingDiverged when it cannot go on.
+    """
+    watch, store, job = watch or Watch(), run.store, run.job
+    if run.finished:
+        watch.note(f"{store.root} holds this run already, finished: nothing to do")
+        return json.loads(store.read_text("summary.json"))
+    started = time.time()
+    record = _record(run)
+    store.write_text("config.yaml", job.config.yaml())
+    if job.survey.dropped and store.local:
+        from pathlib import Path
+
+        save_dropped(job.survey.dropped, Path(store.path) / "dropped.csv")
+    status = _in_process(job, store, watch) if job.config.training.workers == 0 else _on_ray(job, store, watch)
+    record["seconds"] += time.time() - started
+    record["status"] = status
+    if status == "interrupted":
+        store.write_text("run.json", json.dumps(record, indent=1))
+        raise Interrupted(f"saved in {store.root}; the same command goes on from there")
+    summary = summarise(job, store, record["seconds"])
+    store.write_text("run.json", json.dumps(record, indent=1))
+    store.delete("checkpoints")
+    return summary
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """run.json: who this run is and how far it got."""
+    if run.store.exists("run.json"):
+        record = json.loads(run.store.read_text("run.json"))
+    else:
+        record = {"id": uuid.uuid4().hex, "key": run.job.key, "created": time.time(), "seconds": 0.0}
+    record |= {"status": "running", "config": run.job.config.resolved()}
+    run.store.write_text("run.json", json.dumps(record, indent=1))
+    return record
+
+
+def _in_process(job: Job, store: Store, watch: Watch) -> str:
+    def on_epoch(progress: Progress) -> bool:
+        watch.progress(progress)
+        return watch.stopping()
+
+    return jobs.in_process(job, store, on_epoch).status
+
+
+class Reporter:
+    """The actor between rank 0 and the driver."""
+
+    def __init__(self) -> None:
+        self.waiting: list[dict[str, Any]] = []
+        self.stopping = False
+
+    def push(self, progress: dict[str, Any]) -> bool:
+        """Take an epoch's report; whether the driver wants to stop."""
+        self.waiting.append(progress)
+        return self.stopping
+
+    def drain(self, stop: bool) -> list[dict[str, Any]]:
+        self.stopping = stop
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
+def _on_ray(job: Job, store: Store, watch: Watch) -> str:
+    training = job.config.training
+    with ray_cluster(training.workers * training.threads + 1):
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.config import LoggingConfig
+
+        gpu = _use_gpu(training.device, training.workers)
+        reporter = ray.remote(num_cpus=0)(Reporter).remote()
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"job": jobs.without_source(job), "store": store, "reporter": reporter, "gpu": gpu},
+            scaling_config=ScalingConfig(
+                num_workers=training.workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": training.threads, **({"GPU": 1} if gpu else {})},
+            ),
+            run_config=RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=f"{store.root}/ray" if not store.local else f"{store.path}/ray",
+                failure_config=FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        result: dict[str, Any] = {}
+
+        def fit() -> None:
+            try:
+                result["status"] = trainer.fit().return_value
+            except Exception as problem:  # handed to the caller's thread below
+                result["problem"] = problem
+
+        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.3)
+                _hear(ray.get(reporter.drain.remote(watch.stopping())), watch)
+            _hear(ray.get(reporter.drain.remote(False)), watch)
+        finally:
+            ray.kill(reporter)
+        store.delete("ray")
+        if "problem" in result:
+            raise _cause(result["problem"], store) from result["problem"]
+        return result["status"]
+
+
+def _hear(reports: list[dict[str, Any]], watch: Watch) -> None:
+    for report in reports:
+        watch.progress(Progress(**report))
+
+
+def _cause(problem: Exception, store: Store) -> Exception:
+    """The user's own error where a worker raised one, else what to do about lost workers."""
+    for failure in getattr(problem, "worker_failures", {}).values():
+        inner = getattr(failure, "cause", None) or failure
+        for known in (TrainingDiverged, CheckpointError, ValueError):
+            if isinstance(inner, known):
+                return inner
+    return TrainingFailed(f"{problem}\nwhat was saved is kept in {store.root}; the same command goes on from there")
+
+
+def _worker(config: dict[str, Any]) -> str:
+    """What every worker of Ray Train runs."""
+    import ray.train
+    import ray.train.torch
+
+    rank0 = ray.train.get_context().get_world_rank() == 0
+    answers: list[Any] = []
+
+    def on_epoch(progress: Progress) -> bool:
+        """Report, and read the driver's answers as they come in: training waits for neither."""
+        if not rank0:
+            return False
+        answers.append(config["reporter"].push.remote(asdict(progress)))
+        ready, answers[:] = ray.wait(answers, num_returns=len(answers), timeout=0)
+        return any(ray.get(ready))
+
+    device = str(ray.train.torch.get_device()) if config["gpu"] else "cpu"
+    return jobs.work(config["job"], store=config["store"], on_epoch=on_epoch, device=device).status
+
+
+def _use_gpu(device: str, workers: int) -> bool:
+    import ray
+
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if device == "cuda" and there < workers:
+        raise SettingsError(f"training.device cuda: {workers} workers need a GPU each, the cluster has {there}")
+    return device != "cpu" and there >= workers
+
+
+@contextmanager
+def ray_cluster(cpus: int) -> Iterator[None]:
+    """The Ray cluster this process belongs to, or a local one of its own for as long as this lasts."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # the default of 2 s delays the end of a run
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="ERROR")
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, cpus),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
