@@ -14,7 +14,7 @@ from scipy import sparse
 
 from raydc.data.settings import DataSettings
 from raydc.data.shard import RowGroup, deal
-from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes
+from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes, usable
 
 SHOWN = 5
 
@@ -160,15 +160,15 @@ def bad_cells(block: Block) -> np.ndarray | None:
     """bool [n, D] of the unusable cells; None where every row can be used. A row broken as a whole has them all."""
     values = block.x.data if sparse.issparse(block.x) else block.x
     fine = not block.broken and block.nulls is None
-    if fine and (values.size == 0 or (_bounded(values.min()) and _bounded(values.max()))):
+    if fine and (values.size == 0 or (usable(values.min()) and usable(values.max()))):
         return None
     if sparse.issparse(block.x):
         bad = np.zeros(block.x.shape, bool)
         entries = block.x.tocoo()
-        wrong = ~_bounded(entries.data)
+        wrong = ~usable(entries.data)
         bad[entries.row[wrong], entries.col[wrong]] = True
         return bad
-    bad = ~_bounded(values)
+    bad = ~usable(values)
     bad[list(block.broken)] = True
     return bad
 
@@ -179,11 +179,6 @@ def checksum(x: Any) -> int:
     for part in bytes_of(x):
         value = zlib.crc32(part, value)
     return value
-
-
-def _bounded(values: Any) -> Any:
-    """Finite and not huge; written so that NaN, and the smallest integer, whose negative overflows, come out right."""
-    return (values >= -HUGE) & (values <= HUGE)
 
 
 def _fault(source: Source, piece: Piece, block: Block, bad: np.ndarray, row: int) -> Fault:

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from raydc.data.source import HUGE, DataError, channels_last, is_real
+from raydc.data.source import DataError, channels_last, is_real, usable
 
 
 def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features: int | None = None) -> Tensor:
@@ -37,11 +37,11 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
     if len(shape) == 3 and values.shape[1:] != shape and channels_last(values.shape[1:]):
         values = values.transpose(0, 3, 1, 2)
     x = values.reshape(len(values), expected)
-    usable = (x >= -HUGE) & (x <= HUGE)
-    if not usable.all():
-        row, feature = (int(i) for i in np.argwhere(~usable)[0])
+    good = usable(x)
+    if not good.all():
+        row, feature = (int(i) for i in np.argwhere(~good)[0])
         name = columns[feature] if len(columns) == expected else f"{columns[0] if columns else 'X'}[{feature}]"
-        bad = int((~usable.all(axis=1)).sum())
+        bad = int((~good.all(axis=1)).sum())
         raise DataError(f"row {row}, column {name}: {x[row, feature]:g}; {bad} row(s) cannot be used, leave them out")
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32).reshape(-1, *shape))
 

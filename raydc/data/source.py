@@ -13,7 +13,7 @@ from scipy import sparse
 from raydc.data.settings import DataSettings
 from raydc.data.shard import split
 
-HUGE = 1e15
+HUGE = np.float64(1e15)
 """Values beyond this have no useful square in float32, so they count as unusable."""
 
 
@@ -180,6 +180,11 @@ def cut(row_groups: Sequence[tuple[str, int, int]]) -> tuple[Piece, ...]:
             pieces.append(Piece(file, number, part.start, row + part.start, at + part.start, len(part)))
         at, row, last = at + rows, row + rows, file
     return tuple(pieces)
+
+
+def usable(values: Any) -> Any:
+    """Which values are finite and not huge; in float64, as half precision would take 1e15 for infinity."""
+    return (values >= -HUGE) & (values <= HUGE)
 
 
 def is_real(dtype: np.dtype) -> bool:
