@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import K, blobs, flat, loop_over, make, restored, saved, settings
+from method_cases import BATCH, K, blobs, flat, loop_over, make, restored, saved, settings
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def train(name: str, state: bytes | None = None, cut: int = -1) -> Run:
 def whole(name: str) -> Run:
     x, _ = blobs(load(name))
     loop = loop_over(name, x)
-    epochs = sum(-(-steps // loop.per_epoch) for steps in loop.plan().values())
+    epochs = sum(-(-steps // loop.method.batches(loop.shard, BATCH, phase)) for phase, steps in loop.plan().items())
     return train(name, cut=epochs // 2)
 
 

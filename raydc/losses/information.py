@@ -1,0 +1,42 @@
+"""Entropies of predicted clusters: what mutual information and self-augmentation are made of."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raydc.precision import full_precision
+
+
+@full_precision
+def probabilities(logits: Tensor) -> Tensor:
+    """p [B, K] of logits [B, K]."""
+    return logits.softmax(1)
+
+
+@full_precision
+def entropy(p: Tensor) -> Tensor:
+    """-sum p log p over the last dimension: H(Y|x) of each row [B] for p [B, K], H(Y) for a marginal [K]."""
+    return -torch.special.xlogy(p, p).sum(-1)
+
+
+@full_precision
+def cross_entropy(p: Tensor, logits: Tensor) -> Tensor:
+    """-sum p log softmax(logits) of each row [B]; p [B, K] is a constant.
+
+    As a function of the logits it is KL(p || softmax(logits)), but for a constant.
+    """
+    return -(p * logits.log_softmax(1)).sum(1)
+
+
+def adversarial_direction(predict: Callable[[Tensor], Tensor], x: Tensor, p: Tensor, step: float) -> Tensor:
+    """Unit vectors [B, D] along which the prediction p [B, K] at x [B, D] changes fastest.
+
+    One power iteration (Miyato et al., ICLR 2016, arXiv:1507.00677): the gradient of KL(p || predict(x + r)) at
+    r = step * d, d a random unit vector. `predict` gives logits; no parameter gets a gradient.
+    """
+    probe = (step * F.normalize(torch.randn_like(x), dim=1)).requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(p, predict(x + probe)).sum(), probe)
+    largest = gradient.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return F.normalize(gradient / largest, dim=1)

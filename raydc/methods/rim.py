@@ -1,0 +1,89 @@
+"""Regularised Information Maximisation. Gomes, Krause & Perona, NIPS 2010.
+
+Maximise the mutual information of rows and predicted clusters minus R = lambda * sum of squared weights (biases free):
+L = H(Y|X) - mu H(Y) + R, H(Y) of the marginal of the *global* batch, with right gradients over workers.
+
+The paper's model is linear and descends by L-BFGS over all rows; linear is `network.hidden=()`, the default is the deep
+RIM of Hu et al. 2017 (IMSAT's network and optimiser, weight decay instead of self-augmentation). Neither gives lambda:
+.005 was decided here, and mu = 1 is the paper's. As random starts leave clusters empty, the network first learns the
+labels of k-means on the rows, one of the paper's two ways to begin. K is a bound: clusters may die out.
+"""
+
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from raydc.clusters import Clusters
+from raydc.data import Batch, Shard
+from raydc.losses.information import cross_entropy, entropy, probabilities
+from raydc.methods.base import Card, Method, Now, Parts
+from raydc.networks.classifier import Classifier
+from raydc.phases import Optimiser, Phase
+
+
+class RIM(Method):
+    card: ClassVar[Card] = Card(
+        source="Gomes et al. 2010",
+        architecture="MLP",
+        features="softmax output",
+        network_loss="weight decay",
+        clustering_loss="mutual information",
+        combination="joint training",
+        updates="jointly updated",
+    )
+    batch_size: ClassVar[int] = 250
+    scaling: ClassVar[str] = "symmetric"
+    quick: ClassVar[dict[str, Any]] = {"network.hidden": (64,), "cluster.length": "30 epochs"}
+
+    class Config(Method.Config):
+        network: Classifier = Classifier()
+        weight_decay: float = Field(0.005, ge=0)
+        """lambda, the weight of the squared weights."""
+        balance: float = Field(1.0, gt=0)
+        """mu, the weight of the marginal entropy H(Y) beside the conditional one."""
+        start: Phase = Phase(length="5 epochs", optimiser=Optimiser(lr=2e-3), alpha=1.0)
+        """Learning the labels of k-means."""
+        cluster: Phase = Phase(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.5)
+
+    config: Config
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        super().__init__(config, shape)
+        self.net = config.network.build(shape, config.n_clusters)
+
+    def phases(self) -> dict[str, Phase]:
+        return {"start": self.config.start, "cluster": self.config.cluster}
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.assign(x)
+
+    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+        logits = self.net(batch.x)
+        if now.phase == "start":
+            known = F.one_hot(self.rows["known"][batch.row], self.n_clusters)
+            return {"clustering": (now.alpha, batch.mean(cross_entropy(known, logits)))}
+        return {
+            "network": (1 - now.alpha, self.regulariser(batch, logits)),
+            "clustering": (now.alpha, self.information(batch, logits)),
+        }
+
+    def regulariser(self, batch: Batch, logits: Tensor) -> Tensor:
+        squares = [layer.weight.square().sum() for layer in self.net.linears()]
+        return self.config.weight_decay * sum(squares[1:], squares[0])
+
+    def information(self, batch: Batch, logits: Tensor) -> Tensor:
+        """H(Y|X) - mu H(Y): mutual information, negated, for mu = 1."""
+        p = probabilities(logits)
+        return batch.mean(entropy(p)) - self.config.balance * entropy(batch.global_mean(p))
+
+    def begin(self, shard: Shard, clusters: Clusters) -> Tensor | None:
+        self.rows["known"] = clusters.kmeans(shard.map(lambda x: x.flatten(1)), self.n_clusters).labels
+        return self.rows["known"]
+
+    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+        return self.finish(shard, clusters)
+
+    def assign(self, x: Tensor) -> Tensor:
+        return probabilities(self.net(x))
