@@ -158,9 +158,13 @@ def test_pieces_share_a_file_of_one_row_group(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(source.pieces[40]).x[:, 0], np.arange(640, 656))
 
 
+@pytest.mark.parametrize("whole", [0, 2**27])
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 6)])
-def test_many_chunks_of_a_row_group(kind: pa.DataType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_chunks_of_a_row_group(
+    kind: pa.DataType, whole: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("raydc.data.parquet.CHUNK_VALUES", 16 * 6 * 3)
+    monkeypatch.setattr("raydc.data.parquet.WHOLE", whole)
     x = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
     pq.write_table(pa.table({"x": listed(x, kind)}), tmp_path / "a.parquet", row_group_size=300)
     source = open_at(tmp_path / "a.parquet")

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 CHUNK_VALUES = 2**23
 """Values that are decoded together, about: 32 MB as float32."""
+WHOLE = 2**27
+"""Bytes of a row group up to which it is fetched as a whole; a larger one is read through small buffers."""
 SUFFIXES = (".parquet", ".parq", ".pq")
 
 
@@ -174,7 +176,9 @@ class ParquetSource(Source):
             if self._stored != self._schema.remove_metadata():
                 metadata = _with_schema(metadata, self._stored) or metadata
             stream = self._filesystem.open_input_file(path)
-            self._open = (path, pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True))
+            reading = {} if _largest(metadata) < WHOLE else {"pre_buffer": False, "buffer_size": 2**20}
+            file = pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True, **reading)
+            self._open = (path, file)
         return self._open[1]
 
     def _column(self, path: str, name: str) -> pa.Table:
@@ -264,6 +268,11 @@ def _careful(action: Callable[[], T], what: str, tries: int = 3) -> T:
         except pa.ArrowException as error:
             raise DataError(f"{what}: cannot be decoded as Parquet: {error}; remove it or write it again") from error
     raise AssertionError("unreachable")
+
+
+def _largest(metadata: pq.FileMetaData) -> int:
+    """Bytes of the largest row group, uncompressed."""
+    return max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
 
 
 def _with_schema(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaData | None:
