@@ -1,22 +1,25 @@
 """k-means in steps that add up: a worker's part of a step is integers, so any split of the rows gives the same bits.
 
-Lloyd 1982 with k-means++ starts (Arthur and Vassilvitskii, SODA 2007; greedy trials as in scikit-learn). A row group
-is assigned by one matrix product, summed in float64 in the order of its rows, and turned into fixed-point integers:
-integer sums do not depend on their order. Everything here is one worker's arithmetic; adding up is the caller's affair.
+Lloyd 1982 with k-means++ starts (Arthur and Vassilvitskii, SODA 2007; greedy trials as in scikit-learn). Rows are moved
+to a common origin, a row group at a time; a tile of them is assigned by one matrix product; each value is then added as
+an integer multiple of a power of two, and integer sums do not depend on their order. Row groups are never cut elsewhere
+than by their own size, and each begins on an aligned address, so that the product's bits do not depend on the worker
+that holds it. (They do depend on the processor and its BLAS: workers of different make may break near-ties differently,
+but what they add up is then still counted once.)
+
+Everything here is one worker's arithmetic; adding up is the caller's affair.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.clusters.kernels import accumulate
+from raydc.clusters import kernels
 
-TILE = 1 << 22
-"""Entries of a block of scores: it should stay in the cache nearest to memory."""
 LARGEST = 1e15
 """Beyond this, squared distances leave the range of float32."""
 
@@ -26,7 +29,7 @@ class FixedPoint:
     """float64 values as int64 multiples of a power of two, per column, that no sum over all rows can overflow."""
 
     scale: Tensor
-    """[...] float64, powers of two: integer = value * scale."""
+    """[...] float64, powers of two: integer = value * scale, without its fraction."""
 
     @staticmethod
     def of(largest: Tensor, total: int) -> "FixedPoint":
@@ -36,7 +39,7 @@ class FixedPoint:
         return FixedPoint(torch.exp2(bits))
 
     def integers(self, values: Tensor) -> Tensor:
-        return (values.double() * self.scale).round_().long()
+        return (values.double() * self.scale).long()
 
     def values(self, integers: Tensor) -> Tensor:
         return integers.double() / self.scale
@@ -46,12 +49,21 @@ class FixedPoint:
 class Geometry:
     """What every worker must agree on before rows can be compared and summed."""
 
-    mean: Tensor
-    """[D] float64. Scores are taken around it, so that a far-away origin costs no digits; zero on the sphere."""
+    origin: Tensor
+    """[D] float32, about the mean of all rows, so that a far-away origin costs no digits; zero on the sphere."""
     fixed: FixedPoint
+    """For rows around the origin."""
     floor: float
     """Squared distance below which two float32 rows are the same."""
-    spherical: bool
+    spherical: bool = False
+
+    def around(self, z: Tensor) -> Tensor:
+        """Rows z [N, D] around the origin, float32, in memory of their own; of length one on the sphere."""
+        return unit(z.float()) if self.spherical else z.float() - self.origin
+
+    def groups(self, z: Tensor, spans: Sequence[slice]) -> list[Tensor]:
+        """The row groups of z [N, D] around the origin."""
+        return [self.around(z[span]) for span in spans]
 
 
 def unit(z: Tensor) -> Tensor:
@@ -60,53 +72,73 @@ def unit(z: Tensor) -> Tensor:
     return (z / torch.where(norm > 0, norm, 1.0)).to(z.dtype)
 
 
-def scores(x: Tensor, centroids: Tensor, geometry: Geometry) -> Tensor:
-    """Squared distance less |x|^2 of rows x [N, D] to centroids [R, K, D]: [N, R, K] float32. On the sphere -2 cos."""
-    restarts, clusters, dim = centroids.shape
-    around = (centroids - geometry.mean).view(-1, dim)
-    norms = torch.zeros_like(around[:, 0]) if geometry.spherical else around.square().sum(1)
-    # A fresh, aligned copy of whole row groups: the product's bits then do not depend on where a shard begins.
-    centred = x - geometry.mean.float()
-    return torch.addmm(norms.float(), centred, around.float().T, alpha=-2).view(len(x), restarts, clusters)
+class Assigner:
+    """Labels of tiles of rows by centroids [R, K, D] around the origin: R clusterings of the same rows at once."""
+
+    def __init__(self, centroids: Tensor, geometry: Geometry) -> None:
+        self.restarts, self.clusters, dim = centroids.shape
+        self.centroids = centroids.reshape(-1, dim).float()
+        # On the sphere all centroids have length one; leaving that out keeps zero rows tied, and so in cluster 0.
+        norms = torch.zeros_like(centroids[..., 0]) if geometry.spherical else centroids.square().sum(-1)
+        self.half = (norms.flatten() / 2).float()
+        # The scores and the rows of a tile stay in the second-level cache (found with benchmarks/kmeans.py).
+        rows = min((1 << 18) // len(self.centroids), (1 << 17) // max(dim, 1), 2048)
+        self.rows = max(rows // 16 * 16, 64)
+        if centroids.device.type == "cuda":
+            self.rows = max((1 << 28) // len(self.centroids), 1024)
+        self.products = torch.empty(self.rows * len(self.centroids), device=centroids.device)
+        self.lowest = np.empty(self.rows, np.float32)
+
+    def tiles(self, x: Tensor) -> Iterable[tuple[int, Tensor]]:
+        """x [N, D] in tiles, each with its first row."""
+        return ((at, x[at : at + self.rows]) for at in range(0, len(x), self.rows))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Labels int32 [R, n] of a tile x [n, D]."""
+        products = self.products[: len(self.centroids) * len(x)].view(-1, len(x))
+        torch.mm(self.centroids, x.T, out=products)
+        if x.device.type == "cpu":
+            labels = np.empty((self.restarts, len(x)), np.int32)
+            for r in range(self.restarts):
+                own = slice(r * self.clusters, (r + 1) * self.clusters)
+                kernels.nearest(products.numpy()[own], self.half.numpy()[own], self.lowest, labels[r])
+            return torch.from_numpy(labels)
+        scores = (self.half[:, None] - products).view(self.restarts, self.clusters, len(x))
+        index = torch.arange(self.clusters, dtype=torch.int32, device=x.device)[:, None]
+        # CUDA's argmin breaks ties as it likes.
+        return torch.where(scores == scores.amin(1, keepdim=True), index, self.clusters).amin(1)
 
 
-def nearest(score: Tensor) -> Tensor:
-    """Index of the lowest score in the last dimension, int64; the lowest index wins ties."""
-    if score.device.type == "cpu":
-        return torch.from_numpy(score.numpy().argmin(-1))
-    lowest = score.amin(-1, keepdim=True)
-    index = torch.arange(score.shape[-1], device=score.device)
-    return torch.where(score == lowest, index, score.shape[-1]).amin(-1)  # CUDA's argmin breaks ties as it likes
-
-
-def assign(z: Tensor, spans: Sequence[slice], centroids: Tensor, geometry: Geometry) -> Tensor:
-    """Labels int64 [N] of rows z [N, D] by centroids [K, D]."""
-    labels = torch.empty(len(z), dtype=torch.int64, device=z.device)
-    for part in _parts(spans, len(centroids)):
-        labels[part] = nearest(scores(z[part], centroids[None], geometry))[:, 0]
+def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Labels int64 [n] of each row group by centroids [K, D] around the origin."""
+    assigner = Assigner(centroids[None], geometry)
+    labels = []
+    for x in groups:
+        parts = [assigner(tile)[0].long() for _, tile in assigner.tiles(x)]
+        labels.append(torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=x.device))
     return labels
 
 
-def statistics(z: Tensor, spans: Sequence[slice], centroids: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Fixed-point sums [R, K, D] and counts [R, K], int64, of rows z [N, D] by their nearest of centroids [R, K, D]."""
-    restarts, clusters = centroids.shape[:2]
-    sums = torch.zeros(centroids.shape, dtype=torch.int64, device=z.device)
-    counts = torch.zeros((restarts, clusters), dtype=torch.int64, device=z.device)
-    offset = torch.arange(restarts, device=z.device) * clusters
-    for span in spans:
-        partial = torch.zeros(centroids.shape, dtype=torch.float64) if z.device.type == "cpu" else None
-        for part in _parts([span], restarts * clusters):
-            x = z[part]
-            labels = nearest(scores(x, centroids, geometry))
-            if partial is not None:
-                accumulate(x.numpy(), labels.numpy(), partial.numpy(), counts.numpy())
-            else:  # floating-point atomics would add in any order: rows become integers first
-                rows = geometry.fixed.integers(x)
-                for r in range(restarts):
-                    sums[r].index_add_(0, labels[:, r], rows)
-                counts += torch.bincount((labels + offset).flatten(), minlength=counts.numel()).view_as(counts)
-        if partial is not None:
-            sums += geometry.fixed.integers(partial)
+def statistics(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Fixed-point sums [R, K, D] and counts [R, K], int64, of rows by their nearest of centroids [R, K, D].
+
+    Rows and centroids are around the origin.
+    """
+    assigner = Assigner(centroids, geometry)
+    sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
+    counts = torch.zeros(centroids.shape[:2], dtype=torch.int64, device=centroids.device)
+    scale = geometry.fixed.scale.expand(centroids.shape[-1])
+    for x in groups:
+        for _, tile in assigner.tiles(x):
+            labels = assigner(tile)
+            for r in range(len(centroids)):
+                if x.device.type == "cpu":
+                    kernels.accumulate(
+                        tile.numpy(), labels[r].numpy(), scale.numpy(), sums[r].numpy(), counts[r].numpy()
+                    )
+                else:  # integers: CUDA adds in any order
+                    sums[r].index_add_(0, labels[r], geometry.fixed.integers(tile))
+                    counts[r] += torch.bincount(labels[r], minlength=len(counts[r]))
     return sums, counts
 
 
@@ -122,27 +154,25 @@ def means(sums: Tensor, counts: Tensor, before: Tensor, geometry: Geometry) -> T
 
 
 def inertia(sums: Tensor, counts: Tensor, centroids: Tensor, spread: float, geometry: Geometry) -> Tensor:
-    """Sum of squared distances [R] from sums over all rows; `spread` is that to `geometry.mean`."""
-    around = centroids - geometry.mean
-    moment = geometry.fixed.values(sums) - counts[..., None] * geometry.mean
-    return spread - 2 * (around * moment).sum((-2, -1)) + (counts * around.square().sum(-1)).sum(-1)
+    """Sum of squared distances [R] from sums over all rows; `spread` is that to the origin."""
+    moment = geometry.fixed.values(sums)
+    return spread - 2 * (centroids * moment).sum((-2, -1)) + (counts * centroids.square().sum(-1)).sum(-1)
 
 
-def distances(z: Tensor, spans: Sequence[slice], labels: Tensor, centroids: Tensor) -> Tensor:
+def distances(x: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
     """Squared distance [N] float64 of each row to its own centroid, by differences."""
-    squared = torch.empty(len(z), dtype=torch.float64, device=z.device)
-    for part in _parts(spans, z.shape[1]):
-        squared[part] = (z[part].double() - centroids[labels[part]].double()).square().sum(1)
-    return squared
+    rows = max(1, (1 << 20) // max(x.shape[1], 1))
+    parts = [slice(at, at + rows) for at in range(0, len(x), rows)]
+    squared = [(x[p].double() - centroids[labels[p]].double()).square().sum(1) for p in parts]
+    return torch.cat(squared) if squared else x.new_zeros(0, dtype=torch.float64)
 
 
 def hashed(positions: np.ndarray, seed: int) -> np.ndarray:
     """A pseudo-random int64 >= 0 for each row position (splitmix64): the same wherever the row lives."""
     with np.errstate(over="ignore"):
-        h = positions.astype(np.uint64) + np.uint64(seed % (1 << 63)) * np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            h = (h + np.uint64(0x9E3779B97F4A7C15)) if shift == 30 else h
-            h = (h ^ (h >> np.uint64(shift))) * np.uint64(factor)
+        h = positions.astype(np.uint64) + np.uint64(seed % (1 << 63) + 1) * np.uint64(0x9E3779B97F4A7C15)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return ((h ^ (h >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
 
 
@@ -244,9 +274,3 @@ def lloyd(
         if not active:
             break
     return centroids, done, refilled
-
-
-def _parts(spans: Sequence[slice], width: int) -> list[slice]:
-    """Spans cut so that rows times width fit a tile; the cuts depend on sizes alone."""
-    rows = max(16, TILE // max(width, 1))
-    return [slice(at, min(at + rows, span.stop)) for span in spans for at in range(span.start, span.stop, rows)]

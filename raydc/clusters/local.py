@@ -31,8 +31,8 @@ class CollectiveClusters:
         self._check(values)
         fixed = FixedPoint.of(self._largest(values), self.shard.total)
         sums = torch.zeros(values.shape[1:], dtype=torch.int64, device=values.device)
-        for span in self.shard.spans:
-            sums += fixed.integers(values[span]).sum(0)
+        for part in values.split(1 << 16):
+            sums += fixed.integers(part).sum(0)
         return fixed.values(collectives.total(sums))
 
     def gather(self, values: Tensor) -> Tensor:
@@ -66,30 +66,28 @@ class CollectiveClusters:
             )
         if centroids is not None and centroids.shape != (n_clusters, z.shape[1]):
             raise ValueError(f"expected starting centroids {(n_clusters, z.shape[1])}, got {tuple(centroids.shape)}")
-        z = kmeans.unit(z.float()) if spherical else z.float().contiguous()
+        z = kmeans.unit(z.float()) if spherical else z.float()
         geometry, spread, variance = self._geometry(z, spherical)
+        groups = geometry.groups(z, self.shard.spans)
         if centroids is not None:
-            start = centroids.to(z.device).double()[None]
-            start = kmeans.unit(start[0])[None] if spherical else start
+            start = geometry.around(centroids.to(z.device)).double()[None]
         else:
-            start = self._start(z, n_clusters, restarts)
-        spans = self.shard.spans
+            start = self._start(z, n_clusters, restarts).double() - geometry.origin
 
         def step(c: Tensor) -> tuple[Tensor, Tensor]:
-            sums, counts = kmeans.statistics(z, spans, c, geometry)
+            sums, counts = kmeans.statistics(groups, c, geometry)
             both = collectives.total(torch.cat((sums, counts[..., None]), -1))
             return both[..., :-1], both[..., -1]
 
         def refill(c: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, int]:
-            return self._refill(z, c, sums, counts, geometry)
+            return self._refill(z, groups, c, sums, counts, geometry)
 
         found, done, refilled = kmeans.lloyd(start, step, refill, geometry, iterations, tolerance * variance)
         best = 0
         if len(found) > 1:
             best = int(kmeans.inertia(*step(found), found, spread, geometry).argmin())
-        return self._result(z, found[best], geometry, done[best], refilled[best])
+        return self._result(z, groups, found[best], geometry, done[best], refilled[best])
 
-    @full_precision
     @torch.no_grad()
     def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As promised by `Clusters`: exact, block by block; of equal distances (in float32) the lower position first.
@@ -148,17 +146,17 @@ class CollectiveClusters:
         return largest
 
     def _geometry(self, z: Tensor, spherical: bool) -> tuple[Geometry, float, float]:
-        """Geometry of all rows, the sum of squared distances to its mean, and the mean variance of a column."""
+        """Geometry of all rows, the sum of squared distances to its origin, and the mean variance of a column."""
         largest = self._largest(z)
         if float(largest.max()) > kmeans.LARGEST:
             raise ValueError(f"expected values up to {kmeans.LARGEST:g}, got {float(largest.max()):g}: scale the rows")
         mean = self.sum(z) / self.shard.total
-        spread = float(self.sum((z.double() - mean).square().sum(1)))
-        variance = spread / self.shard.total / z.shape[1]
-        if spherical:  # directions are measured from the origin
-            spread, mean = spread + self.shard.total * float(mean.square().sum()), torch.zeros_like(mean)
+        origin = torch.zeros_like(mean).float() if spherical else mean.float()
+        spread = float(self.sum((z.double() - origin).square().sum(1)))
+        variance = float(self.sum((z.double() - mean).square().sum(1))) / self.shard.total / z.shape[1]
+        around = self._largest(z - origin)
         floor = float((largest * 2**-24).square().sum())
-        return Geometry(mean, FixedPoint.of(largest, self.shard.total), floor, spherical), spread, variance
+        return Geometry(origin, FixedPoint.of(around, self.shard.total), floor, spherical), spread, variance
 
     def _start(self, z: Tensor, n_clusters: int, restarts: int) -> Tensor:
         """k-means++ on a sample of rows drawn by their positions, the same on every worker."""
@@ -172,31 +170,40 @@ class CollectiveClusters:
         return start
 
     def _refill(
-        self, z: Tensor, centroids: Tensor, sums: Tensor, counts: Tensor, geometry: Geometry
+        self, z: Tensor, groups: list[Tensor], centroids: Tensor, sums: Tensor, counts: Tensor, geometry: Geometry
     ) -> tuple[Tensor, Tensor, int]:
         many = 4 * int((counts == 0).sum()) + 64  # more than needed, as some rows may be equal
-        labels = kmeans.assign(z, self.shard.spans, centroids, geometry)
-        squared = kmeans.distances(z, self.shard.spans, labels, centroids)
+        labels, squared = self._assign(groups, centroids, geometry)
         positions = torch.arange(self.shard.start, self.shard.start + len(z), device=z.device)
         own = kmeans.farthest(squared, positions, many)
         far, where = collectives.gather(squared[own]), collectives.gather(positions[own])
-        rows, labels = collectives.gather(z[own]), collectives.gather(labels[own])
+        rows, labels = collectives.gather(geometry.around(z[own])), collectives.gather(labels[own])
         order = kmeans.farthest(far, where, many)
         return kmeans.refill(sums, counts, far[order], labels[order], rows[order], geometry)
 
-    def _result(self, z: Tensor, centroids: Tensor, geometry: Geometry, done: int, refilled: int) -> KMeansResult:
+    def _result(
+        self, z: Tensor, groups: list[Tensor], centroids: Tensor, geometry: Geometry, done: int, refilled: int
+    ) -> KMeansResult:
         """Labels by the centroids that are returned (float32), clusters with members first."""
-        centroids = centroids.float()
-        labels = kmeans.assign(z, self.shard.spans, centroids.double(), geometry)
+        centroids = (centroids + geometry.origin).float()
+        around = centroids.double() - geometry.origin
+        labels, squared = self._assign(groups, around, geometry)
         counts = collectives.total(torch.bincount(labels, minlength=len(centroids)))
+        inertia = float(self.sum(squared))
         order = (counts == 0).to(torch.int8).argsort(stable=True)
         found = int((counts > 0).sum())
         centroids, counts, labels = centroids[order], counts[order], order.argsort()[labels]
-        far = 8 * float(self._largest(z).max()) + 8
+        far = 8 * float(centroids.abs().max() + self._largest(z).max()) + 8
         away = torch.arange(1, len(centroids) - found + 1, device=z.device)
         centroids[found:] = (away * far)[:, None].to(centroids.dtype)
-        inertia = float(self.sum(kmeans.distances(z, self.shard.spans, labels, centroids)))
         return KMeansResult(centroids, labels, counts, inertia, done, found, refilled)
+
+    def _assign(self, groups: list[Tensor], centroids: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Labels int64 [N] and squared distances [N] of this worker's rows by centroids [K, D] around the origin."""
+        labels = kmeans.assign(groups, centroids, geometry)
+        squared = [kmeans.distances(x, own, centroids) for x, own in zip(groups, labels, strict=True)]
+        none = centroids.new_empty(0)
+        return torch.cat([none.long(), *labels]), torch.cat([none, *squared])
 
     def _blocks(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Every row group of every worker in turn, on all of them: its first position, and its rows."""
