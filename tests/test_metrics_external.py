@@ -83,7 +83,7 @@ def test_greedy_matching_would_be_wrong():
     assert accuracy([[10, 9], [9, 0]]) == 18 / 28
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(partitions)
 def test_equal_to_scikit_learn(pair):
     labels, classes = pair

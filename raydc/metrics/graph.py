@@ -191,7 +191,8 @@ def null_scores(
 ) -> NDArray[np.float64]:
     """Scores [repeats] of cluster(null rows, seed) -> labels [N], each on the neighbour graph of its own null rows.
 
-    Let `cluster` look for as many clusters as the trial that is compared: the scores of nothing depend on K.
+    Let `cluster` look for as many clusters as the trial that is compared: the scores of nothing depend on K. Known
+    failure: where `cluster` is a weaker method than the trial's own, the null is too low.
     """
     scores = []
     for draw in range(seed, seed + repeats):
