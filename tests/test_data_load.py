@@ -28,6 +28,7 @@ from raydc.data import (
     rows_of,
     survey,
 )
+from raydc.data.load import free_memory
 
 X = np.random.default_rng(0).normal(2, 3, size=(200, 6)).astype(np.float32)
 
@@ -90,6 +91,26 @@ def test_rows_that_do_not_fit_in_memory_go_to_disk_and_sparse_ones_stay_sparse(m
     assert isinstance(dense.rows, DenseRows) and "raydc-rows-" in Path("/proc/self/maps").read_text()
     (kept,) = shards(ArraySource(sparse.csr_array(X)), 1)
     assert isinstance(kept.rows, SparseRows)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cache"),
+    [
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_free_memory_heeds_the_control_group_but_not_its_file_cache(
+    limit: str, used: str, cache: str, tmp_path: Path
+) -> None:
+    assert free_memory(tmp_path) > 10_000
+    (tmp_path / "memory").mkdir()
+    (tmp_path / limit).write_text("10000\n")
+    (tmp_path / used).write_text("9000\n")
+    (tmp_path / limit).with_name("memory.stat").write_text(f"anon 1000\n{cache} 6000\n")
+    assert free_memory(tmp_path) == 7000
+    (tmp_path / used).write_text("19000\n")
+    assert free_memory(tmp_path) == 0
 
 
 def test_standard_scaling_is_that_of_scikit_learn_and_centres_constants() -> None:

@@ -143,17 +143,22 @@ def _place(storage: Storage, size: int, device: torch.device, workers: int) -> S
     return "memory" if size * workers <= free_memory() / 2 else "disk"
 
 
-def free_memory() -> int:
+def free_memory(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes of memory that this process may still take, by the machine and by its control group."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
-    if limit != "max":
-        free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),  # version 2 of control groups, then 1
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if (control_groups / limit).exists() and (most := (control_groups / limit).read_text().strip()) != "max":
+            stat = (control_groups / limit).with_name("memory.stat").read_text()
+            counts = dict(line.split() for line in stat.splitlines())
+            taken = int((control_groups / used).read_text()) - int(counts[cache])  # file cache is given back on demand
+            free = min(free, int(most) - taken)
     return max(0, free)
 
 
