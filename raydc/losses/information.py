@@ -18,7 +18,7 @@ def probabilities(logits: Tensor) -> Tensor:
 @full_precision
 def entropy(p: Tensor) -> Tensor:
     """-sum p log p over the last dimension: H(Y|x) of each row [B] for p [B, K], H(Y) for a marginal [K]."""
-    return -torch.special.xlogy(p, p).sum(-1)
+    return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1)  # xlogy has no gradient at p = 0
 
 
 @full_precision

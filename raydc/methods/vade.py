@@ -1,0 +1,124 @@
+"""Variational Deep Embedding. Jiang, Zheng, Tan, Tang & Zhou, IJCAI 2017, arXiv:1611.05148.
+
+A variational autoencoder whose prior is a Gaussian mixture; a row's clusters are gamma = p(c | z), its posterior. The
+loss is the negative ELBO: reconstruction plus KL(q(z, c | x) || p(z, c)), each summed over its dimensions.
+
+From the authors' code: the autoencoder is pretrained on the means, the mixture is fitted to them by EM (diagonal; here
+from the best of 20 k-means, not 10 random starts), its weights start uniform, and gradients pass through gamma; Adam
+.002 with epsilon 1e-4, times .9 every 10 epochs, not under 2e-4. Their log pi stands inside the sum over dimensions;
+here it is counted once, as in the paper. Decided here: the weight of the KL rises from 0 over the first sixth of
+training (`cluster.ramp`; it overwhelms the code otherwise; the recipe "paper" has none and 3000 epochs), encoder noise
+starts small, and log variances of the mixture stay within [-6, 6]. Pretraining is the recipe of all autoencoders here.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from raydc.clusters import Clusters
+from raydc.clusters.mixture import fit_mixture
+from raydc.data import Batch, Shard
+from raydc.losses.mixture import bernoulli_error, log_joint, mixture_kl
+from raydc.losses.reconstruction import squared_error
+from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
+from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
+from raydc.phases import Optimiser, Phase
+
+ADAM = Optimiser(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)
+
+
+class VaDE(AutoencoderMethod):
+    card: ClassVar[Card] = Card(
+        source="Jiang et al. 2017",
+        architecture="VAE",
+        features="encoder output",
+        network_loss="variational bound: reconstruction",
+        clustering_loss="mixture-prior KL",
+        combination="pretraining, then joint training",
+        updates="jointly updated",
+    )
+    batch_size: ClassVar[int] = 100
+    scaling: ClassVar[str] = "unit"
+
+    class Config(AutoencoderMethod.Config):
+        network: VariationalNetwork = VariationalNetwork()
+        mixture_rate: float = Field(1.0, gt=0)
+        """Learning rate of the mixture, times the network's."""
+        cluster: Phase = Phase(length="300 epochs", optimiser=ADAM, alpha=0.5, ramp=1 / 6)
+
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {
+            "paper": AutoencoderMethod.Config.recipes["paper"]
+            | {"cluster.length": "3000 epochs", "cluster.ramp": 0.0},
+        }
+
+    quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}
+    config: Config
+    net: MLPVariationalAutoencoder
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        super().__init__(config, shape)
+        size = (config.n_clusters, config.network.latent)
+        self.weights = nn.Parameter(torch.zeros(config.n_clusters))
+        """Logits of pi."""
+        self.means = nn.Parameter(torch.zeros(size))
+        self.log_variances = nn.Parameter(torch.zeros(size))
+
+    def phases(self) -> dict[str, Phase]:
+        return super().phases() | {"cluster": self.config.cluster}
+
+    def players(self, phase: str) -> dict[str, Player]:
+        if phase != "cluster":
+            return super().players(phase)
+        mixture = Group([self.weights, self.means, self.log_variances], rate=self.config.mixture_rate)
+        return {"all": Player([Group([*self.net.parameters()]), mixture])}
+
+    @property
+    def prior(self) -> tuple[Tensor, Tensor, Tensor]:
+        """log pi [K], mu and log sigma^2 [K, latent]."""
+        return self.weights.log_softmax(0), self.means, self.log_variances
+
+    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+        if now.phase != "cluster":
+            return super().loss(batch, now, player)
+        mean, log_variance = self.net.distribution(batch.x)
+        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        gamma = log_joint(z, *self.prior).softmax(1)
+        divergence = mixture_kl(mean, log_variance, gamma, *self.prior)
+        x, logits = batch.x.flatten(1), self.net.logits(z)
+        rebuilt = bernoulli_error(x, logits) if self.net.bernoulli else squared_error(x, logits) / 2
+        return {
+            "network": (1 - now.alpha, batch.mean(rebuilt)),
+            "clustering": (now.alpha, batch.mean(divergence)),
+        }
+
+    @torch.no_grad()
+    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+        if self.net.bernoulli:
+            outside = shard.map(lambda x: ((x < -1e-6) | (x > 1 + 1e-6)).flatten(1).any(1))
+            if rows := int(clusters.total(outside.sum())):
+                raise ValueError(
+                    f"vade's bernoulli likelihood needs rows in [0, 1], {rows} of {shard.total} are not: "
+                    "use data.scaling=unit or method.network.likelihood=gaussian"
+                )
+        found = fit_mixture(shard.map(self.features), shard.total, clusters, self.n_clusters)
+        self.means.copy_(found.means)
+        self.log_variances.copy_(found.variances.log().clamp(-6, 6))
+        return found.labels
+
+    @torch.no_grad()
+    def after_step(self, batch: Batch, clusters: Clusters, now: Now) -> None:
+        self.log_variances.clamp_(-6, 6)
+
+    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+        return self.finish(shard, clusters)
+
+    def assign(self, x: Tensor) -> Tensor:
+        return log_joint(self.features(x), *self.prior).softmax(1)
+
+    def samples(self, per_cluster: int) -> Tensor:
+        _, means, log_variances = self.prior
+        noise = torch.randn(self.n_clusters, per_cluster, means.shape[1], device=means.device)
+        z = means[:, None] + noise * (0.5 * log_variances).exp()[:, None]
+        return self.net.decode(z.flatten(0, 1)).view(self.n_clusters, per_cluster, *self.shape)
