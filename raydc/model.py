@@ -37,7 +37,8 @@ class ClusteringModel:
     """Of a row: (D,) or (C, H, W)."""
     columns: tuple[str, ...] = ()
     """Feature columns by name, in order; empty where features go by position."""
-    batch: int = 4096
+    batch: int = 256
+    """Rows of a batch in prediction."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Plain data that travels with the model, such as the stability of its clusters."""
 
@@ -84,12 +85,19 @@ class ClusteringModel:
         return flat.view(*drawn.shape[:2], *self.shape).cpu().numpy()
 
     def _map(self, function: Any, data: Any) -> np.ndarray:
+        """function(x) of every row, in fp32 and in batches of one size, the last one filled up with zeros.
+
+        A matrix product rounds by its shape, so that only then a row's answer does not depend on the rows beside it.
+        """
         x = data if isinstance(data, Tensor) else self.rows(data)
         device = next(self.method.parameters(), torch.empty(0)).device
+        parts = []
         with self._evaluating():
-            # fp32 and always the same batch, so that a row's answer does not depend on how training rounded
-            parts = [function(x[i : i + self.batch].to(device)).float().cpu() for i in range(0, len(x), self.batch)]
-            return (torch.cat(parts) if parts else function(x.to(device)).float().cpu()).numpy()
+            for start in range(0, max(len(x), 1), self.batch):
+                part = x[start : start + self.batch].to(device)
+                filled = torch.cat([part, part.new_zeros(self.batch - len(part), *part.shape[1:])])
+                parts.append(function(filled)[: len(part)].float().cpu())
+        return torch.cat(parts).numpy()
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

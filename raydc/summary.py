@@ -91,5 +91,3 @@ def _rows(job: Job, source: Source, chosen: np.ndarray) -> np.ndarray:
             shard = load_shard(source, job.survey, job.scaling, only, 0, "cpu", "memory")
             parts.append(shard.rows.take(slice(0, len(group)))[inside].flatten(1).numpy())
     return np.concatenate(parts)
-
-

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from raydc import job as jobs
@@ -83,11 +84,8 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
         watch.note(f"{store.root} holds this run already, finished: nothing to do")
         return json.loads(store.read_text("summary.json"))
     started = time.time()
-    record = _record(run)
-    store.write_text("config.yaml", job.config.yaml())
+    record = begin(run) | {"status": "running"}
     if job.survey.dropped and store.local:
-        from pathlib import Path
-
         save_dropped(job.survey.dropped, Path(store.path) / "dropped.csv")
     status = _in_process(job, store, watch) if job.config.training.workers == 0 else _on_ray(job, store, watch)
     record["seconds"] += time.time() - started
@@ -101,13 +99,13 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
     return summary
 
 
-def _record(run: Run) -> dict[str, Any]:
-    """run.json: who this run is and how far it got."""
+def begin(run: Run) -> dict[str, Any]:
+    """run.json, which says whose directory this is, made or found; and config.yaml, which repeats the run."""
     if run.store.exists("run.json"):
-        record = json.loads(run.store.read_text("run.json"))
-    else:
-        record = {"id": uuid.uuid4().hex, "key": run.job.key, "created": time.time(), "seconds": 0.0}
-    record |= {"status": "running", "config": run.job.config.resolved()}
+        return json.loads(run.store.read_text("run.json"))
+    record = {"id": uuid.uuid4().hex, "key": run.job.key, "created": time.time(), "seconds": 0.0, "status": "running"}
+    record["config"] = run.job.config.resolved()
+    run.store.write_text("config.yaml", run.job.config.yaml())
     run.store.write_text("run.json", json.dumps(record, indent=1))
     return record
 
@@ -255,5 +253,3 @@ def ray_cluster(cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-

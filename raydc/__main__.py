@@ -1,0 +1,7 @@
+"""python -m raydc"""
+
+import sys
+
+from raydc.cli import main
+
+sys.exit(main())

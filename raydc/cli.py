@@ -1,0 +1,238 @@
+"""The commands. Settings have one spelling, dotted, here and in YAML files, MLflow parameters and search spaces."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from raydc import methods
+from raydc.config import SHORT, Output, RunConfig, Training, read_yaml
+from raydc.data.settings import DataSettings
+from raydc.methods.base import Method
+from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
+
+USAGE_ERROR, DATA_ERROR, FAILED, INTERRUPTED = 64, 65, 70, 75
+"""Exit codes as in sysexits.h: usage, data, software, try again."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("alembic", "mlflow", "ray", "optuna"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    command = parser.parse_args(arguments[:1] or ["--help"]).command
+    try:
+        return COMMANDS[command](arguments[1:])
+    except SettingsError as problem:
+        return _fail(USAGE_ERROR, problem)
+    except ValueError as problem:
+        return _fail(DATA_ERROR, problem)
+
+
+def _fail(code: int, problem: BaseException) -> int:
+    print(f"raydc: {problem}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raydc", description="Deep clustering on Ray.", epilog="raydc COMMAND --help lists a command's settings."
+    )
+    parser.add_argument("command", choices=[*COMMANDS], help="what to do")
+    return parser
+
+
+class _Command(argparse.ArgumentParser):
+    """A parser whose errors are SettingsErrors, and that knows dotted settings."""
+
+    def __init__(self, name: str, description: str) -> None:
+        super().__init__(prog=f"raydc {name}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> Any:
+        raise SettingsError(message)
+
+    def settings(self, title: str, at: str, cls: type[Settings], leave: Sequence[str] = ()) -> None:
+        """An option for every leaf setting of `cls`, with its default and meaning."""
+        group = self.add_argument_group(title)
+        short = {path: name for name, path in SHORT.items()}
+        for path, field in fields(cls, at):
+            if path not in leave:
+                names = [f"--{short[path]}"] if path in short else []
+                group.add_argument(
+                    *names, f"--{path}", dest=path, metavar="VALUE", default=argparse.SUPPRESS, help=_help(field)
+                )
+
+
+def _help(field: FieldInfo) -> str:
+    default = "" if field.is_required() else f" [{_plain(field.get_default(call_default_factory=True))}]"
+    return f"{field.description or ''}{default}".replace("%", "%%")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> type[Method] | None:
+    """The method that the arguments or the configuration file name, so that its own settings are known."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--method", "--method.name", dest="name")
+    name = early.parse_known_args(arguments)[0].name or values.get("method", {}).get("name")
+    return methods.load(name) if name else None
+
+
+def _from_file(arguments: Sequence[str]) -> dict[str, Any]:
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config")
+    path = early.parse_known_args(arguments)[0].config
+    return read_yaml(path) if path else {}
+
+
+def _typed(path: str, text: str, cls: type[Settings], at: str) -> Any:
+    """Text as pydantic reads it; tuples are written a,b,c, and none stands for no value."""
+    annotation = str(dict(fields(cls, at))[path].annotation)
+    if text == "none" and "None" in annotation:
+        return None
+    if annotation.startswith("tuple"):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _run_parser(kind: type[Method] | None) -> _Command:
+    parser = _Command("train", "Train a method on rows, and register the model.")
+    parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print plan and cost, start nothing")
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--method", "--method.name", dest="method.name", metavar="NAME", default=argparse.SUPPRESS,
+        help=f"one of {', '.join(methods.available())}, or the dotted path of your own",
+    )  # fmt: skip
+    if kind is not None:
+        parser.settings(f"settings of {kind.__name__}", "method", kind.Config)
+    else:
+        group.description = "Name a method to see its own settings: raydc train --method dec --help."
+    parser.settings("data", "data", DataSettings)
+    parser.settings("training", "training", Training)
+    parser.settings("output", "output", Output)
+    return parser
+
+
+def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
+    """The configuration that arguments and --config give, and whether it is a dry run. SettingsError lists problems."""
+    values = _from_file(arguments)
+    kind = _method_of(arguments, values)
+    parser = _run_parser(kind)
+    given, unknown = parser.parse_known_args(arguments)
+    flat = {key: value for key, value in vars(given).items() if "." in key}
+    owners: dict[str, type[Settings]] = {"data": DataSettings, "training": Training, "output": Output}
+    if kind is not None:
+        owners["method"] = kind.Config
+    for path, text in flat.items():
+        section = path.split(".")[0]
+        if path != "method.name":
+            flat[path] = _typed(path, text, owners[section], section)
+    names = [name.lstrip("-").split("=")[0] for name in unknown if name.startswith("--")]
+    dotted = {name: "" for name in names if "." in name}
+    for name in set(names) - set(dotted):
+        raise SettingsError(f"--{name}: no such option; raydc train --help lists them")
+    if unknown and not names:
+        raise SettingsError(f"{unknown[0]!r}: expected an option such as --data PATH")
+    return RunConfig.of(unflatten(flatten(values) | flat | dotted)), given.dry_run
+
+
+def _train(arguments: Sequence[str]) -> int:
+    config, dry = read_run(arguments)
+    from raydc import console, run
+
+    if dry:
+        console.plan(run.plan(config))
+        return 0
+    return _watched(lambda stop: run.train_and_record(config, console.Live(), stop))
+
+
+def _watched(action: Callable[[threading.Event], Any]) -> int:
+    """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
+    from raydc.loop import TrainingDiverged
+    from raydc.train import Interrupted, TrainingFailed
+
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        print("raydc: saving at the end of this epoch; once more ends it at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        action(stop)
+    except Interrupted as asked:
+        return _fail(INTERRUPTED, asked)
+    except (TrainingDiverged, TrainingFailed) as problem:
+        return _fail(FAILED, problem)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _assign(arguments: Sequence[str]) -> int:
+    parser = _Command("assign", "Assign rows to the clusters of a registered model; Parquet in, Parquet out.")
+    parser.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
+    parser.add_argument("--out", required=True, help="directory (or URI) for the assignments")
+    parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
+    parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
+    parser.settings("data", "data", DataSettings, leave=["data.scaling", "data.storage", "data.label_column"])
+    given = parser.parse_args(arguments)
+    flat = {key: _typed(key, v, DataSettings, "data") for key, v in vars(given).items() if key.startswith("data.")}
+    from raydc import console
+    from raydc.assign import assign
+    from raydc.settings import build
+
+    data = build(DataSettings, unflatten(flat).get("data", {}), at="data")
+    console.assigned(assign(given.model, data, given.out, workers=given.workers, tracking_uri=given.tracking_uri))
+    return 0
+
+
+def _report(arguments: Sequence[str]) -> int:
+    parser = _Command("report", "Draw a run: pictures and one HTML page.")
+    parser.add_argument("--run", required=True, help="an MLflow run id, or a run's output directory")
+    parser.add_argument("--out", required=True, help="directory for the report")
+    parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
+    given = parser.parse_args(arguments)
+    from raydc.report import report
+
+    for path in report(given.run, given.out, tracking_uri=given.tracking_uri):
+        print(path)
+    return 0
+
+
+def _methods(arguments: Sequence[str]) -> int:
+    parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1.")
+    parser.add_argument("--markdown", action="store_true", help="as the README's table")
+    from raydc import console
+
+    console.methods(markdown=parser.parse_args(arguments).markdown)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "assign": _assign,
+    "report": _report,
+    "methods": _methods,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

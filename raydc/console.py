@@ -1,0 +1,133 @@
+"""What the commands print."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from raydc import methods as all_methods
+from raydc.job import Job
+from raydc.loop import Progress
+from raydc.run import Plan
+
+QUIET = 5.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+class Live:
+    """A run as it goes on: a bar per phase on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.bars: Bars | None = None
+        self.task: TaskID | None = None
+        self.phase, self.printed = "", 0.0
+
+    def start(self, job: Job, phases: dict[str, int]) -> None:
+        survey, training = job.survey, job.config.training
+        for note in survey.notes:
+            self.console.print(f"note: {note}", style="dim")
+        where = f"{training.workers} workers" if training.workers else "this process"
+        what = f"{survey.rows:,} rows of {'x'.join(map(str, job.shape))}"
+        self.console.print(f"{job.config.method_name} on {what}, batches of {job.batch_size}, in {where}")
+        if self.console.is_terminal:
+            text = TextColumn("{task.description}  {task.completed:.0f}/{task.total:.0f}  {task.fields[state]}")
+            self.bars = Bars(BarColumn(24), text, TimeElapsedColumn(), console=self.console)
+            self.bars.start()
+
+    def progress(self, progress: Progress) -> None:
+        state = " ".join(f"{name} {value:.4g}" for name, value in progress.losses.items())
+        if progress.alive is not None:
+            state += f", {progress.alive} clusters"
+        if progress.changed is not None:
+            state += f", {progress.changed:.2%} changed"
+        if self.bars is not None:
+            if progress.phase != self.phase:
+                self.task = self.bars.add_task(progress.phase, total=progress.epochs, state="")
+            assert self.task is not None
+            total = progress.epoch if progress.last else progress.epochs
+            self.bars.update(self.task, completed=progress.epoch, total=total, state=state)
+        elif progress.last or progress.phase != self.phase or time.monotonic() - self.printed > QUIET:
+            self.console.print(f"{progress.phase} {progress.epoch}/{progress.epochs}: {state}")
+            self.printed = time.monotonic()
+        self.phase = progress.phase
+
+    def note(self, text: str) -> None:
+        self.console.print(text)
+
+    def stop(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+
+    def finish(self, summary: dict[str, Any], paths: dict[str, str]) -> None:
+        self.stop()
+        for warning in summary["warnings"]:
+            self.console.print(f"warning: {warning}", style="yellow")
+        self.console.print(measures(summary))
+        for name, path in paths.items():
+            self.console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+
+
+def measures(summary: dict[str, Any]) -> Table:
+    """A finished run's measures, beside those of the labels when clustering began."""
+    table = Table(title=f"{summary['found']} clusters of {min(summary['sizes'])} to {max(summary['sizes'])} rows")
+    table.add_column("measure")
+    table.add_column("final", justify="right")
+    table.add_column("when clustering began", justify="right")
+    before = summary["initial"] or {}
+    for name, value in summary["measures"].items():
+        table.add_row(name, f"{value:.4f}", f"{before[name]:.4f}" if name in before else "")
+    for name, value in (summary["labels"] or {}).items():
+        table.add_row(name.upper() if len(name) == 3 else name, f"{value:.4f}", "")
+    return table
+
+
+def plan(planned: Plan) -> None:
+    """What a run would do and cost."""
+    job, console = planned.job, Console()
+    training = job.config.training
+    for note in job.survey.notes:
+        console.print(f"note: {note}", style="dim")
+    table = Table(title=f"{job.config.method_name}: {job.survey.rows:,} rows of {'x'.join(map(str, job.shape))}")
+    table.add_column("phase")
+    table.add_column("steps at most", justify="right")
+    table.add_column("minutes at most", justify="right")
+    for name, steps in planned.steps.items():
+        table.add_row(name, f"{steps:,}", f"{planned.seconds[name] / 60:.1f}")
+    table.add_row("all", f"{sum(planned.steps.values()):,}", f"{sum(planned.seconds.values()) / 60:.1f}")
+    console.print(table)
+    console.print(
+        f"workers {training.workers}, batches of {job.batch_size}, {planned.parameters:,} parameters, "
+        f"{planned.memory / 1e6:,.1f} MB of rows a worker; times are of this machine's CPU in fp32"
+    )
+    state = "is finished there already" if planned.run.finished else "would be written there"
+    console.print(f"{job.config.output.out}: the run {state}; nothing was started")
+
+
+def assigned(summary: dict[str, Any]) -> None:
+    """What an assignment did."""
+    console = Console()
+    for name, value in summary.items():
+        console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
+
+
+def methods(*, markdown: bool) -> None:
+    """Every method's card."""
+    head = ["method", "source", "network", "network loss", "clustering loss", "combination", "updates", "new rows"]
+    rows = []
+    for name in all_methods.available():
+        card = all_methods.load(name).card
+        parts = [card.source, card.architecture, card.network_loss, card.clustering_loss, card.combination]
+        rows.append([name, *parts, card.updates, "no" if card.refuses else "yes"])
+    if markdown:
+        lines = [head, ["---"] * len(head), *rows]
+        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        return
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

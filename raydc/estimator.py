@@ -1,0 +1,77 @@
+"""The scikit-learn face: in this process, without Ray, without files."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from sklearn.utils import ClassifierTags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from raydc.config import RunConfig
+from raydc.data import ArraySource
+from raydc.job import in_process, prepare
+from raydc.settings import SettingsError, unflatten
+
+
+class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
+    """A raydc method as a scikit-learn clusterer and transformer.
+
+    `settings` are dotted, as everywhere: {"method.nu": 2.0, "training.seed": 1, "data.shape": (28, 28)}. After `fit`:
+    labels_ (int64 [n]), model_ (a `raydc.model.ClusteringModel`), history_ (one entry an epoch), n_features_in_.
+    """
+
+    def __init__(
+        self, method: str = "dec", n_clusters: int | None = 10, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.method = method
+        self.n_clusters = n_clusters
+        self.settings = settings
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train on rows X [n, D]; y is ignored. Raises ValueError where X or a setting cannot be used."""
+        X = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", ensure_min_samples=2)
+        config = self._config()
+        k = config.method.n_clusters
+        if k is not None and X.shape[0] < k:
+            raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={k}")
+        outcome = in_process(prepare(config, ArraySource(X, settings=config.data)))
+        self.labels_ = outcome.labels
+        self.model_ = outcome.model
+        self.history_ = outcome.history
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Cluster of each row, int64 [n]; NotImplementedError, with the reason, where the method has no answer."""
+        return self.predict_proba(X).argmax(1)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Memberships [n, K], rows summing to 1."""
+        checked = self._checked(X)
+        return self.model_.memberships(checked)
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Embedding [n, D] in which the clusters lie, of X's own precision."""
+        checked = self._checked(X)
+        dtype = checked.dtype if checked.dtype in (np.float32, np.float64) else np.float32
+        return self.model_.transform(checked).astype(dtype)
+
+    def _checked(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", reset=False)
+
+    def _config(self) -> RunConfig:
+        own: dict[str, Any] = {"method.name": self.method}
+        if self.n_clusters is not None:
+            own["method.n_clusters"] = self.n_clusters
+        given = dict(self.settings or {})
+        for name in own.keys() & given.keys():
+            raise SettingsError(f"{name}: give it as an argument of DeepClustering, not in settings")
+        fixed = {"training.workers": 0, "data.path": "memory", "output.out": "memory"}
+        return RunConfig.of(unflatten(given | own | fixed))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.classifier_tags = ClassifierTags()  # scikit-learn's checks read them of whatever has predict_proba
+        return tags

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from raydc import DeepClustering
+
+SMALL = {
+    "method.network.hidden": (16,),
+    "method.network.latent": 4,
+    "method.denoise.length": 0,
+    "method.pretrain.length": "6 epochs",
+    "method.cluster.length": "4 epochs",
+    "training.precision": "fp32",
+}
+ESTIMATORS = [DeepClustering("kmeans", 3), DeepClustering("dec", 3, SMALL)]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+def test_clone_keeps_every_setting():
+    estimator = DeepClustering("dec", 4, {**SMALL, "method.nu": 2.0})
+    assert clone(estimator).get_params() == estimator.get_params()
+
+
+def test_agrees_with_scikit_learn_on_separated_blobs():
+    x, y = make_blobs(300, 5, centers=4, cluster_std=0.3, random_state=0)
+    ours = DeepClustering("kmeans", 4).fit(x)
+    theirs = KMeans(4, n_init=5, random_state=0).fit(x)
+    pairs = set(zip(ours.labels_.tolist(), theirs.labels_.tolist(), strict=True))
+    assert len(pairs) == 4
+    assert (ours.predict(x) == ours.labels_).all()
+
+
+def test_probabilities_and_embedding():
+    x = load_digits().data[:200]
+    fitted = DeepClustering("dec", 5, SMALL).fit(x)
+    p = fitted.predict_proba(x)
+    assert p.shape == (200, 5) and np.allclose(p.sum(1), 1, atol=1e-5)
+    assert fitted.transform(x).shape == (200, 4)
+    assert (fitted.predict(x) == fitted.labels_).mean() > 0.99
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="n_samples=3 should be >= n_clusters=10"):
+        DeepClustering("kmeans", 10).fit(np.eye(3))
+    with pytest.raises(ValueError, match=r"method.nuu: no such setting; did you mean method.nu\?"):
+        DeepClustering("dec", 2, {"method.nuu": 1}).fit(np.eye(4))
+    with pytest.raises(ValueError, match="did you mean dec"):
+        DeepClustering("decc", 2).fit(np.eye(4))
