@@ -7,6 +7,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
+from raydc.clusters import kernels, kmeans
 from raydc.clusters.local import CollectiveClusters
 from raydc.data.shard import DenseRows, Shard, deal, split
 
@@ -200,6 +201,24 @@ def test_neighbours_break_ties_by_position():
     near, squared = alone(x, group_rows=8).neighbours(x, 3)
     assert near[0].tolist() == [1, 2, 3] and near[1].tolist() == [0, 2, 3] and near[29].tolist() == [0, 1, 2]
     assert squared[0].tolist() == [0, 0, 0] and near[5].tolist() == [0, 1, 2]
+
+
+def test_neighbours_without_the_compiled_loop_are_the_same():
+    x = blobs(200, dim=3).double()
+    x[50:60] = x[3]
+    norms, answers = x.square().sum(1), []
+    for function in (kernels.closest.py_func, lambda *a: kmeans.closest(*map(as_tensor, a))):
+        far, near = torch.full((100, 5), torch.inf), torch.full((100, 5), -1)
+        for first in (0, 120):
+            part = slice(first, 120 if first == 0 else 200)
+            block = [t.numpy() for t in (x[40:140] @ x[part].T, norms[40:140], norms[part])]
+            function(*block, first, 40, 1e-14, far.numpy(), near.numpy())
+        answers.append((far, near))
+    assert torch.equal(answers[0][0], answers[1][0]) and torch.equal(answers[0][1], answers[1][1])
+
+
+def as_tensor(value):
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def test_gather_and_fetch_keep_types():

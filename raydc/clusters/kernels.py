@@ -55,3 +55,36 @@ def accumulate(
         row, total = x[i], sums[k]
         for d in range(x.shape[1]):
             total[d] += np.int64(row[d] * scale[d])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def closest(
+    products: np.ndarray,
+    norms: np.ndarray,
+    others: np.ndarray,
+    first: int,
+    own: int,
+    noise: float,
+    far: np.ndarray,
+    near: np.ndarray,
+) -> None:  # pragma: no cover
+    """Keep the k nearest of each row: far [N, k] squared distances (float32), ascending, and near [N, k] positions.
+
+    `products` [N, M] float64 are those with the block of rows that begins at position `first`; blocks come in order.
+    `norms` [N] and `others` [M] are their squared lengths, and `own` is the position of row 0, which is no neighbour of
+    itself. What is left of a distance below `noise` times its terms is rounding, and counts as zero.
+    """
+    last = far.shape[1] - 1
+    for i in range(products.shape[0]):
+        worst = far[i, last]
+        for j in range(products.shape[1]):
+            size = norms[i] + others[j]
+            exact = size - 2 * products[i, j]
+            squared = np.float32(exact if exact > noise * size else 0.0)
+            if squared < worst and first + j != own + i:  # an equal distance stays behind: its position is higher
+                at = last
+                while at > 0 and squared < far[i, at - 1]:
+                    far[i, at], near[i, at] = far[i, at - 1], near[i, at - 1]
+                    at -= 1
+                far[i, at], near[i, at] = squared, first + j
+                worst = far[i, last]

@@ -242,6 +242,24 @@ def farthest(squared: Tensor, positions: Tensor, many: int) -> Tensor:
     return among[torch.from_numpy(order[:many]).to(among.device)]
 
 
+def closest(
+    products: Tensor, norms: Tensor, others: Tensor, first: int, own: int, noise: float, far: Tensor, near: Tensor
+) -> None:
+    """What `kernels.closest` does, on any device."""
+    size = norms[:, None] + others
+    squared = size - 2 * products
+    squared.masked_fill_(squared <= noise * size, 0)
+    index = torch.arange(first, first + len(others), device=far.device)
+    rows = torch.arange(own, own + len(norms), device=far.device)
+    squared = squared.float().masked_fill_(rows[:, None] == index, torch.inf)
+    # The bits of a float32 >= 0 sort as integers: distance first, then position, and no two keys are equal.
+    distances, positions = torch.cat((far, squared), 1), torch.cat((near, index.expand_as(squared)), 1)
+    keys = (distances.view(torch.int32).long() << 32) | (positions & 0xFFFFFFFF)
+    keys = keys.sort(1).values[:, : far.shape[1]]
+    near.copy_(keys & 0xFFFFFFFF)
+    far.copy_((keys >> 32).int().view(torch.float32))
+
+
 def lloyd(
     centroids: Tensor,
     step: Callable[[Tensor], tuple[Tensor, Tensor]],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raydc import collectives
-from raydc.clusters import KMeansResult, kmeans
+from raydc.clusters import KMeansResult, kernels, kmeans
 from raydc.clusters.kmeans import FixedPoint, Geometry
 from raydc.data.shard import Shard
 from raydc.precision import full_precision
@@ -100,23 +100,21 @@ class CollectiveClusters:
         mean = (self.sum(z.float()) / self.shard.total).to(z.device)
         x = z.double() - mean
         norms = x.square().sum(1)
-        best = torch.full((len(z), k), torch.iinfo(torch.int64).max, device=z.device)
+        far = torch.full((len(z), k), torch.inf, device=z.device)
+        near = torch.full((len(z), k), -1, dtype=torch.int64, device=z.device)
+        noise = 4 * z.shape[1] * torch.finfo(torch.float64).eps
         for start, block in self._blocks(x):
-            others = torch.arange(start, start + len(block), device=z.device)
-            length = block.square().sum(1)
+            others = block.square().sum(1)
             for group, span in zip(self.shard.groups, self.shard.spans, strict=True):
-                size = norms[span, None] + length
-                squared = torch.addmm(size, x[span].clone(), block.T, alpha=-2)
-                # What is left of two equal rows is rounding.
-                squared = squared.masked_fill_(squared < 4 * z.shape[1] * 2.2e-16 * size, 0)
-                # The bits of a float32 >= 0 sort as integers: distance first, then position, and no two keys are equal.
-                keys = (squared.float().view(torch.int32).long() << 32) | others
-                own = torch.arange(group.start, group.stop, device=z.device)
-                keys.masked_fill_(own[:, None] == others, torch.iinfo(torch.int64).max)
-                nearest = keys.topk(min(k, len(block)), 1, largest=False).values
-                best[span] = torch.cat((best[span], nearest), 1).topk(k, 1, largest=False).values
-        best = best.sort(1).values
-        return best & 0xFFFFFFFF, (best >> 32).int().view(torch.float32)
+                products = x[span].clone() @ block.T
+                if z.device.type == "cpu":
+                    kernels.closest(
+                        *(t.numpy() for t in (products, norms[span], others)),
+                        start, group.start, noise, far[span].numpy(), near[span].numpy(),
+                    )  # fmt: skip
+                else:
+                    kmeans.closest(products, norms[span], others, start, group.start, noise, far[span], near[span])
+        return near, far
 
     def fetch(self, values: Tensor, rows: Tensor) -> Tensor:
         self._check(values)
