@@ -15,7 +15,7 @@ SMALL = {
     "method.cluster.length": "4 epochs",
     "training.precision": "fp32",
 }
-ESTIMATORS = [DeepClustering("kmeans", 3), DeepClustering("dec", 3, SMALL)]
+ESTIMATORS = [DeepClustering("kmeans", 4), DeepClustering("dec", 4, SMALL)]  # the checks' y has four classes
 
 
 @parametrize_with_checks(ESTIMATORS)
