@@ -226,7 +226,7 @@ class Tracker:
         return sent
 
     def _send_on(self) -> None:
-        """The thread: send what waits, at most one request each `every` seconds, and slower while the server is away."""
+        """The thread: send what waits, one request each `every` seconds, and fewer while the server is away."""
         client, pause = MlflowClient(tracking_uri=self.uri), self._every
         while True:
             self._wake.wait(timeout=pause)
@@ -270,8 +270,8 @@ def log_model(
 ) -> str:
     """A model folder as an MLflow model (models from code, no pickle), attached to a run; its URI.
 
-    The signature states outputs and parameters but no input schema: MLflow's would refuse a float64 or uint8 array where
-    float32 was declared, and arrays where columns were. The model checks its input itself, by name and number.
+    The signature states outputs and parameters but no input schema: MLflow's would refuse a float64 or uint8 array
+    where float32 was declared, and arrays where columns were. The model checks its input itself, by name and number.
     """
     model = ClusteringModel.load(folder)
     outputs = [ColSpec(DataType.long, "cluster"), ColSpec(DataType.float, "confidence")]
@@ -402,7 +402,7 @@ def _locate(client: MlflowClient, uri: str) -> tuple[str, str | None]:
 
 
 def fetch(run_id: str, folder: str | Path, tracking_uri: str | None = None) -> None:
-    """Put a recorded run's files (settings, summary, history, assignments, model) into `folder`, as a run writes them."""
+    """Put a recorded run's files (settings, summary, history, assignments, model) into `folder`, as runs write them."""
     if not RUN_ID.fullmatch(run_id):
         raise RegistryError(f"expected an MLflow run id (32 hexadecimal digits) or a run's directory, got {run_id!r}")
     with _asking(find(tracking_uri)) as client:

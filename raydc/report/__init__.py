@@ -1,0 +1,144 @@
+"""Pictures and tables of a run: PNG files, and one HTML page that holds them all."""
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from raydc.data import DataSettings
+from raydc.report import page, pictures
+from raydc.report.facts import Facts, gather, project, typical
+from raydc.storage import Store
+
+MEMBERS = 8
+SHOWN_CLUSTERS = 60
+"""Clusters of which members are shown, at most."""
+
+
+def report(run: str, to: str, tracking_uri: str | None = None, data: DataSettings | None = None) -> list[str]:
+    """Draw a finished run, given by its output directory (or URI) or its MLflow run id, into `to`; the files' names.
+
+    Rows are opened where the run's settings say, or where `data` says. Raises ValueError if there is no finished run.
+    """
+    if re.fullmatch(r"[0-9a-f]{32}", run) and not os.path.exists(run):
+        from raydc import registry
+
+        with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
+            registry.fetch(run, folder, tracking_uri)
+            return write(gather(Store(folder), data), Store(to))
+    return write(gather(Store(run), data), Store(to))
+
+
+def write(facts: Facts, to: Store) -> list[str]:
+    """Write every picture that the facts allow, then the page; the files' names."""
+    drawn: list[tuple[str, bytes, str]] = []
+    for name, caption, draw in _drawings(facts):
+        buffer = io.BytesIO()
+        draw().savefig(buffer, format="png", metadata={"Software": None})
+        drawn.append((f"{name}.png", buffer.getvalue(), caption))
+    for name, png, _ in drawn:
+        to.write_bytes(name, png)
+    summary = facts.summary
+    parts = [
+        page.warnings(summary.get("warnings") or []),
+        page.table(("what", "value"), _about(facts)),
+        page.heading("Measures without labels"),
+        page.note("At the end, beside the clusters with which clustering began (k-means of the pretrained features)."),
+        page.table(*_measures(facts)),
+    ]
+    if summary.get("labels"):
+        parts += [
+            page.heading("Against known classes"),
+            page.note("Labels took no part in training or in choosing anything."),
+            page.table(("score", "value"), [*summary["labels"].items()]),
+        ]
+    parts += [page.picture(png, caption) for _, png, caption in drawn]
+    parts += [page.note(f"Not shown: {text}") for text in facts.missing]
+    parts += [page.note(text) for text in summary.get("notes") or []]
+    parts.append(page.settings(facts.settings))
+    to.write_text("report.html", page.page(facts.title, parts))
+    return [*(name for name, _, _ in drawn), "report.html"]
+
+
+def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
+    """Name, caption and drawing of each picture, in the order of the page."""
+    summary, model, sample = facts.summary, facts.model, facts.sample
+    n_clusters, images = int(summary["n_clusters"]), len(model.shape) == 3
+    found: list[tuple[str, str, Callable[[], Figure]]] = []
+    if sample is not None:
+        space = sample.rows if sample.embedding is None else sample.embedding
+        what = "rows" if sample.embedding is None else "embedding"
+        for name, points in project(space).items():
+            caption = f"{len(points):,} rows in two dimensions: {name} of the {what}; numbers name the clusters"
+            labels = (f"{name} 1", f"{name} 2")
+            title = f"Rows by cluster ({name} of the {what})"
+            found.append(
+                (f"rows-{name.lower()}", caption, _later(pictures.scatter, points, sample.labels, title, labels))
+            )
+    found.append(("sizes", "Rows in each cluster", _later(pictures.sizes, summary["sizes"])))
+    if sample is not None:
+        if not np.isnan(sample.confidence).any():
+            drawing = _later(pictures.confidences, sample.confidence, sample.labels, n_clusters)
+            found.append(
+                (
+                    "confidence",
+                    "Largest membership of rows: median, middle half, nine tenths; dashed: 1/K, no idea",
+                    drawing,
+                )
+            )
+        if images:
+            chosen = typical(sample, min(n_clusters, SHOWN_CLUSTERS), MEMBERS)
+            rows = {k: (sample.rows[near], sample.rows[far]) for k, (near, far) in chosen.items()}
+            caption = "Members: nearest to the cluster's mean (left), and those the model is least sure of (right)"
+            found.append(("members", caption, _later(pictures.members, rows, model.shape)))
+        else:
+            caption = "Means of clusters, in standard deviations from the mean of all rows"
+            drawing = _later(pictures.contrasts, sample.rows, sample.labels, facts.feature_names)
+            found.append(("features", caption, drawing))
+    generated = model.samples(MEMBERS)
+    if generated is not None and images:
+        found.append(
+            (
+                "generated",
+                "Rows that the model generates for each cluster",
+                _later(pictures.generated, generated, model.shape),
+            )
+        )
+    if facts.progress:
+        found.append(("training", "Training by phase", _later(pictures.curves, facts.progress, n_clusters)))
+    if summary.get("table"):
+        table = summary["table"]
+        classes = summary.get("classes") or range(len(table[0]))
+        caption = "Clusters against known classes; each beside the class it stands for"
+        found.append(("confusion", caption, _later(pictures.confusion, table, [str(name) for name in classes])))
+    return found
+
+
+def _later(draw: Callable[..., Figure], *values: object) -> Callable[[], Figure]:
+    return lambda: draw(*values)
+
+
+def _about(facts: Facts) -> list[tuple[str, object]]:
+    summary = facts.summary
+    return [
+        ("method", facts.model.method_name),
+        ("rows", summary["rows"]),
+        ("rows left out", summary.get("dropped", 0)),
+        ("clusters with rows", summary["found"]),
+        ("features", " x ".join(map(str, facts.model.shape))),
+        ("seconds", round(float(summary.get("seconds") or 0.0), 1)),
+    ]
+
+
+def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    measures, initial = facts.summary.get("measures") or {}, facts.summary.get("initial")
+    if not initial:
+        return ("measure", "value"), [*measures.items()]
+    return ("measure", "at the end", "at the start"), [(k, v, initial.get(k)) for k, v in measures.items()]
+
+
+__all__ = ["report", "write"]

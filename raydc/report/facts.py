@@ -1,0 +1,179 @@
+"""What a report shows, gathered from a run's files and a sample of its rows."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import yaml
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from raydc.data import DataError, DataSettings, Source, open_source
+from raydc.data.check import bad_cells
+from raydc.data.source import to_float32
+from raydc.model import ClusteringModel
+from raydc.settings import build
+from raydc.storage import Store
+
+SAMPLE = 5000
+"""Rows that are looked at, at most."""
+PIECES = 64
+"""Stretches of rows that are read for them, unless more are needed to have as many; evenly spaced."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of a run's rows, with what became of them."""
+
+    rows: NDArray[np.float32]
+    """[n, D], in the data's units."""
+    ids: NDArray[Any]
+    labels: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    """Largest membership; NaN where the method defines none."""
+    initial: NDArray[np.int64] | None
+    """Labels when clustering began."""
+    embedding: NDArray[np.float32] | None
+    """[n, D]; None where the method embeds no rows alone."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is drawn and written."""
+
+    title: str
+    model: ClusteringModel
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    progress: Sequence[Mapping[str, Any]]
+    sample: Sample | None
+    feature_names: Sequence[str]
+    missing: Sequence[str]
+    """What could not be shown, and why."""
+
+
+def gather(store: Store, settings: DataSettings | None = None) -> Facts:
+    """Facts of the run in `store`. Raises ValueError if it is not finished.
+
+    Rows that cannot be opened any more are left out of the report, which then says so.
+    """
+    for name in ("config.yaml", "summary.json", "model/model.json"):
+        if not store.exists(name):
+            raise ValueError(
+                f"{store.root} holds no finished run: {name} is missing; end it with the same command first"
+            )
+    config = yaml.safe_load(store.read_text("config.yaml"))
+    model = ClusteringModel.of({name: store.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
+    summary = json.loads(store.read_text("summary.json"))
+    lines = store.read_text("metrics.jsonl").splitlines() if store.exists("metrics.jsonl") else []
+    missing: list[str] = []
+    sample, names = None, [f"feature {i}" for i in range(model.n_features)]
+    try:
+        source = open_source(settings or build(DataSettings, config["data"], at="data"))
+        names = [source.name_of(i) for i in range(source.n_features)]
+        sample = draw(source, store, model)
+    except DataError as problem:
+        missing.append(f"pictures of rows: {problem}")
+    title = f"{config['method']['name']}, {summary['found']} clusters of {summary['rows']:,} rows"
+    return Facts(title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing)
+
+
+def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPLE) -> Sample:
+    """Rows drawn evenly from the data, without those that were dropped; DataError if none has an assignment."""
+    enough = max(PIECES, -(-size * len(source.pieces) // source.n_rows))
+    spaced = np.unique(np.linspace(0, len(source.pieces) - 1, min(enough, len(source.pieces))).round().astype(int))
+    pieces = [source.pieces[i] for i in spaced]
+    total = sum(piece.rows for piece in pieces)
+    generator = np.random.default_rng(0)
+    rows, ids = [], []
+    for piece in pieces:
+        block = source.read(piece)
+        bad = bad_cells(block)
+        usable = np.arange(piece.rows) if bad is None else np.flatnonzero(~bad.any(axis=1))
+        share = min(len(usable), max(1, round(size * piece.rows / total)))
+        chosen = np.sort(generator.choice(usable, share, replace=False))
+        rows.append(to_float32(block.x[chosen]))
+        ids.append(block.ids[chosen])
+    x, names = np.concatenate(rows), np.concatenate(ids)
+    table = _assignments(store, names)
+    if table is None and model.refuses:
+        raise DataError(f"no assignments are stored, and the model cannot make them: {model.refuses}")
+    if table is None:
+        memberships = model.memberships(x)
+        labels, confidence, initial = memberships.argmax(1), memberships.max(1), None
+    else:
+        known = table["at"].to_numpy()
+        x, names = x[known], names[known]
+        labels, confidence = table["cluster"].to_numpy(), table["confidence"].to_numpy()
+        initial = table["initial"].to_numpy() if "initial" in table.column_names else None
+    if not len(x):
+        raise DataError(
+            f"{source.settings.path}: none of its rows is among the run's assignments; have the data moved?"
+        )
+    return Sample(x, names, labels.astype(np.int64), confidence, initial, _embed(model, x))
+
+
+def project(embedding: NDArray[Any], seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Two dimensions of an embedding [n, D] by PCA, and by UMAP where it is installed."""
+    points = np.asarray(embedding, np.float64).reshape(len(embedding), -1)
+    if points.shape[1] < 2:
+        points = np.column_stack([points, np.zeros(len(points))])
+    if len(points) < 3:
+        return {"PCA": points[:, :2]}
+    found = {"PCA": PCA(2, svd_solver="randomized", random_state=seed).fit_transform(points)}
+    try:
+        from umap import UMAP
+    except ImportError:
+        return found
+    if len(points) > 15:
+        found["UMAP"] = UMAP(random_state=seed, n_jobs=1).fit_transform(points)
+    return found
+
+
+def typical(sample: Sample, n_clusters: int, most: int) -> dict[int, tuple[NDArray[Any], NDArray[Any]]]:
+    """Positions of each cluster's most and least typical rows.
+
+    Most typical: nearest to the cluster's mean in the embedding. Least: the smallest largest membership, or, where the
+    method has none, farthest from that mean.
+    """
+    space = sample.rows if sample.embedding is None else sample.embedding
+    found = {}
+    for cluster in range(n_clusters):
+        rows = np.flatnonzero(sample.labels == cluster)
+        if len(rows):
+            distance = np.linalg.norm(space[rows] - space[rows].mean(axis=0), axis=1)
+            doubt = distance if np.isnan(sample.confidence[rows]).any() else -sample.confidence[rows]
+            near = rows[np.argsort(distance, kind="stable")]
+            far = rows[np.argsort(-doubt, kind="stable")]
+            take = min(most, -(-len(rows) // 2))
+            found[cluster] = (near[:take], far[:take])
+    return found
+
+
+def _assignments(store: Store, ids: NDArray[Any]) -> pa.Table | None:
+    """cluster, confidence (and initial) of these rows, and their place among `ids` ("at"); None if none is stored."""
+    parts = []
+    wanted = pa.table({"id": pa.array(ids), "at": np.arange(len(ids))})
+    for name in store.list("assignments"):
+        part = pq.read_table(io.BytesIO(store.read_bytes(name)))
+        part = part.filter(pc.is_in(part["id"], wanted["id"]))
+        parts.append(part.join(wanted, "id", join_type="inner"))
+    if not parts:
+        return None
+    table = pa.concat_tables(parts).sort_by("at")
+    first = np.unique(table["at"].to_numpy(), return_index=True)[1]  # ids that are not unique match several rows
+    return table.take(first)
+
+
+def _embed(model: ClusteringModel, x: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    if model.refuses:
+        return None
+    embedding = model.transform(torch.as_tensor(model.rows(x)))
+    return embedding.reshape(len(x), -1)

@@ -1,0 +1,320 @@
+"""The pictures of a report. Each function draws one figure from plain arrays, without pyplot and its global state.
+
+Colours are those of Okabe and Ito (2008), which people with any colour vision tell apart; where there are more clusters
+than colours, lighter and darker ones come with another marker, and every cluster is named on the picture itself.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from raydc.metrics.external import match
+
+HUES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#7F7F7F", "#B8A800")
+SHADES = (0.0, -0.45, 0.5, -0.7, 0.3)
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+def colour(cluster: int) -> tuple[float, float, float]:
+    """A cluster's colour; of the eight hues, then darker and lighter ones."""
+    shade = SHADES[cluster // len(HUES) % len(SHADES)]
+    red, green, blue = to_rgb(HUES[cluster % len(HUES)])
+    if shade < 0:
+        return red * (1 + shade), green * (1 + shade), blue * (1 + shade)
+    return red + (1 - red) * shade, green + (1 - green) * shade, blue + (1 - blue) * shade
+
+
+def marker(cluster: int) -> str:
+    """A cluster's marker, another one for each shade."""
+    return MARKERS[cluster // len(HUES) % len(MARKERS)]
+
+
+def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_names: tuple[str, str]) -> Figure:
+    """Rows [n, 2] in their cluster's colour; the cluster's number stands where its rows are densest (their median)."""
+    figure = _figure(7.2, 6.0)
+    axes = figure.subplots()
+    clusters = np.unique(labels)
+    size = float(np.clip(9000 / max(1, len(points)), 3, 24))
+    shuffled = np.random.default_rng(0).permutation(len(points))  # no cluster hides another by being drawn last
+    for part in np.array_split(shuffled, 8):
+        for cluster in clusters:
+            rows = part[labels[part] == cluster]
+            axes.scatter(
+                points[rows, 0],
+                points[rows, 1],
+                s=size,
+                color=[colour(cluster)],
+                marker=marker(cluster),
+                alpha=0.6,
+                linewidths=0,
+            )
+    font = 12 if len(clusters) <= 12 else 9
+    for cluster in clusters:
+        x, y = np.median(points[labels == cluster], axis=0)
+        text = axes.text(x, y, str(cluster), ha="center", va="center", fontsize=font, fontweight="bold", color="black")
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    # A few rows far away must not squeeze all others into a corner.
+    for limit, values in ((axes.set_xlim, points[:, 0]), (axes.set_ylim, points[:, 1])):
+        low, high = np.quantile(values, [0.002, 0.998])
+        margin = 0.06 * (high - low) or 1.0
+        limit(low - margin, high + margin)
+    axes.set_title(title)
+    axes.set_xlabel(axes_names[0])
+    axes.set_ylabel(axes_names[1])
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return figure
+
+
+def sizes(counts: Sequence[int]) -> Figure:
+    """Rows in each cluster, with the mean as a line."""
+    n = len(counts)
+    figure = _figure(max(5.0, min(14.0, 1.5 + 0.42 * n)), 3.6)
+    axes = figure.subplots()
+    axes.bar(range(n), counts, color=[colour(k) for k in range(n)], width=0.8)
+    mean = sum(counts) / n
+    axes.axhline(mean, color="0.25", linewidth=1, linestyle="--", zorder=0.5)
+    longest = max(len(f"{count:,}") for count in counts)
+    upright = n > 8 and longest > 3
+    if n <= 60:
+        for k, count in enumerate(counts):
+            text = f"{count:,}" if count else "none"
+            axes.annotate(
+                text, (k, count), (0, 3), textcoords="offset points", ha="center", va="bottom",
+                fontsize=8, rotation=90 if upright else 0,
+            )  # fmt: skip
+    axes.set_ylim(0, max(counts) * (1.28 if upright and n <= 60 else 1.12))
+    step = max(1, math.ceil(n / 40))
+    axes.set_xticks(range(0, n, step))
+    axes.set_xlim(-0.7, n - 0.3)
+    axes.set_xlabel("cluster")
+    axes.set_ylabel("rows")
+    axes.set_title(f"Cluster sizes (dashed: {mean:,.0f}, the mean)")
+    return figure
+
+
+def curves(progress: Sequence[Mapping[str, Any]], n_clusters: int) -> Figure:
+    """Losses by name over the epochs, and below them what the clusters did; phases side by side, named at the top."""
+    spans, names = _spans(progress)
+    clustered = any(line.get("changed") is not None or line.get("alive") is not None for line in progress)
+    figure = _figure(9.0, 5.6 if clustered else 3.6)
+    panels = figure.subplots(2 if clustered else 1, 1, sharex=True, squeeze=False)[:, 0]
+    losses = sorted({name for line in progress for name in line["losses"]})
+    for i, name in enumerate(losses):
+        for first, last in spans:
+            lines = [(at + 1, progress[at]["losses"].get(name)) for at in range(first, last)]
+            _line(panels[0], lines, HUES[i % len(HUES)], name, len(progress) < 40)
+    values = [v for line in progress for v in line["losses"].values() if v is not None and math.isfinite(v)]
+    if values and min(values) > 0 and max(values) / min(values) > 30:
+        panels[0].set_yscale("log")
+    panels[0].set_ylabel("loss, mean over the epoch")
+    if clustered:
+        shares = {
+            "changed cluster": [line.get("changed") for line in progress],
+            "in the largest cluster": [line.get("largest") for line in progress],
+            f"clusters with rows, of {n_clusters}": [
+                None if line.get("alive") is None else line["alive"] / n_clusters for line in progress
+            ],
+        }
+        for hue, (name, series) in zip(HUES, shares.items(), strict=False):
+            for first, last in spans:
+                _line(panels[1], [(at + 1, series[at]) for at in range(first, last)], hue, name, len(progress) < 40)
+        panels[1].set_ylim(-0.03, 1.06)
+        panels[1].set_ylabel("share")
+    panels[-1].set_xlabel("epoch of the run")
+    total = len(progress)
+    for i, axes in enumerate(panels):
+        for j, (first, last) in enumerate(spans):
+            if j % 2:
+                axes.axvspan(first + 0.5, last + 0.5, color="0.94", zorder=0, linewidth=0)
+        if i == 0:
+            _name_phases(axes, spans, names, total)
+        axes.set_xlim(0.5, total + 0.5)
+        _legend(axes)
+    return figure
+
+
+def members(rows: Mapping[int, tuple[NDArray[Any], NDArray[Any]]], shape: Sequence[int]) -> Figure:
+    """Images of the most (left) and least (right) typical members of each cluster: rows[k] holds two [m, C, H, W]."""
+    clusters = sorted(rows)
+    across = max(max(len(most), len(least)) for most, least in rows.values())
+    gap = 0.6
+    figure = _figure(0.62 * (2 * across + gap) + 0.8, 0.62 * len(clusters) + 0.6)
+    grid = figure.add_gridspec(
+        len(clusters), 2 * across + 1, width_ratios=[1] * across + [gap] + [1] * across, wspace=0.06, hspace=0.08
+    )
+    for i, cluster in enumerate(clusters):
+        for side, images in enumerate(rows[cluster]):
+            for j in range(across):
+                axes = figure.add_subplot(grid[i, j + side * (across + 1)])
+                if j < len(images):
+                    _image(axes, images[j], shape)
+                else:
+                    axes.axis("off")
+                if i == 0 and j == 0:
+                    axes.set_title(("most typical", "least typical")[side], fontsize=10, loc="left")
+                if j == 0 and side == 0:
+                    axes.axis("on")
+                    _bare(axes)
+                    axes.set_ylabel(str(cluster), rotation=0, ha="right", va="center", fontsize=10, fontweight="bold")
+    return figure
+
+
+def generated(samples: NDArray[Any], shape: Sequence[int]) -> Figure:
+    """Rows that the method drew for each cluster [K, m, C, H, W], a cluster a row."""
+    n, across = samples.shape[:2]
+    figure = _figure(0.62 * across + 0.8, 0.62 * n + 0.6)
+    grid = figure.add_gridspec(n, across, wspace=0.06, hspace=0.08)
+    for k in range(n):
+        for j in range(across):
+            axes = figure.add_subplot(grid[k, j])
+            _image(axes, samples[k, j], shape)
+            if j == 0:
+                axes.set_ylabel(str(k), rotation=0, ha="right", va="center", fontsize=10, fontweight="bold")
+    return figure
+
+
+def contrasts(rows: NDArray[Any], labels: NDArray[np.int64], names: Sequence[str], most: int = 24) -> Figure:
+    """How far cluster means lie from the mean of all rows [n, D], in standard deviations, for the telling features."""
+    clusters = np.unique(labels)
+    spread = rows.std(axis=0)
+    usable = np.flatnonzero(spread > 0)
+    means = np.stack([rows[labels == k].mean(axis=0) for k in clusters])
+    scores = (means[:, usable] - rows[:, usable].mean(axis=0)) / spread[usable]
+    telling = np.argsort(-np.abs(scores).max(axis=0), kind="stable")[:most]
+    telling = telling[np.argsort(np.abs(scores[:, telling]).argmax(axis=0), kind="stable")]
+    shown = scores[:, telling]
+    labels_of = [_short(names[usable[at]]) for at in telling]
+    figure = _figure(max(4.5, 2.2 + 0.36 * len(telling)), max(4.0, 1.9 + 0.26 * len(clusters)))
+    axes = figure.subplots()
+    bound = max(1.0, float(np.abs(shown).max(initial=0)))
+    image = axes.imshow(shown, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
+    axes.set_xticks(range(len(telling)), labels_of, rotation=60, ha="right", fontsize=8, rotation_mode="anchor")
+    axes.set_yticks(range(len(clusters)), [str(k) for k in clusters], fontsize=8 if len(clusters) > 20 else 9)
+    axes.set_ylabel("cluster")
+    axes.set_title("Features that set clusters apart")
+    figure.colorbar(image, ax=axes, label="standard deviations", fraction=0.05, pad=0.02)
+    return figure
+
+
+def confusion(table: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Rows of each cluster (down) and known class (across); each cluster beside the class it stands for."""
+    counts = np.asarray(table)
+    stands_for = match(counts)
+    order = np.lexsort((np.arange(len(counts)), np.where(stands_for < 0, counts.shape[1], stands_for)))
+    counts = counts[order]
+    n, c = counts.shape
+    figure = _figure(max(4.2, min(14, 2.2 + 0.48 * c)), max(3.4, min(13, 1.6 + 0.36 * n)))
+    axes = figure.subplots()
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if n <= 20 and c <= 20:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            ink = "white" if shares[i, j] > 0.55 else "black"
+            axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=8, color=ink)
+    names = [_short(name) for name in classes]
+    long = max(map(len, names)) > 3
+    axes.set_xticks(range(c), names, rotation=45 if long else 0, ha="right" if long else "center", fontsize=8)
+    axes.set_yticks(range(n), [str(k) for k in order], fontsize=8)
+    axes.set_xlabel("known class")
+    axes.set_ylabel("cluster")
+    axes.set_title("Clusters against known classes (rows)")
+    figure.colorbar(image, ax=axes, label="share of the cluster", fraction=0.05, pad=0.02)
+    return figure
+
+
+def confidences(confidence: NDArray[Any], labels: NDArray[np.int64], n_clusters: int) -> Figure:
+    """How sure the model is of each cluster's rows: median, middle half, nine tenths; dashed: 1/K, which is no idea."""
+    clusters = [k for k in range(n_clusters) if (labels == k).any()]
+    figure = _figure(max(5.0, min(14.0, 1.5 + 0.42 * n_clusters)), 3.4)
+    axes = figure.subplots()
+    for k in clusters:
+        low, quarter, middle, upper, high = np.quantile(confidence[labels == k], [0.05, 0.25, 0.5, 0.75, 0.95])
+        axes.plot([k, k], [low, high], color=colour(k), linewidth=1.5)
+        axes.plot([k, k], [quarter, upper], color=colour(k), linewidth=6, solid_capstyle="butt")
+        axes.plot([k], [middle], marker="o", color="white", markeredgecolor="black", markersize=5)
+    step = max(1, math.ceil(n_clusters / 40))
+    axes.set_xticks(range(0, n_clusters, step))
+    axes.set_xlim(-0.7, n_clusters - 0.3)
+    axes.axhline(1 / n_clusters, color="0.25", linewidth=1, linestyle="--", zorder=0.5)
+    axes.set_ylim(0, min(1.03, 1.15 * max(float(confidence.max()), 2 / n_clusters)))
+    axes.set_xlabel("cluster")
+    axes.set_ylabel("largest membership")
+    axes.set_title("Confidence by cluster")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _spans(progress: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[int, int]], list[str]]:
+    """Where each phase begins and ends among the lines, and its name."""
+    starts = [i for i, line in enumerate(progress) if i == 0 or line["phase"] != progress[i - 1]["phase"]]
+    spans = list(zip(starts, [*starts[1:], len(progress)], strict=True))
+    return spans, [progress[first]["phase"] for first, _ in spans]
+
+
+def _name_phases(axes: Axes, spans: Sequence[tuple[int, int]], names: Sequence[str], total: int) -> None:
+    """Names above the panel; "layer 1", "layer 2", ... together, and upright where the phase is short."""
+    groups: list[tuple[str, int, int]] = []
+    for name, (first, last) in zip(names, spans, strict=True):
+        word = name.split(" ")[0]
+        if groups and groups[-1][0].split(" ")[0].rstrip("s") == word.rstrip("s"):
+            groups[-1] = (f"{word}s", groups[-1][1], last)
+        else:
+            groups.append((name, first, last))
+    for name, first, last in groups:
+        narrow = (last - first) / total < 0.016 * len(name)
+        axes.text(
+            (first + last) / 2 + 0.5, 1.02, name, transform=axes.get_xaxis_transform(), fontsize=9,
+            ha="left" if narrow else "center", va="bottom", rotation=35 if narrow else 0,
+        )  # fmt: skip
+
+
+def _line(axes: Axes, points: Sequence[tuple[int, float | None]], hue: str, name: str, dots: bool) -> None:
+    known = [(x, y) for x, y in points if y is not None]
+    if known:
+        x, y = zip(*known, strict=True)
+        axes.plot(x, y, color=hue, label=name, linewidth=1.6, marker="." if dots or len(known) == 1 else "")
+
+
+def _legend(axes: Axes) -> None:
+    """One entry a name, beside the panel, so that it hides no line."""
+    handles, names = axes.get_legend_handles_labels()
+    if handles:
+        once = dict(zip(names, handles, strict=True))
+        axes.legend(
+            once.values(), once.keys(), fontsize=8, loc="center left", bbox_to_anchor=(1.005, 0.5), frameon=False
+        )
+
+
+def _image(axes: Axes, image: NDArray[Any], shape: Sequence[int]) -> None:
+    pixels = np.asarray(image, np.float64).reshape(tuple(shape))
+    low, high = pixels.min(), pixels.max()
+    pixels = (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
+    if shape[0] == 3:
+        axes.imshow(pixels.transpose(1, 2, 0), aspect="equal")
+    else:
+        axes.imshow(pixels[0], cmap="gray", vmin=0, vmax=1, aspect="equal")
+    _bare(axes)
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _short(name: object, most: int = 22) -> str:
+    """A name that fits under a tick; "$" would start a formula."""
+    text = str(name).replace("$", r"\$")
+    return text if len(text) <= most else text[: most - 1] + "…"
