@@ -1,0 +1,127 @@
+"""What a search is asked to do."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from raydc.data.settings import DataSettings
+from raydc.settings import Settings
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+Criterion = Literal[
+    "selector",
+    "stage one",
+    "modularity",
+    "kappa",
+    "agreement",
+    "stability ami",
+    "stability ari",
+    "stability rand",
+    "fang wang",
+    "prediction strength",
+    "consensus",
+    "raw silhouette",
+    "raw calinski-harabasz",
+    "raw davies-bouldin",
+    "paired silhouette",
+    "pooled silhouette",
+    "ace",
+]
+"""What may choose among the finalists, by name."""
+
+
+def _clusters(value: Any) -> Any:
+    """10, "10" or "2..30" as (least, most)."""
+    if isinstance(value, int):
+        return (value, value)
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", value)
+        if not found:
+            raise ValueError("expected a number such as 10, or a range such as 2..30")
+        return (int(found[1]), int(found[2] or found[1]))
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    """ "90s", "30m", "2h", "1d" or a number of seconds, as seconds."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
+        if not found:
+            raise ValueError("expected a time such as 90s, 30m or 2h")
+        return float(found[1]) * UNITS[found[2] or "s"]
+    return value
+
+
+class TuneSettings(Settings):
+    """A search over settings that no label takes part in."""
+
+    data: DataSettings
+    """The rows; as for a run."""
+    space: str
+    """Python file with the search space, such as tune_spaces/dec.py."""
+    n_clusters: Annotated[tuple[int, int], BeforeValidator(_clusters)] = (10, 10)
+    """Number of clusters: 10, or a range to search in: 2..30."""
+    trials: int = Field(24, ge=1)
+    """Configurations that the space is asked for, beside the baselines."""
+    fixed: dict[str, Any] = {}
+    """Dotted settings that every trial has; a method without such a setting ignores it."""
+    workers_per_trial: int = Field(1, ge=1)
+    """Data-parallel workers of a trial; one trains in the trial's own process."""
+    concurrent: int | None = Field(None, ge=1)
+    """Trials at the same time; by default as many as the cluster has CPUs for."""
+    time_budget: Annotated[float | None, BeforeValidator(_seconds), Field(gt=0)] = None
+    """Seconds (or 90s, 30m, 2h) for everything; the last third is for the replicas of the finalists."""
+    seed: int = Field(0, ge=0)
+    """Seed of suggestions, trainings and samples."""
+    criterion: Criterion = "selector"
+    """What chooses among the finalists; selector: modularity times the root of the replicas' stability."""
+    replicas: int = Field(2, ge=1)
+    """Further trainings of a finalist, each with a new seed and on a new subsample."""
+    subsample: float = Field(0.8, gt=0, le=1)
+    """Share of the rows that a replica is trained on."""
+    finalists: float = Field(1 / 3, gt=0, le=1)
+    """Share of the trials, the best ones, that get replicas; five at least."""
+    early_stopping: bool = True
+    """Stop the worse half of the trials at .3, and again at .6, of their training (asynchronous halving)."""
+    allow_rare: bool = False
+    """Whether a cluster may have less than a tenth of its even share of rows."""
+    evaluation_rows: int = Field(4000, ge=20, le=20000)
+    """Rows at most, evenly spaced, on which every trial is scored."""
+    neighbours: int = Field(15, ge=1)
+    """Neighbours of a row in the graph that scores are taken on."""
+    reference: str | None = None
+    """A .npy file with an embedding [N, F] of the rows, in whose space neighbours count; default: the scaled rows."""
+    study: str | None = None
+    """Where Optuna keeps the study: a database URL, or the path of a journal file; default: sqlite under --out."""
+    out: str
+    """Local directory for trials, tables and the winner."""
+    register_as: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    """Name under which the winner is registered in MLflow."""
+    promote: bool = False
+    """Make the registered winner champion, whatever the present one scores."""
+    tracking_uri: str | None = None
+    """MLflow's store; by default as MLflow finds it."""
+    experiment: str = "raydc"
+    """MLflow experiment."""
+
+    @field_validator("n_clusters")
+    @classmethod
+    def _ascending(cls, bounds: tuple[int, int]) -> tuple[int, int]:
+        if not 2 <= bounds[0] <= bounds[1]:
+            raise ValueError("expected two clusters or more, and a range that ascends")
+        return bounds
+
+    @field_validator("out")
+    @classmethod
+    def _local(cls, out: str) -> str:
+        if "://" in out:
+            raise ValueError("expected a local directory; the winner reaches other places through MLflow")
+        return out
+
+    @model_validator(mode="after")
+    def _reference_or_rows(self) -> Self:
+        if self.neighbours >= self.evaluation_rows:
+            raise ValueError(f"neighbours: expected fewer than evaluation_rows={self.evaluation_rows}")
+        return self
