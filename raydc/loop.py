@@ -142,9 +142,12 @@ class Loop:
         return Now(name, phase.alpha_at(progress), progress, self.phase_step // self.per_epoch, self.step)
 
     def _cluster(self, now: Now, phase: Phase) -> bool:
-        """Begin clustering or update it, where it is due; whether the phase's stop rule or the method's own holds."""
+        """Begin clustering or update it, where it is due; whether the phase's stop rule or the method's own holds.
+
+        A later phase starts with an update, so that a method can turn to that phase's targets; it stops none.
+        """
         due = self.phase_step % steps(phase.update_every, self.per_epoch) == 0
-        if self.begun and not (due and self.phase_step):
+        if self.begun and not due:
             return False
         torch.manual_seed(seed_of(self.seed, "update", self.step))
         with self._evaluating(), self._autocast(), torch.no_grad():
@@ -153,7 +156,8 @@ class Loop:
             else:
                 labels, self.begun = self.method.begin(self.shard, self.clusters), True
         changed = None if labels is None else self._judge(labels)
-        return (changed is not None and changed < phase.tolerance) or self.method.converged()
+        settled = changed is not None and changed < phase.tolerance
+        return self.phase_step > 0 and (settled or self.method.converged())
 
     def _judge(self, labels: Tensor) -> float | None:
         """Compare labels with those of the last update, over all workers; the first ones are kept as "initial"."""

@@ -42,7 +42,8 @@ def settings(name: str) -> Method.Config:
     method = load(name)
     known = {path for path, _ in fields(method.Config)}
     values = unflatten({key: value for key, value in method.quick.items() if key in known})
-    return build(method.Config, {"n_clusters": K} | values if "n_clusters" in known else values, at="method")
+    given = {"n_clusters": K} if method.Config().n_clusters else {}  # 0: the method finds the number
+    return build(method.Config, given | values, at="method")
 
 
 def make(name: str, shape: tuple[int, ...]) -> Method:

@@ -11,7 +11,7 @@ that grows with the square root of the number of features and is the authors' 10
 predicted with the running statistics.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F

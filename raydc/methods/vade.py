@@ -49,8 +49,7 @@ class VaDE(AutoencoderMethod):
         cluster: Phase = Phase(length="300 epochs", optimiser=ADAM, alpha=0.5, ramp=1 / 6)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
-            "paper": AutoencoderMethod.Config.recipes["paper"]
-            | {"cluster.length": "3000 epochs", "cluster.ramp": 0.0},
+            "paper": AutoencoderMethod.Config.recipes["paper"] | {"cluster.length": "3000 epochs", "cluster.ramp": 0.0},
         }
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}

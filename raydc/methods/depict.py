@@ -1,0 +1,120 @@
+"""DEPICT. Ghasedi Dizaji, Herandi, Deng, Cai & Huang, ICCV 2017, arXiv:1704.06327.
+
+A softmax on the code predicts clusters from noisy rows; the targets come in closed form from the clean encoder and the
+cluster frequencies of *all* rows; every layer of the clean encoder is reconstructed from the noisy code (weight 1 for
+rows, .1 for hidden layers, each a mean over its numbers). L = cross-entropy + reconstruction.
+
+From the authors' code: 40 k-means, their normalised means as the softmax's weights, a stage that learns the k-means
+labels, and target "code", q ~ p^2 / f, with which their figures were made. "paper" is eq. 6, q ~ p / sqrt(f), which
+does not sharpen balanced predictions at all. Decided here: targets come from one clean pass before each epoch, not from
+network states mixed over an epoch; clean layers are constants to the reconstruction; k-means replaces agglomeration
+on small sets; the k-means stage has a length and a tolerance instead of a validation split; the default pretrains 300
+epochs with Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raydc.clusters import Clusters
+from raydc.data import Batch, Shard
+from raydc.losses.hardening import sharpen
+from raydc.losses.information import cross_entropy, probabilities
+from raydc.losses.reconstruction import mean_squared_error
+from raydc.methods.base import Card, Group, Method, Now, Parts, Player
+from raydc.networks.layered import LayeredNetwork
+from raydc.phases import Optimiser, Phase
+
+ADAM = Optimiser(lr=1e-4)
+
+
+class DEPICT(Method):
+    card: ClassVar[Card] = Card(
+        source="Ghasedi Dizaji et al. 2017",
+        architecture="CNN",
+        features="encoder output",
+        network_loss="reconstruction of every layer",
+        clustering_loss="cross-entropy to balanced targets",
+        combination="pretraining, then joint training",
+        updates="alternatingly updated",
+    )
+    batch_size: ClassVar[int] = 100
+    scaling: ClassVar[str] = "symmetric"
+
+    class Config(Method.Config):
+        network: LayeredNetwork = LayeredNetwork()
+        target: Literal["code", "paper"] = "code"
+        """Closed-form targets: code, p^2 / f; paper, p / sqrt(f)."""
+        noise: float = Field(0.1, ge=0, lt=1)
+        """Share of the noisy encoder's inputs set to zero, in each layer but the code's."""
+        hidden_weight: float = Field(0.1, ge=0)
+        """Weight of the reconstruction of a hidden layer; that of rows is 1."""
+        pretrain: Phase = Phase(length="300 epochs", optimiser=Optimiser(schedule="cosine"))
+        start: Phase = Phase(length="20 epochs", optimiser=ADAM, alpha=0.5, tolerance=1e-3)
+        """Learning the labels of k-means."""
+        cluster: Phase = Phase(length="200 epochs", optimiser=ADAM, alpha=0.5, tolerance=1e-4)
+
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {
+            "paper": {
+                "pretrain.length": "4000 epochs",
+                "pretrain.optimiser.lr": 1e-4,
+                "pretrain.optimiser.schedule": "constant",
+            }
+        }
+
+    quick: ClassVar[dict[str, Any]] = {
+        "network.channels": (8, 16),
+        "network.hidden": (64,),
+        "pretrain.length": "10 epochs",
+        "start.length": "5 epochs",
+        "cluster.length": "10 epochs",
+    }
+    config: Config
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        super().__init__(config, shape)
+        self.net = config.network.build(shape, config.n_clusters)
+        self.theta = nn.Parameter(torch.zeros(config.n_clusters, *self.net.shapes[-1]))
+
+    def phases(self) -> dict[str, Phase]:
+        return {"pretrain": self.config.pretrain, "start": self.config.start, "cluster": self.config.cluster}
+
+    def players(self, phase: str) -> dict[str, Player]:
+        head = [] if phase == "pretrain" else [self.theta]
+        return {"all": Player([Group([*self.net.parameters(), *head])])}
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.net.encode(x)[-1]
+
+    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+        with torch.no_grad():
+            clean = self.net.encode(batch.x)
+        z = self.net.encode(batch.x, self.config.noise)[-1]
+        losses = [mean_squared_error(a, b) for a, b in zip(clean[:-1], self.net.decode(z), strict=True)]
+        rebuilt = losses[0] + self.config.hidden_weight * sum(losses[1:], torch.zeros_like(losses[0]))
+        parts = {"network": (1 - now.alpha, batch.mean(rebuilt))}
+        if now.alpha > 0:
+            wrong = cross_entropy(self.rows["target"][batch.row], z @ self.theta.T)
+            parts["clustering"] = (now.alpha, batch.mean(wrong))
+        return parts
+
+    @torch.no_grad()
+    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+        found = clusters.kmeans(shard.map(self.features), self.n_clusters, restarts=40)
+        self.theta.copy_(F.normalize(found.centroids, dim=1))
+        self.rows["target"] = F.one_hot(found.labels, self.n_clusters).to(self.theta.dtype)
+        return found.labels
+
+    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+        p = shard.map(self.assign)
+        if now.phase == "cluster":
+            frequency = clusters.sum(p)
+            paper = self.config.target == "paper"
+            self.rows["target"] = sharpen(p, frequency.sqrt(), 1.0) if paper else sharpen(p, frequency)
+        return p.argmax(1)
+
+    def assign(self, x: Tensor) -> Tensor:
+        return probabilities(self.features(x) @ self.theta.T)

@@ -1,0 +1,125 @@
+"""Generator and critic of InfoGAN. Chen et al., NeurIPS 2016, arXiv:1606.03657, appendix C.1, for images of any size.
+
+Images: generator dense-dense-deconv-deconv, critic conv-conv-dense, 4x4 kernels with stride 2. Vectors: two dense
+layers each, and a linear end of the generator, for vectors need not lie in [0, 1].
+"""
+
+import logging
+import math
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from raydc.networks.norm import BatchNorm
+from raydc.settings import Settings
+
+log = logging.getLogger("raydc")
+
+
+class Generator(nn.Module):
+    """Rows of codes [B, inputs]."""
+
+    def __init__(self, inputs: int, shape: tuple[int, ...], hidden: tuple[int, ...], channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        if not channels:
+            widths = [inputs, *hidden]
+            self.layers = nn.Sequential(
+                *(_dense(a, b, nn.ReLU()) for a, b in pairwise(widths)), nn.Linear(widths[-1], math.prod(shape))
+            )
+            return
+        colours, height, width = shape
+        low, top = channels
+        height, width = -(-height // 4), -(-width // 4)
+        self.layers = nn.Sequential(
+            _dense(inputs, hidden[-1], nn.ReLU()),
+            _dense(hidden[-1], top * height * width, nn.ReLU()),
+            nn.Unflatten(1, (top, height, width)),
+            nn.ConvTranspose2d(top, low, 4, 2, 1, bias=False),
+            BatchNorm(low),
+            nn.ReLU(),
+            nn.ConvTranspose2d(low, colours, 4, 2, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        x = self.layers(codes)
+        if x.dim() == 4:
+            return x[:, :, : self.shape[1], : self.shape[2]]
+        return x.view(-1, *self.shape)
+
+
+class Critic(nn.Module):
+    """A score that a row is real, and what Q reads from it: logits of the cluster and means of the continuous codes."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden: tuple[int, ...],
+        channels: tuple[int, ...],
+        leak: float,
+        clusters: int,
+        continuous: int,
+    ) -> None:
+        super().__init__()
+        act, self.clusters = nn.LeakyReLU(leak), clusters
+        if channels:
+            low, top = channels
+            flat = top * (shape[1] // 4) * (shape[2] // 4)
+            self.body = nn.Sequential(
+                nn.Conv2d(shape[0], low, 4, 2, 1),
+                act,
+                nn.Conv2d(low, top, 4, 2, 1, bias=False),
+                BatchNorm(top),
+                act,
+                nn.Flatten(),
+                _dense(flat, hidden[-1], act),
+            )
+        else:
+            first = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden[0]), act)
+            self.body = nn.Sequential(first, *(_dense(a, b, act) for a, b in pairwise(hidden)))
+        self.score = nn.Linear(hidden[-1], 1)
+        self.code = nn.Sequential(_dense(hidden[-1], 128, act), nn.Linear(128, clusters + continuous))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [B], logits [B, K] and continuous codes [B, continuous] of rows [B, ...]."""
+        hidden = self.body(x)
+        code = self.code(hidden)
+        return self.score(hidden)[:, 0], code[:, : self.clusters], code[:, self.clusters :]
+
+
+class GAN(nn.Module):
+    def __init__(self, generator: Generator, critic: Critic) -> None:
+        super().__init__()
+        self.generator, self.critic = generator, critic
+
+
+class AdversarialNetwork(Settings):
+    """Sizes of generator and critic."""
+
+    family: Literal["conv", "mlp"] = "conv"
+    """conv: convolutional, for rows that are images; mlp: two or more dense layers."""
+    hidden: tuple[int, ...] = Field((1024, 1024), min_length=1)
+    """Widths of the dense layers; conv takes the last one alone."""
+    channels: tuple[int, ...] = Field((64, 128), min_length=2, max_length=2)
+    """Channels of the two convolutions."""
+    leak: float = Field(0.1, ge=0, lt=1)
+    """Slope of the critic's leaky ReLU (.01 in the authors' code)."""
+
+    def build(self, shape: tuple[int, ...], inputs: int, clusters: int, continuous: int) -> GAN:
+        """A GAN for rows of this shape; conv needs images of at least 4 x 4, and says so where the mlp is used."""
+        images = len(shape) == 3 and min(shape[1:]) >= 4
+        if self.family == "conv" and not images:
+            log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)
+        channels = self.channels if self.family == "conv" and images else ()
+        generator = Generator(inputs, shape, self.hidden, channels)
+        return GAN(generator, Critic(shape, self.hidden, channels, self.leak, clusters, continuous))
+
+
+def _dense(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), BatchNorm(outputs), activation)
+
+
+__all__ = ["GAN", "AdversarialNetwork", "Critic", "Generator"]

@@ -1,0 +1,107 @@
+"""Autoencoder of DEPICT: a noisy and a clean encoder of the same weights, and a decoder that gives back every layer.
+
+Ghasedi Dizaji et al., ICCV 2017, arXiv:1704.06327: two convolutions of stride 2 with leaky ReLU (.01), a dense code
+with tanh, mirrored decoder with tanh at its end; Glorot-uniform weights.
+"""
+
+import logging
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raydc.settings import Settings
+
+log = logging.getLogger("raydc")
+
+
+class LayeredAutoencoder(nn.Module):
+    """Encoder and decoder layers between activations of these shapes; the first is the row, the last the code."""
+
+    def __init__(self, encoder: list[nn.Module], decoder: list[nn.Module], shapes: list[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.shapes = nn.ModuleList(encoder), nn.ModuleList(decoder), shapes
+        self.bounded = len(shapes[0]) == 3
+        for layer in [*encoder, *decoder]:
+            assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def encode(self, x: Tensor, noise: float = 0.0) -> list[Tensor]:
+        """The row and every layer's activation, the code last; `noise` is the share of inputs dropped before layers.
+
+        Nothing is dropped just before the code.
+        """
+        activations = [x.view(-1, *self.shapes[0])]
+        for i, (layer, below) in enumerate(zip(self.encoder, self.shapes[:-1], strict=True)):
+            last = i + 1 == len(self.encoder)
+            x = layer(F.dropout(activations[-1], 0.0 if last else noise).view(-1, *_into(layer, below)))
+            activations.append(torch.tanh(x) if last else F.leaky_relu(x))
+        return activations
+
+    def decode(self, z: Tensor) -> list[Tensor]:
+        """Reconstructions of every activation under the code, the row first."""
+        rebuilt: list[Tensor] = []
+        for layer, shape in zip(self.decoder, reversed(self.shapes[:-1]), strict=True):
+            z = layer(z).view(-1, *shape)
+            if len(rebuilt) + 1 < len(self.decoder):
+                z = F.leaky_relu(z)
+            elif self.bounded:
+                z = torch.tanh(z)
+            rebuilt.append(z)
+        return rebuilt[::-1]
+
+
+class LayeredNetwork(Settings):
+    """Sizes of an autoencoder whose layers are all reconstructed."""
+
+    family: Literal["conv", "mlp"] = "conv"
+    """conv: convolutional, for rows that are images; mlp: fully connected, with a linear end."""
+    channels: tuple[int, ...] = (50, 50)
+    """Channels of the convolutions; each halves height and width."""
+    kernels: tuple[int, ...] = (4, 5)
+    """Kernel sizes of the convolutions."""
+    paddings: tuple[int, ...] = (0, 2)
+    """Paddings of the convolutions."""
+    hidden: tuple[int, ...] = (500, 500, 2000)
+    """Widths of the hidden layers of the mlp."""
+    latent: int = Field(0, ge=0)
+    """Size of the code; 0: as many as clusters."""
+
+    def build(self, shape: tuple[int, ...], clusters: int) -> LayeredAutoencoder:
+        """The network for rows of this shape; conv needs images and says so where the mlp is used instead."""
+        latent = self.latent or clusters
+        if self.family == "conv" and len(shape) == 3:
+            return self._conv(shape, latent)
+        if self.family == "conv":
+            log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)
+        widths = [math.prod(shape), *self.hidden, latent]
+        encoder: list[nn.Module] = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        decoder: list[nn.Module] = [nn.Linear(b, a) for a, b in reversed([*pairwise(widths)])]
+        return LayeredAutoencoder(encoder, decoder, [(width,) for width in widths])
+
+    def _conv(self, shape: tuple[int, ...], latent: int) -> LayeredAutoencoder:
+        shapes = [shape]
+        encoder: list[nn.Module] = []
+        decoder: list[nn.Module] = []
+        for channels, kernel, pad in zip(self.channels, self.kernels, self.paddings, strict=True):
+            below, *sizes = shapes[-1]
+            halved = [(size + 2 * pad - kernel) // 2 + 1 for size in sizes]
+            left = tuple((size + 2 * pad - kernel) % 2 for size in sizes)
+            if min(halved) < 1:
+                raise ValueError(f"images of {shape[1:]} are too small for kernels {self.kernels}: use family=mlp")
+            shapes.append((channels, *halved))
+            encoder.append(nn.Conv2d(below, channels, kernel, 2, pad))
+            decoder.append(nn.ConvTranspose2d(channels, below, kernel, 2, pad, left))
+        flat = math.prod(shapes[-1])
+        encoder.append(nn.Linear(flat, latent))
+        decoder.append(nn.Linear(latent, flat))
+        return LayeredAutoencoder(encoder, decoder[::-1], [*shapes, (latent,)])
+
+
+def _into(layer: nn.Module, below: tuple[int, ...]) -> tuple[int, ...]:
+    return (math.prod(below),) if isinstance(layer, nn.Linear) else below
