@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -263,12 +264,12 @@ class Tracker:
 
 def log_model(
     folder: str | Path,
-    run_id: str | None = None,
+    run_id: str,
     tracking_uri: str | None = None,
     example: Any = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """A model folder as an MLflow model (models from code, no pickle), attached to a run; its URI.
+    """A model folder as an MLflow model (models from code, no pickle) of a run; its URI.
 
     The signature states outputs and parameters but no input schema: MLflow's would refuse a float64 or uint8 array
     where float32 was declared, and arrays where columns were. The model checks its input itself, by name and number.
@@ -277,13 +278,15 @@ def log_model(
     outputs = [ColSpec(DataType.long, "cluster"), ColSpec(DataType.float, "confidence")]
     outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in range(model.n_clusters)]
     soft = ParamSpec("soft", DataType.boolean, False)
-    with _asking(find(tracking_uri)), _quiet():
+    with _asking(find(tracking_uri)) as client, _undisturbed():
+        experiment_id = client.get_run(run_id).info.experiment_id
+        made = client.create_logged_model(experiment_id, name="model", source_run_id=run_id, tags=dict(tags or {}))
         logged = Model.log(
             artifact_path=None,
             name="model",
             flavor=mlflow.pyfunc,
             run_id=run_id,
-            tags=dict(tags or {}),
+            model_id=made.model_id,
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"model": str(Path(folder).absolute())},
             code_paths=_code(model),
@@ -505,12 +508,16 @@ def _requirements() -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's advice on type hints and signatures, which does not apply here."""
+def _undisturbed() -> Iterator[None]:
+    """Leaves the import path as it was, and leaves out MLflow's advice on type hints and signatures.
+
+    Logging a model tries it out, which puts the copy of the code that travels with it first on the path.
+    """
     logger = logging.getLogger("mlflow")
-    before = logger.level
+    level, path = logger.level, list(sys.path)
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
+        sys.path[:] = path

@@ -173,6 +173,12 @@ def bad_cells(block: Block) -> np.ndarray | None:
     return bad
 
 
+def complaint(source: Source, piece: Piece, block: Block, bad: np.ndarray) -> str:
+    """What is wrong with the unusable rows of one piece, and what to do about them."""
+    rows = np.flatnonzero(bad.any(axis=1))
+    return _report(source, [_fault(source, piece, block, bad, int(row)) for row in rows[:SHOWN]], len(rows))
+
+
 def checksum(x: Any) -> int:
     """CRC-32 of a piece's values."""
     value = 0

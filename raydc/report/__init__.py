@@ -60,8 +60,8 @@ def write(facts: Facts, to: Store) -> list[str]:
     parts += [page.note(f"Not shown: {text}") for text in facts.missing]
     parts += [page.note(text) for text in summary.get("notes") or []]
     parts.append(page.settings(facts.settings))
-    to.write_text("report.html", page.page(facts.title, parts))
-    return [*(name for name, _, _ in drawn), "report.html"]
+    to.write_text("index.html", page.page(facts.title, parts))
+    return [*(name for name, _, _ in drawn), "index.html"]
 
 
 def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
