@@ -1,0 +1,138 @@
+"""Deep Subspace Clustering Networks. Ji, Zhang, Li, Salzmann & Reid, NeurIPS 2017, arXiv:1709.02508.
+
+A layer without bias between encoder and decoder expresses every row's code by all others': C Z, with C of N x N trained
+over the whole set at once. Rows are then cut by normalised cuts of an affinity made of C.
+
+From the authors' code, which differs from the paper: the reconstruction is not halved, all losses are sums, C's diagonal
+is free (L2 penalty), and C is cut, symmetrised, approximated and raised to a power before the spectral step. The
+defaults are theirs for COIL-20, and so are the weights 1 and 150: sums make them belong to a number of rows and pixels.
+Decided here: pretraining, which was only published as weights, is 300 epochs of Adam; rows that are no images get an
+mlp. The authors chose when to stop by labels; here it is 30 steps on any data. C is kept by rows, each worker its own.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from raydc import collectives
+from raydc.clusters import Clusters
+from raydc.clusters.subspace import affinity, keep_largest, spectral_labels
+from raydc.data import Batch, Shard
+from raydc.data.load import free_memory
+from raydc.losses.expression import coefficient_energy, self_expression
+from raydc.losses.reconstruction import squared_error
+from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
+from raydc.networks import Autoencoder, Network
+from raydc.networks.strided import StridedAutoencoder
+from raydc.phases import Phase
+
+BYTES = 64
+"""A pair of rows costs this much: a coefficient, its gradient and moments, and the copies of the spectral step."""
+
+
+class Strided(Network):
+    channels: tuple[int, ...] = (15,)
+    """Channels of the conv stages; each halves height and width by its stride."""
+    kernel: int = Field(3, ge=1)
+    """Kernel size of the conv stages, odd."""
+    latent: int = Field(64, ge=1)
+    """Size of the mlp's code; the conv network's is what its stages leave."""
+
+    def build(self, shape: tuple[int, ...]) -> Autoencoder:
+        conv = self.family == "conv" and len(shape) == 3
+        return StridedAutoencoder(shape, self.channels, self.kernel) if conv else super().build(shape)
+
+
+class DSC(AutoencoderMethod):
+    card: ClassVar[Card] = Card(
+        source="Ji et al. 2017",
+        architecture="CNN",
+        features="self-expression coefficients",
+        network_loss="autoencoder reconstruction",
+        clustering_loss="self-expressiveness",
+        combination="pretraining, then joint training on all rows at once",
+        updates="none",
+        after="spectral clustering of the coefficients",
+        refuses="dsc expresses training rows by each other and has no rule for a row that was not among them",
+    )
+    scaling: ClassVar[str] = "unit"
+
+    class Config(AutoencoderMethod.Config):
+        network: Strided = Strided(family="conv")
+        denoise: Phase = Phase(length="0 epochs", corruption=0.2)
+        pretrain: Phase = Phase(length="300 epochs")
+        cluster: Phase = Phase(length="30 epochs", alpha=0.5, update_every="10 epochs")
+        penalty: float = Field(1.0, ge=0)
+        """Weight of the squared coefficients."""
+        expression: float = Field(150.0, gt=0)
+        """Weight of (half the squared) difference between codes and their expressions."""
+        kept: float = Field(0.04, gt=0, le=1)
+        """Share of each column's absolute sum that its largest coefficients must reach to be kept."""
+        dimension: int = Field(12, ge=1)
+        """Dimension of a cluster's subspace; the rank of the affinity is this times K, plus one."""
+        power: float = Field(8.0, gt=0)
+        """Exponent of the affinity."""
+
+    quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {
+        "denoise.length": "0 epochs",
+        "network.latent": 32,
+        "pretrain.length": "30 epochs",
+    }
+    config: Config
+
+    def check(self, total: int) -> None:
+        need, free = BYTES * total**2, free_memory()
+        if need > free:
+            raise ValueError(
+                f"dsc trains {total} x {total} coefficients, about {need / 1e9:.1f} GB with what belongs to them, "
+                f"and {free / 1e9:.1f} GB are free: at most {int((free / BYTES) ** 0.5)} rows fit; "
+                "train on a sample of the rows, or use a method without pairs of all rows, such as imsat or idec"
+            )
+
+    def phases(self) -> dict[str, Phase]:
+        return super().phases() | {"cluster": self.config.cluster}
+
+    def players(self, phase: str) -> dict[str, Player]:
+        if phase != "cluster":
+            return super().players(phase)
+        own = Group([self.rows["expression"]], local=True)  # type: ignore[list-item]
+        return {"all": Player([Group([*self.net.parameters()]), own])}
+
+    def prepare(self, shard: Shard, clusters: Clusters) -> None:
+        self.rows["expression"] = nn.Parameter(torch.full((len(shard), shard.total), 1e-8, device=shard.device))
+
+    def batches(self, shard: Shard, batch_size: int, phase: str) -> int:
+        return 1 if phase == "cluster" else super().batches(shard, batch_size, phase)
+
+    def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
+        if phase != "cluster":
+            return super().pick(shard, phase, seed, index, count)
+        return shard.batch(torch.arange(shard.total, device=shard.device))
+
+    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+        if now.phase != "cluster":
+            return super().loss(batch, now, player)
+        z, coefficients = self.features(batch.x), self.rows["expression"][batch.row]
+        expressed = coefficients @ batch.gather(z)
+        rebuilt = squared_error(batch.x.flatten(1), self.net.decode(expressed).flatten(1))
+        return {
+            "network": (float(batch.total), batch.mean(rebuilt)),
+            "expression": (self.config.expression * batch.total, batch.mean(self_expression(z, expressed))),
+            "penalty": (self.config.penalty * batch.total, batch.mean(coefficient_energy(coefficients))),
+        }
+
+    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+        return self.finish(shard, clusters)
+
+    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+        """The spectral step is one machine's work: worker 0 does it and tells the others."""
+        coefficients = clusters.gather(self.rows["expression"].detach())
+        labels = torch.zeros(shard.total, dtype=torch.int64, device=shard.device)
+        if collectives.rank() == 0:
+            kept = keep_largest(coefficients.cpu().numpy(), self.config.kept)
+            alike = affinity(kept, self.config.dimension * self.n_clusters + 1, self.config.power)
+            labels.copy_(torch.from_numpy(spectral_labels(alike, self.n_clusters, clusters.seed)))
+        collectives.broadcast([labels])
+        return labels[shard.start : shard.start + len(shard)].clone()
