@@ -111,6 +111,7 @@ def _typed(path: str, text: str, cls: type[Settings], at: str) -> Any:
 
 def _run_parser(kind: type[Method] | None) -> _Command:
     parser = _Command("train", "Train a method on rows, and register the model.")
+    parser.usage = "raydc train --data PATH --method NAME --out DIR [--SETTING VALUE ...]"
     parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print plan and cost, start nothing")
     group = parser.add_argument_group("method")

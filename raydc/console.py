@@ -117,17 +117,20 @@ def assigned(summary: dict[str, Any]) -> None:
 
 def methods(*, markdown: bool) -> None:
     """Every method's card."""
-    head = ["method", "source", "network", "network loss", "clustering loss", "combination", "updates", "new rows"]
+    head = ["method", "source", "network", "network loss", "clustering loss", "updates", "new rows"]
     rows = []
     for name in all_methods.available():
         card = all_methods.load(name).card
-        parts = [card.source, card.architecture, card.network_loss, card.clustering_loss, card.combination]
-        rows.append([name, *parts, card.updates, "no" if card.refuses else "yes"])
+        parts = [card.source, card.architecture, card.network_loss, card.clustering_loss, card.updates]
+        rows.append([name, *parts, "no" if card.refuses else "yes"])
     if markdown:
         lines = [head, ["---"] * len(head), *rows]
         print("\n".join("| " + " | ".join(line) + " |" for line in lines))
         return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)
     table = Table(*head)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console.print(table)

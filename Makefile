@@ -1,0 +1,31 @@
+# make demo | make test | make test-fast | make lint | make format
+PYTHON ?= python3.11
+VENV ?= .venv
+OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
+BIN = $(VENV)/bin
+export RAY_USAGE_STATS_ENABLED = 0
+export OMP_NUM_THREADS = 1
+
+$(VENV)/installed: pyproject.toml .ci/constraints.txt
+	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[dev]"
+	touch $@
+
+.PHONY: demo test test-fast lint format
+demo: $(VENV)/installed
+	$(BIN)/python jobs/demo.py --out $(OUT)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow and not ray"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy raydc
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,100 @@
+"""The whole way on scikit-learn's digits: rows in, a registered clustering model out, new rows assigned.
+
+Trains on 80 % of the rows with two data-parallel workers, assigns the other 20 % with the registered model, and ends
+with a table that compares both parts with shallow methods. Labels are read by the final scores alone.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from raydc.cli import main as raydc
+from raydc.metrics import external
+
+CLUSTERS = 10
+
+
+def write_rows(folder: Path) -> tuple[Path, Path]:
+    """Digits as Parquet, 80 % and 20 % of the rows at random: image [64], id, y."""
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    cut, paths = int(0.8 * len(x)), (folder / "train.parquet", folder / "new.parquet")
+    for path, rows in zip(paths, (order[:cut], order[cut:]), strict=True):
+        images = pa.FixedSizeListArray.from_arrays(pa.array(x[rows].astype(np.float32).ravel()), 64)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"image": images, "id": rows, "y": y[rows]}), path, row_group_size=256)
+    return paths
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x [N, 64], ids [N], y [N]."""
+    table = pq.read_table(path)
+    x = table["image"].combine_chunks().flatten().to_numpy().reshape(-1, 64)
+    return x, table["id"].to_numpy(), table["y"].to_numpy()
+
+
+def clusters(folder: Path, ids: np.ndarray) -> np.ndarray:
+    """The clusters that a command wrote, in the order of `ids`."""
+    table = pq.read_table(folder)
+    found = dict(zip(table["id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
+    return np.array([found[i] for i in ids.tolist()])
+
+
+def scores(labels: np.ndarray, y: np.ndarray) -> list[str]:
+    table = external.contingency(labels, y, CLUSTERS, 10)
+    return [f"{score(table):.3f}" for score in (external.accuracy, external.nmi, external.ari)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True, help="directory for everything")
+    parser.add_argument("--epochs", type=int, default=60, help="epochs of each phase [60]")
+    given = parser.parse_args()
+    out, started = Path(given.out).absolute(), time.time()
+    train_path, new_path = write_rows(out / "data")
+    store = f"sqlite:///{out}/mlflow.db"
+    lengths = [f"--method.{phase}.length={given.epochs} epochs" for phase in ("denoise", "pretrain", "cluster")]
+    common = ["--tracking-uri", store]
+    rows = ["--label-column", "y", "--id-column", "id", "--data.shape", "8,8"]
+    code = raydc(
+        ["train", "--data", str(train_path), "--method", "dec", "--n-clusters", str(CLUSTERS), "--workers", "2",
+         "--out", str(out / "run"), "--register", "digits", *rows, *lengths, *common]
+    )  # fmt: skip
+    if code:
+        return code
+    model = "models:/digits@champion"
+    code = raydc(["assign", "--model", model, "--data", str(new_path), "--id-column", "id", "--out", str(out / "new"), *common])
+    if code:
+        return code
+    (x, ids, y), (new_x, new_ids, new_y) = read(train_path), read(new_path)
+    kmeans = KMeans(CLUSTERS, n_init=20, random_state=0).fit(x)
+    ward = AgglomerativeClustering(CLUSTERS).fit_predict(x)
+    table = Table(title="digits: 1437 rows trained on, 360 new")
+    for column in ("method", "ACC", "NMI", "ARI", "new ACC", "new NMI", "new ARI"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    ours, new = clusters(out / "run" / "assignments", ids), clusters(out / "new" / "assignments", new_ids)
+    table.add_row("raydc dec", *scores(ours, y), *scores(new, new_y))
+    table.add_row("k-means", *scores(kmeans.labels_, y), *scores(kmeans.predict(new_x), new_y))
+    nearest = KNeighborsClassifier(1).fit(x, ward).predict(new_x)
+    table.add_row("Ward (new rows: as the nearest)", *scores(ward, y), *scores(nearest, new_y))
+    console = Console()
+    console.print(table)
+    console.print(f"MLflow store: {store}", soft_wrap=True)
+    console.print(f"report: {out / 'run' / 'report' / 'index.html'}", soft_wrap=True)
+    console.print(f"assignments: {out / 'run' / 'assignments'}, {out / 'new'}", soft_wrap=True)
+    console.print(f"{time.time() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
