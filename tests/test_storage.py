@@ -1,0 +1,47 @@
+import os
+import threading
+
+import pytest
+
+from raydc.storage import Store
+
+
+def test_files_come_back_and_are_listed(tmp_path):
+    store = Store(tmp_path / "out")
+    assert store.list() == [] and not store.exists("a/b")
+    store.write_text("a/b", "one")
+    store.write_bytes("c", b"two")
+    assert store.read_text("a/b") == "one" and store.list() == ["a/b", "c"] and store.list("a") == ["a/b"]
+    store.delete("a")
+    store.delete("a")
+    assert store.list() == ["c"]
+
+
+def test_names_stay_inside(tmp_path):
+    for name in ("../x", "/x", "a/../../x", ""):
+        with pytest.raises(ValueError, match="inside"):
+            Store(tmp_path).write_bytes(name, b"")
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    store, sizes = Store(tmp_path), set()
+    store.write_bytes("f", b"x" * 100_000)
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            sizes.add(len(store.read_bytes("f")))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(30):
+        store.write_bytes("f", os.urandom(100_000))
+    stop.set()
+    thread.join()
+    assert sizes == {100_000}
+
+
+def test_a_uri_is_opened_by_pyarrow(tmp_path):
+    store = Store(f"file://{tmp_path}/run") / "deep"
+    store.write_text("x", "y")
+    assert (tmp_path / "run" / "deep" / "x").read_text() == "y"
