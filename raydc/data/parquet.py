@@ -229,29 +229,25 @@ class _Cursor:
             batch_size=rows, row_groups=[row_group], columns=names
         )
         self._at = 0
-        """Row of the row group where `_rest` begins."""
-        self._rest: list[pa.RecordBatch] = []
+        """Rows of the row group that have been decoded."""
 
     def reaches(self, path: str, row_group: int, first: int) -> bool:
         return self._place == (path, row_group) and self._at <= first
 
     def take(self, first: int) -> pa.Table:
-        """The chunk from this row on; rows before it are passed over, rows after it kept for the next."""
-        stop = min(first + self._rows, self._total)
-        end = self._at + sum(batch.num_rows for batch in self._rest)
-        while end < stop:
+        """The chunk from this row on; rows before it are passed over."""
+        start, stop = self._at, min(first + self._rows, self._total)
+        batches: list[pa.RecordBatch] = []
+        while self._at < stop:
             batch = next(self._batches, None)
             if batch is None:
                 raise DataError(f"{self._place[0]}, row group {self._place[1]}: fewer rows than its footer says")
-            end += batch.num_rows
-            if end <= first:
-                self._at, self._rest = end, []
+            self._at += batch.num_rows
+            if self._at <= first:
+                start = self._at
             else:
-                self._rest.append(batch)
-        table = pa.Table.from_batches(self._rest)
-        chunk, rest = table.slice(first - self._at, stop - first), table.slice(stop - self._at)
-        self._at, self._rest = stop, rest.to_batches()
-        return chunk
+                batches.append(batch)
+        return pa.Table.from_batches(batches).slice(first - start, stop - first)
 
 
 def _careful(action: Callable[[], T], what: str, tries: int = 3) -> T:
