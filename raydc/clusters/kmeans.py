@@ -87,26 +87,27 @@ class Assigner:
         if centroids.device.type == "cuda":
             self.rows = max((1 << 28) // len(self.centroids), 1024)
         self.products = torch.empty(self.rows * len(self.centroids), device=centroids.device)
-        self.lowest = np.empty(self.rows, np.float32)
 
-    def tiles(self, x: Tensor) -> Iterable[tuple[int, Tensor]]:
-        """x [N, D] in tiles, each with its first row."""
-        return ((at, x[at : at + self.rows]) for at in range(0, len(x), self.rows))
+    def tiles(self, x: Tensor) -> Iterable[Tensor]:
+        """x [N, D] in tiles."""
+        return (x[at : at + self.rows] for at in range(0, len(x), self.rows))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Labels int32 [R, n] of a tile x [n, D]."""
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels int32 [R, n] of a tile x [n, D], and half the squared distances [R, n] less half of |x|^2."""
         products = self.products[: len(self.centroids) * len(x)].view(-1, len(x))
         torch.mm(self.centroids, x.T, out=products)
         if x.device.type == "cpu":
             labels = np.empty((self.restarts, len(x)), np.int32)
+            lowest = np.empty((self.restarts, len(x)), np.float32)
             for r in range(self.restarts):
                 own = slice(r * self.clusters, (r + 1) * self.clusters)
-                kernels.nearest(products.numpy()[own], self.half.numpy()[own], self.lowest, labels[r])
-            return torch.from_numpy(labels)
+                kernels.nearest(products.numpy()[own], self.half.numpy()[own], lowest[r], labels[r])
+            return torch.from_numpy(labels), torch.from_numpy(lowest)
         scores = (self.half[:, None] - products).view(self.restarts, self.clusters, len(x))
         index = torch.arange(self.clusters, dtype=torch.int32, device=x.device)[:, None]
+        best = scores.amin(1, keepdim=True)
         # CUDA's argmin breaks ties as it likes.
-        return torch.where(scores == scores.amin(1, keepdim=True), index, self.clusters).amin(1)
+        return torch.where(scores == best, index, self.clusters).amin(1), best[:, 0]
 
 
 def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -114,7 +115,7 @@ def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> l
     assigner = Assigner(centroids[None], geometry)
     labels = []
     for x in groups:
-        parts = [assigner(tile)[0].long() for _, tile in assigner.tiles(x)]
+        parts = [assigner(tile)[0][0].long() for tile in assigner.tiles(x)]
         labels.append(torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=x.device))
     return labels
 
@@ -127,19 +128,21 @@ def statistics(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) 
     assigner = Assigner(centroids, geometry)
     sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
     counts = torch.zeros(centroids.shape[:2], dtype=torch.int64, device=centroids.device)
-    scale = geometry.fixed.scale.expand(centroids.shape[-1])
     for x in groups:
-        for _, tile in assigner.tiles(x):
-            labels = assigner(tile)
-            for r in range(len(centroids)):
-                if x.device.type == "cpu":
-                    kernels.accumulate(
-                        tile.numpy(), labels[r].numpy(), scale.numpy(), sums[r].numpy(), counts[r].numpy()
-                    )
-                else:  # integers: CUDA adds in any order
-                    sums[r].index_add_(0, labels[r], geometry.fixed.integers(tile))
-                    counts[r] += torch.bincount(labels[r], minlength=len(counts[r]))
+        for tile in assigner.tiles(x):
+            add(tile, assigner(tile)[0], geometry, sums, counts)
     return sums, counts
+
+
+def add(x: Tensor, labels: Tensor, geometry: Geometry, sums: Tensor, counts: Tensor) -> None:
+    """Add rows x [n, D] with labels int32 [R, n] to fixed-point sums [R, K, D] and counts [R, K]."""
+    scale = geometry.fixed.scale.expand(x.shape[1])
+    for r in range(len(labels)):
+        if x.device.type == "cpu":
+            kernels.accumulate(x.numpy(), labels[r].numpy(), scale.numpy(), sums[r].numpy(), counts[r].numpy())
+        else:  # integers: CUDA adds in any order
+            sums[r].index_add_(0, labels[r], geometry.fixed.integers(x))
+            counts[r] += torch.bincount(labels[r], minlength=len(counts[r]))
 
 
 def means(sums: Tensor, counts: Tensor, before: Tensor, geometry: Geometry) -> Tensor:
@@ -174,6 +177,11 @@ def hashed(positions: np.ndarray, seed: int) -> np.ndarray:
         h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return ((h ^ (h >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+
+
+def checksum(positions: np.ndarray, seed: int) -> int:
+    """Sum of the hashed positions modulo 2^63: equal sums mean, but for one chance in 2^63, the same rows once each."""
+    return int(hashed(positions, seed).astype(np.uint64).sum()) % (1 << 63)
 
 
 def plus_plus(x: Tensor, clusters: int, restarts: int, seed: int) -> Tensor:
