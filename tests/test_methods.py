@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import BATCH, K, blobs, flat, loop_over, make, restored, saved, settings
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from raydc.loop import Progress
 from raydc.methods import available, load
 from raydc.methods.base import Method, Player
 from raydc.settings import SettingsError, build, fields, unflatten
+from tests.method_cases import BATCH, K, blobs, flat, loop_over, make, restored, saved, settings
 
 every_method = pytest.mark.parametrize("name", available())
 

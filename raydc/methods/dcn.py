@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raydc import collectives
 from raydc.clusters import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import squared_distances, student_t
@@ -81,7 +82,7 @@ class DCN(AutoencoderMethod):
 
     @torch.no_grad()
     def after_step(self, batch: Batch, clusters: Clusters, now: Now) -> None:
-        z = self.features(batch.x).float()
+        z = self.features(batch.x).to(self.centroids)
         label = squared_distances(z, self.centroids).argmin(1)
         self.rows["label"][batch.row] = label
         one_hot = torch.nn.functional.one_hot(label, self.n_clusters).to(z.dtype)
@@ -92,19 +93,19 @@ class DCN(AutoencoderMethod):
         self.chosen += count
 
     def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        z = shard.map(self.features).float()
+        z = shard.map(self.features).to(self.centroids)
         distance, label = squared_distances(z, self.centroids).min(1)
         if (self.chosen == 0).any():
-            self._refill(z, distance, clusters)
+            self._refill(z, distance)
             label = squared_distances(z, self.centroids).argmin(1)
         self.chosen.zero_()
         self.rows["label"] = label
         return label
 
-    def _refill(self, z: Tensor, distance: Tensor, clusters: Clusters) -> None:
+    def _refill(self, z: Tensor, distance: Tensor) -> None:
         """Put each centroid that nobody chose on one of the globally farthest rows."""
         own = distance.topk(min(self.n_clusters, len(distance))).indices
-        far = clusters.gather(torch.cat([distance[own, None], z[own]], 1))
+        far = collectives.gather(torch.cat([distance[own, None], z[own]], 1))
         far = far[far[:, 0].argsort(descending=True, stable=True)]
         empty = (self.chosen == 0).nonzero()[:, 0][: len(far)]
         self.centroids[empty] = far[: len(empty), 1:]

@@ -53,11 +53,14 @@ class InfoGAN(Method):
         recipes: ClassVar[dict[str, dict[str, Any]]] = {"code": {"network.leak": 0.01}}
 
     quick: ClassVar[dict[str, Any]] = {
+        "network.family": "mlp",
         "network.hidden": (64, 64),
-        "network.channels": (16, 32),
-        "noise": 8,
-        "continuous": 1,
-        "adversarial.length": "40 epochs",
+        "noise": 2,
+        "continuous": 0,
+        "generator.lr": 2e-3,
+        "adversarial.optimiser.lr": 2e-3,
+        "adversarial.alpha": 0.02,
+        "adversarial.length": "50 epochs",
     }
     config: Config
 

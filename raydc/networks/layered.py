@@ -90,13 +90,12 @@ class LayeredNetwork(Settings):
         decoder: list[nn.Module] = []
         for channels, kernel, pad in zip(self.channels, self.kernels, self.paddings, strict=True):
             below, *sizes = shapes[-1]
-            halved = [(size + 2 * pad - kernel) // 2 + 1 for size in sizes]
-            left = tuple((size + 2 * pad - kernel) % 2 for size in sizes)
-            if min(halved) < 1:
+            height, width = (size + 2 * pad - kernel for size in sizes)
+            if min(height, width) < 0:
                 raise ValueError(f"images of {shape[1:]} are too small for kernels {self.kernels}: use family=mlp")
-            shapes.append((channels, *halved))
+            shapes.append((channels, height // 2 + 1, width // 2 + 1))
             encoder.append(nn.Conv2d(below, channels, kernel, 2, pad))
-            decoder.append(nn.ConvTranspose2d(channels, below, kernel, 2, pad, left))
+            decoder.append(nn.ConvTranspose2d(channels, below, kernel, 2, pad, (height % 2, width % 2)))
         flat = math.prod(shapes[-1])
         encoder.append(nn.Linear(flat, latent))
         decoder.append(nn.Linear(latent, flat))
