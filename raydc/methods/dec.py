@@ -65,9 +65,11 @@ class DEC(AutoencoderMethod):
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
             return super().players(phase)
-        return {
-            "all": Player([Group([*self.net.parameters()]), Group([self.centroids], rate=self.config.centroid_rate)])
-        }
+        cluster = self.config.cluster
+        # without a network loss the decoder has no gradient, and stepping it would cost as much as the encoder
+        alone = cluster.alpha == 1 and not cluster.ramp
+        trained = self.net.encoder_parameters() if alone else [*self.net.parameters()]
+        return {"all": Player([Group(trained), Group([self.centroids], rate=self.config.centroid_rate)])}
 
     def soft(self, x: Tensor) -> Tensor:
         return student_t(self.features(x), self.centroids, self.config.nu)

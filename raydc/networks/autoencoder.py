@@ -18,6 +18,10 @@ class Autoencoder(nn.Module):
         """x [B, ...] of z [B, latent]."""
         raise NotImplementedError
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """What `encode` depends on: all but the modules named `decoder...` and `back`."""
+        return [p for name, p in self.named_parameters() if not name.startswith(("decoder", "back"))]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
