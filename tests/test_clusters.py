@@ -66,7 +66,7 @@ def test_same_bytes_on_any_number_of_workers(workers, tmp_path):
     x[100:110] = x[0]  # equal rows: ties
     expected = everything(alone(x, 3, 64), x)
     mp.start_processes(
-        work, (workers, str(tmp_path / "rendezvous"), x, str(tmp_path / "out")), nprocs=workers, start_method="spawn"
+        work, (workers, str(tmp_path / "rendezvous"), x, str(tmp_path / "out")), nprocs=workers, start_method="fork"
     )
     parts = [torch.load(f"{tmp_path}/out.{rank}", weights_only=True) for rank in range(workers)]
     for name, value in expected.items():
