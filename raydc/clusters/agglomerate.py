@@ -10,9 +10,11 @@ import heapq
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
+from torch import Tensor
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
@@ -175,6 +177,42 @@ class Agglomeration:
         self._near[a] = near
         self._version[a] += 1
         self._push(a)
+
+
+def merge_rows(
+    neighbours: Tensor, squared: Tensor, z: Tensor, labels: Tensor | None, left: float, least: int, others: int
+) -> Tensor:
+    """Merge the clusters `labels` [N] of rows z [N, D], by default chains, by their `neighbours` [N, k].
+
+    Until the share `left` of the clusters is left, and at least `least` of them. Returns int64 [N, 1 + others]: each
+    row's cluster, and the clusters most affine to it.
+    """
+    near = neighbours.cpu().numpy()
+    first = nearest_chains(near[:, 0]) if labels is None else labels.cpu().numpy()
+    tree = Agglomeration(row_affinity(near, squared.cpu().numpy()), first, others)
+    count = max(least, round(left * len(tree.sizes)))
+    tree.merge_until(count)
+    tree.merge_nearest_means(count, z.float().cpu().numpy())
+    merged, close = tree.result()
+    return torch.from_numpy(np.concatenate([merged[:, None], close[merged]], 1))
+
+
+def draw_groups(groups: Tensor, size: int, draw: torch.Generator) -> Tensor:
+    """About `size` rows to compare, positions ascending: anchors, with rows of their cluster and of its nearest ones.
+
+    `groups` [N, 1 + K_c] as `merge_rows` gives them. An anchor brings two rows of its own cluster, which may be itself,
+    and one of each nearest cluster, or of any where there are fewer.
+    """
+    labels = groups[:, 0]
+    sizes = labels.bincount()
+    members, first = labels.argsort(stable=True), sizes.cumsum(0) - sizes
+    anchors = torch.randperm(len(groups), generator=draw)[: max(size // (2 + groups.shape[1]), 1)]
+    wanted = groups[anchors]
+    anyone = torch.randint(len(sizes), wanted.shape, generator=draw)
+    wanted = torch.cat([wanted[:, :1], torch.where(wanted < 0, anyone, wanted)], 1)
+    chance = torch.rand(wanted.shape, generator=draw, dtype=torch.float64)
+    chosen = members[first[wanted] + (chance * sizes[wanted]).long()]
+    return torch.cat([anchors, chosen.flatten()]).unique()
 
 
 def _vectors(matrix: sparse.csr_array) -> dict[int, Vector]:

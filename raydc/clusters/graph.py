@@ -1,12 +1,18 @@
-"""Sparse graphs over all rows, from neighbour lists: edges, components, spectra. Pure functions of numpy arrays."""
+"""Sparse graphs over all rows, from neighbour lists: edges, batches of them, components, spectra."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+from raydc.clusters import Clusters
+from raydc.data import Batch, Shard
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.floating[Any]]
@@ -51,3 +57,65 @@ def largest_laplacian_eigenvalue(n_rows: int, edges: Integers, weights: Reals) -
         return float(np.linalg.eigvalsh(laplacian.toarray())[-1])
     start = np.random.default_rng(0).standard_normal(n_rows)
     return float(eigsh(laplacian, 1, which="LA", v0=start, return_eigenvectors=False)[0])
+
+
+@dataclass
+class EdgeGraph:
+    """Undirected edges between the rows of all workers; every worker holds all of them."""
+
+    edges: Tensor
+    """int64 [E, 2], positions among all rows."""
+    degree: Tensor
+    """Edges [N] of each row."""
+    weights: Tensor = field(init=False)
+    """mean(degree) / sqrt(degree_i degree_j) [E]: rows with many edges are not pulled more."""
+    _order: tuple[int, Tensor] = field(init=False, default=(-1, torch.zeros(0)))
+
+    def __post_init__(self) -> None:
+        self.weights = self.degree.mean() / self.degree[self.edges].prod(1).sqrt()
+
+    @staticmethod
+    def mutual(x: Tensor, k: int, clusters: Clusters) -> "EdgeGraph":
+        """The graph of `mutual_neighbour_edges`, by cosine, of all workers' rows; x [N, D] are this one's."""
+        k = min(k, int(clusters.total(torch.tensor(len(x), device=x.device))) - 1)
+        found = clusters.neighbours(torch.nn.functional.normalize(x, dim=1), k)
+        near, squared = (clusters.gather(part).cpu().numpy() for part in found)
+        edges = torch.from_numpy(mutual_neighbour_edges(near, squared)).to(x.device)
+        degree = torch.bincount(edges.flatten(), minlength=len(near))
+        return EdgeGraph(edges, degree.to(torch.get_default_dtype()))
+
+    def batches(self, size: int) -> int:
+        """Batches of `size` edges in an epoch."""
+        return -(-len(self.edges) // size)
+
+    def batch(self, shard: Shard, seed: int, index: int, count: int) -> Batch:
+        """Batch `index` of `count`: every edge once an epoch, shuffled by `seed`, and the rows at their ends.
+
+        Its `extra` has the edges' "ends" [e, 2], as places in the gathered batch, their "weight" [e], and the "degree"
+        [B_w] of this worker's rows.
+        """
+        many = len(self.edges)
+        if self._order[0] != seed:
+            self._order = (seed, torch.randperm(many, generator=torch.Generator().manual_seed(seed)))
+        chosen = self._order[1][index * many // count : (index + 1) * many // count].to(shard.device)
+        positions, ends = self.edges[chosen].unique(return_inverse=True)
+        batch = shard.batch(positions, ends=ends, weight=self.weights[chosen])
+        batch.extra["degree"] = self.degree[shard.start + batch.row]
+        return batch
+
+    def lengths(self, u: Tensor) -> Tensor:
+        """Distance [E] between the ends of each edge, of all workers' u [N, D]."""
+        return (u[self.edges[:, 0]] - u[self.edges[:, 1]]).norm(dim=1)
+
+    def within(self, labels: Tensor) -> Tensor:
+        """Whether each edge [E] lies within a cluster, by all workers' labels [N]."""
+        return labels[self.edges[:, 0]] == labels[self.edges[:, 1]]
+
+    def components(self, u: Tensor, longest: Tensor) -> Tensor:
+        """`components` [N] over the edges whose ends, of all workers' u [N, D], are nearer than `longest`."""
+        found = components(len(self.degree), self.edges[self.lengths(u) < longest].cpu().numpy())
+        return torch.from_numpy(found).to(self.edges.device)
+
+    def smoothness(self) -> float:
+        """`largest_laplacian_eigenvalue` of the weighted graph."""
+        return largest_laplacian_eigenvalue(len(self.degree), self.edges.cpu().numpy(), self.weights.cpu().numpy())

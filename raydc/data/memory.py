@@ -4,7 +4,7 @@ from raydc.data.load import free_memory
 
 
 def refuse_beyond_memory(what: str, total: int, each: float, power: int, advice: str) -> None:
-    """Raise ValueError, with both numbers, where `total` rows at `each` * total ** `power` bytes are more than is free."""
+    """Raise ValueError, with both numbers, where `each` * total ** `power` bytes are more than is free."""
     need, free = each * total**power, free_memory()
     if need > free:
         raise ValueError(

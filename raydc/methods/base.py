@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from raydc.clusters import Clusters
@@ -72,6 +72,16 @@ class Player:
 
 Parts = dict[str, tuple[float, Tensor]]
 """A loss by its named parts: (weight, value)."""
+
+
+def _not_given(value: Any) -> Any:
+    if value != 0:
+        raise ValueError("this method finds the number of clusters in the rows: leave it out, or take another method")
+    return value
+
+
+FoundInRows = Annotated[Literal[0], BeforeValidator(_not_given)]
+"""The type of `n_clusters = 0` in a method that finds their number; any other value is refused with the reason."""
 
 
 class Method(nn.Module):

@@ -3,11 +3,12 @@
 A layer without bias between encoder and decoder expresses every row's code by all others': C Z, with C of N x N trained
 over the whole set at once. Rows are then cut by normalised cuts of an affinity made of C.
 
-From the authors' code, which differs from the paper: the reconstruction is not halved, all losses are sums, C's diagonal
-is free (L2 penalty), and C is cut, symmetrised, approximated and raised to a power before the spectral step. The
-defaults are theirs for COIL-20, and so are the weights 1 and 150: sums make them belong to a number of rows and pixels.
-Decided here: pretraining, which was only published as weights, is 300 epochs of Adam; rows that are no images get an
-mlp. The authors chose when to stop by labels; here it is 30 steps on any data. C is kept by rows, each worker its own.
+From the authors' code, which differs from the paper: the reconstruction is not halved, all losses are sums, C's
+diagonal is free (L2 penalty), and C is cut, symmetrised, approximated and raised to a power before the spectral step.
+The defaults are theirs for COIL-20, and so are the weights 1 and 150: sums make them belong to a number of rows and
+pixels. Decided here: pretraining, which was only published as weights, is 300 epochs of Adam; the decoder ends without
+a ReLU, which can die; rows that are no images get an mlp. The authors chose when to stop by labels; here it is 30 steps
+on any data. C is kept by rows, each worker its own.
 """
 
 from typing import Any, ClassVar
@@ -20,29 +21,15 @@ from raydc import collectives
 from raydc.clusters import Clusters
 from raydc.clusters.subspace import affinity, keep_largest, spectral_labels
 from raydc.data import Batch, Shard
-from raydc.data.load import free_memory
+from raydc.data.memory import refuse_beyond_memory
 from raydc.losses.expression import coefficient_energy, self_expression
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
-from raydc.networks import Autoencoder, Network
-from raydc.networks.strided import StridedAutoencoder
+from raydc.networks.strided import Strided
 from raydc.phases import Phase
 
 BYTES = 64
 """A pair of rows costs this much: a coefficient, its gradient and moments, and the copies of the spectral step."""
-
-
-class Strided(Network):
-    channels: tuple[int, ...] = (15,)
-    """Channels of the conv stages; each halves height and width by its stride."""
-    kernel: int = Field(3, ge=1)
-    """Kernel size of the conv stages, odd."""
-    latent: int = Field(64, ge=1)
-    """Size of the mlp's code; the conv network's is what its stages leave."""
-
-    def build(self, shape: tuple[int, ...]) -> Autoencoder:
-        conv = self.family == "conv" and len(shape) == 3
-        return StridedAutoencoder(shape, self.channels, self.kernel) if conv else super().build(shape)
 
 
 class DSC(AutoencoderMethod):
@@ -83,13 +70,8 @@ class DSC(AutoencoderMethod):
     config: Config
 
     def check(self, total: int) -> None:
-        need, free = BYTES * total**2, free_memory()
-        if need > free:
-            raise ValueError(
-                f"dsc trains {total} x {total} coefficients, about {need / 1e9:.1f} GB with what belongs to them, "
-                f"and {free / 1e9:.1f} GB are free: at most {int((free / BYTES) ** 0.5)} rows fit; "
-                "train on a sample of the rows, or use a method without pairs of all rows, such as imsat or idec"
-            )
+        advice = "train on a sample of the rows, or use a method without pairs of all rows, such as imsat or idec"
+        refuse_beyond_memory("have a coefficient for every pair of them", total, BYTES, 2, advice)
 
     def phases(self) -> dict[str, Phase]:
         return super().phases() | {"cluster": self.config.cluster}

@@ -1,14 +1,16 @@
 """Convolutional autoencoder without pooling and without a dense code: each stage halves height and width by its stride.
 
 The shape of DSC-Nets (Ji et al., NeurIPS 2017, arXiv:1709.02508): ReLU after every convolution, the code's too; the
-decoder mirrors the encoder by transposed convolutions.
+decoder mirrors the encoder by transposed convolutions, and ends without a ReLU: one that is dead at the start stays so.
 """
 
 from itertools import pairwise
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from raydc.networks import Network
 from raydc.networks.autoencoder import Autoencoder
 
 
@@ -37,6 +39,21 @@ class StridedAutoencoder(Autoencoder):
 
     def decode(self, z: Tensor) -> Tensor:
         x = z.view(len(z), *self.top)
-        for conv, size in zip(self.decoder, reversed(self.sizes[:-1]), strict=True):
-            x = F.relu(conv(x, output_size=size))
+        for i, (conv, size) in enumerate(zip(self.decoder, reversed(self.sizes[:-1]), strict=True)):
+            x = conv(F.relu(x) if i else x, output_size=size)
         return x
+
+
+class Strided(Network):
+    """An autoencoder of strided convolutions for images; an mlp for other rows."""
+
+    channels: tuple[int, ...] = (15,)
+    """Channels of the conv stages; each halves height and width by its stride."""
+    kernel: int = Field(3, ge=1)
+    """Kernel size of the conv stages, odd."""
+    latent: int = Field(64, ge=1)
+    """Size of the mlp's code; the conv network's is what its stages leave."""
+
+    def build(self, shape: tuple[int, ...]) -> Autoencoder:
+        conv = self.family == "conv" and len(shape) == 3
+        return StridedAutoencoder(shape, self.channels, self.kernel) if conv else super().build(shape)

@@ -1,0 +1,134 @@
+"""JULE: representations and image clusters learned jointly. Yang, Parikh & Batra, CVPR 2016, arXiv:1604.03628.
+
+Many small clusters, made of nearest-neighbour chains of the rows, are merged by the affinity of their rows' neighbour
+graph; between two rounds of merging a network learns, by triplets, to tell a cluster from its nearest ones. Each period
+merges the share `rate` of the clusters and then trains 20 epochs, until K are left and were trained on. RC, the better
+one, repeats the whole agglomeration on the final features; SF takes the last labels as they are.
+
+As the authors' code has it: hinge with margin .2 on unit features, chains of 50 rows at most, SGD whose rate falls by
+an inverse power, weights N(0, .01^2), rate .9 (.2 for faces). The paper's criterion counts the second term always, the
+code only while more than 100 clusters remain; here always. Decided here: graph and affinities are sparse and merging is
+exact; a batch is made of anchors, each with two rows of its cluster and one of each of its K_c nearest clusters; what
+no neighbour links is merged by average linkage; new rows go to the cluster whose mean feature is nearest. Workers train
+together; merging is the work of worker 0, in the memory of its machine.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from raydc import collectives
+from raydc.clusters import Clusters
+from raydc.clusters.agglomerate import draw_groups, merge_rows
+from raydc.data import Batch, Shard
+from raydc.data.memory import refuse_beyond_memory
+from raydc.losses.agglomerative import agglomerative_triplets
+from raydc.losses.hardening import student_t
+from raydc.methods.base import Card, Method, Now
+from raydc.networks.encoder import Encoder
+from raydc.phases import Optimiser, Phase
+
+BYTES = 200
+"""A row's neighbour costs about this much while clusters are merged (100 measured) and its graph is gathered."""
+SGD = Optimiser(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-5, schedule="inverse", factor=1e-4, power=0.75)
+
+
+class JULE(Method):
+    card: ClassVar[Card] = Card(
+        source="Yang et al. 2016",
+        architecture="CNN",
+        features="encoder output of length one",
+        network_loss="none",
+        clustering_loss="agglomerative",
+        combination="clustering loss only",
+        updates="agglomerative merging, once a period",
+        after="agglomerative clustering anew",
+    )
+    batch_size: ClassVar[int] = 100
+    scaling: ClassVar[str] = "unit"
+
+    class Config(Method.Config):
+        network: Encoder = Encoder()
+        neighbours: int = Field(20, ge=1)
+        """K_s, nearest rows that a row has an affinity to."""
+        nearest: int = Field(5, ge=2)
+        """K_c, clusters that a cluster is compared with."""
+        rate: float = Field(0.9, gt=0, le=1)
+        """Unrolling rate: share of the clusters that a period merges away."""
+        margin: float = Field(0.2, ge=0)
+        """Margin of the triplets."""
+        final: Literal["rc", "sf"] = "rc"
+        """rc: agglomerate the final features anew; sf: straight from the last period."""
+        cluster: Phase = Phase(length="500 epochs", optimiser=SGD, alpha=1.0, update_every="20 epochs")
+
+    quick: ClassVar[dict[str, Any]] = {
+        "network.channels": 8,
+        "cluster.length": "20 epochs",
+        "cluster.update_every": "4 epochs",
+    }
+    config: Config
+    centroids: Tensor
+    done: Tensor
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        super().__init__(config, shape)
+        self.net = config.network.build(shape)
+        self.register_buffer("centroids", torch.zeros(config.n_clusters, config.network.latent))
+        self.register_buffer("done", torch.zeros((), dtype=torch.bool))
+        self._known: tuple[Tensor | None, Tensor] = (None, torch.zeros(0))
+
+    def check(self, total: int) -> None:
+        advice = "train on a sample of the rows and assign the others, or use imsat or idec"
+        refuse_beyond_memory("are merged on one machine", total, BYTES * self.config.neighbours, 1, advice)
+
+    def phases(self) -> dict[str, Phase]:
+        return {"cluster": self.config.cluster}
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.normalize(self.net(x), dim=1)
+
+    def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
+        if self._known[0] is not self.rows["groups"]:  # new ones are gathered once
+            self._known = (self.rows["groups"], collectives.gather(self.rows["groups"], shard.sizes).cpu())
+        draw = torch.Generator().manual_seed((seed + index) % 2**63)
+        positions = draw_groups(self._known[1], -(-shard.total // count), draw)
+        return shard.batch(positions.to(shard.device), groups=self._known[1][positions].to(shard.device))
+
+    def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
+        return agglomerative_triplets(batch.gather(self.features(batch.x)), batch.extra["groups"], self.config.margin)
+
+    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+        return self._merge(shard, clusters, shard.map(lambda x: x.flatten(1)), None, 1.0)
+
+    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+        labels = clusters.gather(self.rows["groups"])[:, 0]
+        self.done.fill_(bool(labels.max() < self.n_clusters))
+        return self._merge(shard, clusters, shard.map(self.features), labels, 1 - self.config.rate)
+
+    def converged(self) -> bool:
+        return bool(self.done)
+
+    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+        z = shard.map(self.features)
+        straight = self.config.final == "sf" and "groups" in self.rows
+        labels = self._merge(shard, clusters, z, clusters.gather(self.rows["groups"])[:, 0] if straight else None, 0.0)
+        one_hot = F.one_hot(labels, self.n_clusters).to(z.dtype)
+        self.centroids.copy_(F.normalize(clusters.total(one_hot.T @ z), dim=1))
+        return labels
+
+    def assign(self, x: Tensor) -> Tensor:
+        return student_t(self.features(x), self.centroids)
+
+    def _merge(self, shard: Shard, clusters: Clusters, z: Tensor, labels: Tensor | None, left: float) -> Tensor:
+        """Merge clusters, by default chains, until the share `left` of them is left, and at least K; labels [N]."""
+        near, squared = clusters.neighbours(z, min(self.config.neighbours, shard.total - 1))
+        near, squared, z = (clusters.gather(part) for part in (near, squared, z))
+        found = torch.zeros(shard.total, 1 + self.config.nearest, dtype=torch.int64, device=shard.device)
+        if collectives.rank() == 0:
+            found.copy_(merge_rows(near, squared, z, labels, left, self.n_clusters, self.config.nearest))
+        collectives.broadcast([found])
+        self.rows["groups"] = found[shard.start : shard.start + len(shard)].clone()
+        return self.rows["groups"][:, 0].clone()
