@@ -34,6 +34,8 @@ log = logging.getLogger("raydc")
 
 OnEpoch = Callable[[Progress], bool]
 """Called on every worker after each epoch; True asks to save and stop."""
+OnStart = Callable[[Loop], None]
+"""Called on every worker before the first epoch, for those that look at the method while it is trained."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ def prepare(config: RunConfig, source: Source | None = None) -> Job:
 
 
 def work(
-    job: Job, *, store: Store | None = None, on_epoch: OnEpoch = lambda progress: False, device: str = "cpu"
+    job: Job,
+    *,
+    store: Store | None = None,
+    on_epoch: OnEpoch = lambda progress: False,
+    on_start: OnStart = lambda loop: None,
+    device: str = "cpu",
 ) -> Outcome:
     """Train on this worker's rows, going on from the newest checkpoint in `store`, and write what is asked of it."""
     training = job.config.training
@@ -121,6 +128,7 @@ def work(
         failpoint("load")
         loop = _loop(job, shard, store)
         history = checkpoints.load(store, loop) if store else []
+        on_start(loop)
         outcome = _train(job, loop, store, history, on_epoch)
         if store and outcome.status == "finished":
             _write(job, outcome, store)
@@ -229,14 +237,19 @@ def _write(job: Job, outcome: Outcome, store: Store) -> None:
     collectives.total(torch.zeros(1, device=shard.device))
 
 
-def in_process(job: Job, store: Store | None = None, on_epoch: OnEpoch = lambda progress: False) -> Outcome:
+def in_process(
+    job: Job,
+    store: Store | None = None,
+    on_epoch: OnEpoch = lambda progress: False,
+    on_start: OnStart = lambda loop: None,
+) -> Outcome:
     """`work` in this process, leaving its random numbers and threads as they were."""
     threads = torch.get_num_threads()
     wanted = job.config.training.device
     device = "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
     try:
         with torch.random.fork_rng():
-            return work(job, store=store, on_epoch=on_epoch, device=device)
+            return work(job, store=store, on_epoch=on_epoch, on_start=on_start, device=device)
     finally:
         torch.set_num_threads(threads)
 

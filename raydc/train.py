@@ -20,7 +20,7 @@ from raydc.checkpoints import CheckpointError
 from raydc.config import RunConfig
 from raydc.data import save_dropped
 from raydc.job import Job
-from raydc.loop import Progress, TrainingDiverged
+from raydc.loop import Loop, Progress, TrainingDiverged
 from raydc.settings import SettingsError, flatten
 from raydc.storage import Store
 from raydc.summary import summarise
@@ -41,6 +41,9 @@ class Watch:
     progress: Callable[[Progress], None] = lambda progress: None
     note: Callable[[str], None] = lambda text: None
     stop: threading.Event | None = None
+    look: Callable[[Loop, Progress], Any] | None = None
+    """Under Ray, called on rank 0 after each epoch (it must pickle); what it returns is `seen` here."""
+    seen: Callable[[Any], None] = lambda found: None
 
     def stopping(self) -> bool:
         return self.stop is not None and self.stop.is_set()
@@ -87,7 +90,7 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
     record = begin(run) | {"status": "running"}
     if job.survey.dropped and store.local:
         save_dropped(job.survey.dropped, Path(store.path) / "dropped.csv")
-    status = _in_process(job, store, watch) if job.config.training.workers == 0 else _on_ray(job, store, watch)
+    status = _in_process(job, store, watch) if job.config.training.workers == 0 else on_ray(job, store, watch)
     record["seconds"] += time.time() - started
     record["status"] = status
     if status == "interrupted":
@@ -122,21 +125,22 @@ class Reporter:
     """The actor between rank 0 and the driver."""
 
     def __init__(self) -> None:
-        self.waiting: list[dict[str, Any]] = []
+        self.waiting: list[tuple[dict[str, Any], Any]] = []
         self.stopping = False
 
-    def push(self, progress: dict[str, Any]) -> bool:
+    def push(self, progress: dict[str, Any], found: Any) -> bool:
         """Take an epoch's report; whether the driver wants to stop."""
-        self.waiting.append(progress)
+        self.waiting.append((progress, found))
         return self.stopping
 
-    def drain(self, stop: bool) -> list[dict[str, Any]]:
+    def drain(self, stop: bool) -> list[tuple[dict[str, Any], Any]]:
         self.stopping = stop
         waiting, self.waiting = self.waiting, []
         return waiting
 
 
-def _on_ray(job: Job, store: Store, watch: Watch) -> str:
+def on_ray(job: Job, store: Store, watch: Watch) -> str:
+    """Train on Ray Train's workers; finished or interrupted. Raises as `train` does."""
     training = job.config.training
     with ray_cluster(training.workers * training.threads + 1):
         import ray
@@ -148,7 +152,13 @@ def _on_ray(job: Job, store: Store, watch: Watch) -> str:
         reporter = ray.remote(num_cpus=0)(Reporter).remote()
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": jobs.without_source(job), "store": store, "reporter": reporter, "gpu": gpu},
+            train_loop_config={
+                "job": jobs.without_source(job),
+                "store": store,
+                "reporter": reporter,
+                "gpu": gpu,
+                "look": watch.look,
+            },
             scaling_config=ScalingConfig(
                 num_workers=training.workers,
                 use_gpu=gpu,
@@ -184,9 +194,11 @@ def _on_ray(job: Job, store: Store, watch: Watch) -> str:
         return result["status"]
 
 
-def _hear(reports: list[dict[str, Any]], watch: Watch) -> None:
-    for report in reports:
-        watch.progress(Progress(**report))
+def _hear(reports: list[tuple[dict[str, Any], Any]], watch: Watch) -> None:
+    for progress, found in reports:
+        watch.progress(Progress(**progress))
+        if found is not None:
+            watch.seen(found)
 
 
 def _cause(problem: Exception, store: Store) -> Exception:
@@ -206,17 +218,21 @@ def _worker(config: dict[str, Any]) -> str:
 
     rank0 = ray.train.get_context().get_world_rank() == 0
     answers: list[Any] = []
+    loops: list[Loop] = []
+    look = config["look"]
 
     def on_epoch(progress: Progress) -> bool:
         """Report, and read the driver's answers as they come in: training waits for neither."""
         if not rank0:
             return False
-        answers.append(config["reporter"].push.remote(asdict(progress)))
+        found = look(loops[0], progress) if look else None
+        answers.append(config["reporter"].push.remote(asdict(progress), found))
         ready, answers[:] = ray.wait(answers, num_returns=len(answers), timeout=0)
         return any(ray.get(ready))
 
     device = str(ray.train.torch.get_device()) if config["gpu"] else "cpu"
-    return jobs.work(config["job"], store=config["store"], on_epoch=on_epoch, device=device).status
+    job, store = config["job"], config["store"]
+    return jobs.work(job, store=store, on_epoch=on_epoch, on_start=loops.append, device=device).status
 
 
 def _use_gpu(device: str, workers: int) -> bool:

@@ -1,0 +1,7 @@
+"""Tuning without labels: Ray Tune and Optuna over a score that no label sees, and a choice that may say no."""
+
+from raydc.search.driver import SearchError, SearchInterrupted, SearchState, SearchWatch
+from raydc.search.finish import tune
+from raydc.search.settings import TuneSettings
+
+__all__ = ["SearchError", "SearchInterrupted", "SearchState", "SearchWatch", "TuneSettings", "tune"]

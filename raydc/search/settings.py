@@ -23,8 +23,8 @@ Criterion = Literal[
     "prediction strength",
     "consensus",
     "raw silhouette",
-    "raw calinski-harabasz",
-    "raw davies-bouldin",
+    "raw calinski_harabasz",
+    "raw davies_bouldin",
     "paired silhouette",
     "pooled silhouette",
     "ace",
@@ -65,13 +65,13 @@ class TuneSettings(Settings):
     """Number of clusters: 10, or a range to search in: 2..30."""
     trials: int = Field(24, ge=1)
     """Configurations that the space is asked for, beside the baselines."""
-    fixed: dict[str, Any] = {}
-    """Dotted settings that every trial has; a method without such a setting ignores it."""
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    """Dotted settings that every trial has, whatever the space says; a method without such a setting ignores it."""
     workers_per_trial: int = Field(1, ge=1)
     """Data-parallel workers of a trial; one trains in the trial's own process."""
-    concurrent: int | None = Field(None, ge=1)
-    """Trials at the same time; by default as many as the cluster has CPUs for."""
-    time_budget: Annotated[float | None, BeforeValidator(_seconds), Field(gt=0)] = None
+    concurrent: int | None = Field(None, ge=0)
+    """Trials at the same time; by default as many as the cluster has CPUs for; 0: one by one in this process, no Ray."""
+    time_budget: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_seconds)] = None
     """Seconds (or 90s, 30m, 2h) for everything; the last third is for the replicas of the finalists."""
     seed: int = Field(0, ge=0)
     """Seed of suggestions, trainings and samples."""
@@ -121,7 +121,9 @@ class TuneSettings(Settings):
         return out
 
     @model_validator(mode="after")
-    def _reference_or_rows(self) -> Self:
+    def _together(self) -> Self:
+        if self.concurrent == 0 and self.workers_per_trial > 1:
+            raise ValueError("concurrent 0 runs trials without Ray, so workers_per_trial must be 1")
         if self.neighbours >= self.evaluation_rows:
             raise ValueError(f"neighbours: expected fewer than evaluation_rows={self.evaluation_rows}")
         return self

@@ -1,0 +1,476 @@
+"""The search: Optuna suggests, Ray Tune runs, and files say what is finished.
+
+Tune's own OptunaSearch keeps its study to itself: it cannot take over the trials of a driver that was killed, forgets
+which were stopped early, and begins its random numbers anew. So this is a Searcher of the same kind, over a study in
+Optuna's storage and raydc's own records; nothing is ever read from what Tune pickles. Actors are reused, so Tune costs
+some hundredths of a second a trial. No trial is ever killed to be stopped: it finds a file that asks it to end, saves,
+and returns, so its workers' resources are free for certain.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from raydc import methods
+from raydc.search import selector
+from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
+from raydc.search.settings import TuneSettings
+from raydc.search.space import Space, check_point, check_space, default_method, load_space, method_settings, suggest
+from raydc.search.trial import RUNGS, Record, run_task
+from raydc.settings import SettingsError
+from raydc.storage import Store
+
+STUDY = "raydc"
+SHARE_OF_TRIALS = 2 / 3
+"""Of the time budget; the rest is for replicas."""
+FREE = ("out", "trials", "concurrent", "time_budget", "study", "register_as", "promote", "tracking_uri", "experiment")
+"""Settings that may change when a search goes on."""
+
+
+class SearchError(RuntimeError):
+    """The search cannot give an answer; what is finished is kept."""
+
+
+class SearchInterrupted(RuntimeError):
+    """The search was asked to stop; the same command goes on."""
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """Where a search stands, for those who watch it."""
+
+    records: tuple[Record, ...]
+    """Of the trials that are finished, in order of their numbers."""
+    running: tuple[Task, ...]
+    asked: int
+    """Trials in all, baselines included."""
+    replicas: tuple[int, int]
+    """Trained, and planned so far."""
+    seconds_left: float | None
+
+    @property
+    def best(self) -> Record | None:
+        """By stage one."""
+        return max(self.records, key=lambda record: record.score, default=None)
+
+
+@dataclass
+class SearchWatch:
+    """What the caller wants to hear, and whether it wants the search to stop."""
+
+    state: Callable[[SearchState], None] = lambda state: None
+    note: Callable[[str], None] = lambda text: None
+    stop: threading.Event | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A search whose trainings are over."""
+
+    context: Context
+    first: list[dict[str, Any]]
+    """The baselines."""
+    records: list[Record]
+    replicas: dict[int, list[Record]]
+    """Of the finalists, by trial."""
+    curve: dict[int, float]
+    """Stage-one score of raw k-means by number of clusters."""
+    study: optuna.Study
+
+
+class Planner(Searcher):
+    """What Tune runs next: trials of a killed driver, baselines, suggestions, and at last replicas of the best."""
+
+    def __init__(
+        self, context: Context, space: Space, first: list[dict[str, Any]], study: optuna.Study, watch: SearchWatch
+    ) -> None:
+        super().__init__(metric="score", mode="max")
+        self.context, self.space, self.first, self.study, self.watch = context, space, first, study, watch
+        self.tasks: dict[str, Task] = {}
+        self.asked: dict[int, optuna.Trial] = {}
+        self.queue: list[Task] | None = None
+        self.planned = 0
+        self.records: dict[int, Record] = {}
+        self.began, self.stopped = time.monotonic(), ""
+        self.left = self._take_over()
+        self.n_asked = len(study.get_trials(deepcopy=False))
+
+    @property
+    def wanted(self) -> int:
+        return len(self.first) + self.context.settings.trials
+
+    def _take_over(self) -> list[int]:
+        """Tell the study what a killed driver could not; the numbers of its unfinished trials."""
+        left = []
+        for trial in self.study.get_trials(deepcopy=False):
+            record = Record.read(self.context.store, trial.number)
+            if record is not None:
+                self.records[trial.number] = record
+            if not trial.state.is_finished():
+                self.asked[trial.number] = optuna.Trial(self.study, trial._trial_id)
+                if record is None:
+                    left.append(trial.number)
+                    self.context.store.write_text(f"{Task(trial.number, 0, {}).folder}/stop", "")
+                else:
+                    self._tell(record)
+        return left
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next task; None to wait, FINISHED at the end."""
+        if self.stopped == "interrupted":
+            return Searcher.FINISHED
+        task = self._next_trial() if not self.stopped else None
+        if task is None:
+            if any(not task.replica for task in self.tasks.values()):
+                return None
+            if self.queue is None:
+                self.queue = self._replicas()
+                self.planned = len(self.queue)
+            if not self.queue or self._seconds_left() <= 0:
+                return None if self.tasks else Searcher.FINISHED
+            task = self.queue.pop(0)
+        self.tasks[trial_id] = task
+        self._tell_watch()
+        return {"number": task.number, "replica": task.replica, "point": task.point}
+
+    def _next_trial(self) -> Task | None:
+        if self.left:
+            number = self.left.pop(0)
+        elif self.n_asked < self.wanted:
+            trial = self.study.ask()
+            self.n_asked += 1
+            number, self.asked[trial.number] = trial.number, trial
+        else:
+            return None
+        if number < len(self.first):
+            return Task(number, 0, self.first[number])
+        settings = self.context.settings
+        # what a trial was given before its driver was killed, Optuna gives it again
+        return Task(number, 0, suggest(self.space, self.asked[number], settings.n_clusters))
+
+    def _replicas(self) -> list[Task]:
+        """Trainings still to be done, the best trial's first; the models of other trials go."""
+        settings, store = self.context.settings, self.context.store
+        chosen = chosen_finalists(self.context, self.first, self.records)
+        for number, record in self.records.items():
+            if number not in chosen and store.exists(f"{record.folder}/run"):
+                store.delete(f"{record.folder}/run")
+        tasks = [Task(n, r, self.records[n].point) for n in chosen for r in range(1, settings.replicas + 1)]
+        before = [Record.read(store, task.number, task.replica) for task in tasks]
+        left = [
+            task for task, record in zip(tasks, before, strict=True) if record is None or record.status == "stopped"
+        ]
+        for task in left:
+            store.write_text(f"{task.folder}/stop", "")
+        return left
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A score on the way: to the study, which may stop the trial."""
+        task = self.tasks[trial_id]
+        if task.replica or "rung" not in result or result["rung"] >= RUNGS:
+            return
+        trial = self.asked[task.number]
+        trial.report(result["score"], result["rung"])
+        # baselines take part in the comparison, and are never stopped by it
+        if self.context.settings.early_stopping and trial.should_prune() and task.number >= len(self.first):
+            reason = f"in the worse half at {result['rung'] / RUNGS:.0%} of its training"
+            self.context.store.write_text(f"{task.folder}/stop", reason)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A training that is over, for good or ill."""
+        task = self.tasks.pop(trial_id)
+        store = self.context.store
+        record = Record.read(store, task.number, task.replica)
+        if record is None and error:
+            record = Record(task.number, task.replica, task.point, "failed")
+            record.problems = ["its process died, twice (out of memory?)"]
+            record.write(store)
+        if record is not None and not task.replica:
+            self.records[task.number] = record
+            self._tell(record)
+        self._tell_watch()
+
+    def _tell(self, record: Record) -> None:
+        trial = self.asked[record.number]
+        trial.set_user_attr("status", record.status)
+        trial.set_user_attr("method", record.method)
+        if record.status == "failed":
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, record.score)
+
+    def _seconds_left(self) -> float:
+        budget = self.context.settings.time_budget
+        return float("inf") if budget is None else budget - (time.monotonic() - self.began)
+
+    def _tell_watch(self) -> None:
+        left = self._seconds_left()
+        ordered = tuple(self.records[number] for number in sorted(self.records))
+        running = tuple(self.tasks.values())
+        done = self.planned - len(self.queue or []) - sum(task.replica > 0 for task in running)
+        self.watch.state(
+            SearchState(
+                ordered, running, self.wanted, (done, self.planned), None if left == float("inf") else max(left, 0)
+            )
+        )
+
+    def ask_to_stop(self, until: threading.Event) -> None:
+        """In a thread: ask trials to end when the caller says so or their share of the budget is over."""
+        budget, store = self.context.settings.time_budget, self.context.store
+        while not until.wait(0.2):
+            if self.watch.stop is not None and self.watch.stop.is_set():
+                self.stopped = "interrupted"
+            elif budget is not None and not self.stopped:
+                if time.monotonic() - self.began > SHARE_OF_TRIALS * budget:
+                    self.stopped = "out of time"
+            over = self._seconds_left() <= 0
+            running = [task for task in list(self.tasks.values()) if over or not task.replica]
+            if self.stopped == "interrupted":
+                store.write_text("stop", "interrupted")
+            elif self.stopped:
+                for task in running:
+                    store.write_text(f"{task.folder}/stop", self.stopped)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study and the records hold everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+def chosen_finalists(context: Context, first: list[dict[str, Any]], records: Mapping[int, Record]) -> list[int]:
+    """Trials that get replicas: those worth it, and the baselines that the winner must beat."""
+    scores = {n: record.score for n, record in records.items() if record.status in ("finished", "guarded")}
+    return selector.finalists(scores, simpler(first), context.settings.finalists)
+
+
+def simpler(first: list[dict[str, Any]]) -> list[int]:
+    """Numbers of raw k-means and of the default configuration, the simplest first."""
+    names = [point["method.name"] for point in first]
+    return list(dict.fromkeys([names.index("kmeans"), 0]))
+
+
+def search(settings: TuneSettings, watch: SearchWatch) -> Finished:
+    """Run every training that is still to be run. SettingsError, DataError or SearchError say what is wrong."""
+    space = load_space(settings.space)
+    check_space(space, settings.n_clusters)
+    default = default_method(space)
+    _check_fixed(settings, default)
+    context = prepare(settings)
+    with _alone(context.store):
+        _same_search(context, settings)
+        context.store.write_text("stop", "")  # what an interrupted search left there
+        study = open_study(context)
+        curve = kmeans_curve(context)
+        first = baselines(context, default, curve)
+        planner = Planner(context, space, first, study, watch)
+        _run(context, planner)
+        if planner.stopped == "interrupted":
+            raise SearchInterrupted(f"saved in {context.store.root}; the same command goes on from there")
+        records = [planner.records[number] for number in sorted(planner.records)]
+        _require_some(records, settings, planner.stopped)
+        replicas = {
+            number: [r for i in range(1, settings.replicas + 1) if (r := Record.read(context.store, number, i))]
+            for number in chosen_finalists(context, first, planner.records)
+        }
+        return Finished(context, first, records, replicas, curve, study)
+
+
+def _run(context: Context, planner: Planner) -> None:
+    """Run what the planner plans, and ask trials to end when it is time."""
+    over = threading.Event()
+    thread = threading.Thread(target=planner.ask_to_stop, args=(over,), name="raydc-search", daemon=True)
+    thread.start()
+    try:
+        if context.settings.concurrent == 0:
+            _in_process(context, planner)
+        else:
+            _on_ray(context, planner)
+    finally:
+        over.set()
+        thread.join()
+
+
+def _in_process(context: Context, planner: Planner) -> None:
+    """One trial after the other, as Tune would with one at a time."""
+    for trial_id in map(str, itertools.count()):
+        config = planner.suggest(trial_id)
+        if config == Searcher.FINISHED:
+            return
+
+        def report(rung: int, score: float, trial_id: str = trial_id) -> None:
+            planner.on_trial_result(trial_id, {"rung": rung, "score": score})
+
+        run_task(context, Task(config["number"], config["replica"], config["point"]), report)
+        planner.on_trial_complete(trial_id)
+
+
+def _on_ray(context: Context, planner: Planner) -> None:
+    """Let Tune run it, in processes that take one trial after the other."""
+    from raydc.train import ray_cluster
+
+    settings = context.settings
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    }
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    with ray_cluster(settings.workers_per_trial + 1), tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
+        import ray
+        from ray import tune
+
+        alone = settings.workers_per_trial == 1
+        most = max(int(ray.cluster_resources().get("CPU", 1)) // settings.workers_per_trial, 1)
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_trainable, context=context), {"CPU": 1 if alone else 0.01}),
+            tune_config=tune.TuneConfig(
+                search_alg=planner,
+                num_samples=-1,
+                max_concurrent_trials=settings.concurrent or most,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=1)
+            ),
+        )
+        tuner.fit()
+
+
+def _trainable(config: dict[str, Any], context: Context) -> None:
+    """What a trial's process runs. It always returns, so the process can take the next trial."""
+    from ray import tune
+
+    def report(rung: int, score: float) -> None:
+        tune.report({"rung": rung, "score": score})
+
+    record = run_task(context, Task(config["number"], config["replica"], config["point"]), report)
+    score = selector.graph.WORST_SCORE if record is None else record.score
+    tune.report({"rung": RUNGS, "score": score})
+
+
+def open_study(context: Context) -> optuna.Study:
+    """The study, made or found. SearchError if its storage cannot be reached."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    settings = context.settings
+    place = settings.study or f"sqlite:///{context.store.path}/study.db"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if "://" in place:
+                storage: Any = optuna.storages.RDBStorage(place)
+            else:
+                backend = optuna.storages.journal.JournalFileBackend(str(Path(place).absolute()))
+                storage = optuna.storages.JournalStorage(backend)
+        study = optuna.create_study(
+            study_name=f"{STUDY}-{key(context)[:16]}", storage=storage, direction="maximize", load_if_exists=True
+        )
+        finished = len(study.get_trials(deepcopy=False))
+    except Exception as problem:  # a driver's own kind of error for each database, all meaning the same here
+        first = str(problem).strip().split("\n")[0]
+        raise SearchError(
+            f"study: cannot open Optuna's storage {_without_password(place)}: {first}. Check the URL and that its "
+            "server runs, or leave --study out to keep the study in --out"
+        ) from problem
+    # begun anew, a sampler would suggest the same first points again
+    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + finished)
+    study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=2)
+    return study
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else scheme + separator + rest
+
+
+def key(context: Context) -> str:
+    """Identifies what is searched: settings, space and rows."""
+    settings = context.settings
+    values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
+    values["data"] |= {"path": context.survey.fingerprint, "storage": None}
+    values["space"] = Path(settings.space).read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _same_search(context: Context, settings: TuneSettings) -> None:
+    """Refuse a directory that holds something else; else say in it what is searched."""
+    store = context.store
+    if store.exists("tune.json"):
+        before = json.loads(store.read_text("tune.json"))
+        if before["key"] == key(context):
+            return
+        now = settings.model_dump(mode="json")
+        other = [k for k in now if k not in FREE and before["settings"].get(k) != now[k]]
+        what = ", ".join(f"{k} was {before['settings'].get(k)!r} and is {now[k]!r}" for k in other)
+        raise SettingsError(
+            f"out: {settings.out} holds another search: {what or 'its rows or space have changed'}; name another --out"
+        )
+    if [name for name in store.list() if name not in ("lock", "stop")]:
+        raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
+    about = {"key": key(context), "settings": settings.model_dump(mode="json"), "reference": context.reference_name}
+    store.write_text("tune.json", json.dumps(about, indent=1))
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Only one driver at a time works in a directory; a killed one's lock goes with it."""
+    Path(store.path).mkdir(parents=True, exist_ok=True)
+    with open(Path(store.path) / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SearchError(
+                f"another search is running in {store.root}; wait for it, or name another --out"
+            ) from None
+        yield
+
+
+def _check_fixed(settings: TuneSettings, default: str) -> None:
+    """SettingsError for fixed settings that no method has, or that the default method or a baseline cannot take."""
+    for name in dict.fromkeys([default, "kmeans", "ae_kmeans"]):
+        check_point({"method.name": name} | _of_method(name, settings.fixed))
+    for path, value in settings.fixed.items():
+        if path in ("training.batch_size", "training.threads", "training.precision", "training.device"):
+            continue
+        if not path.startswith("method.") or path == "method.n_clusters":
+            raise SettingsError(
+                f"fixed: {path}: expected method.* (but for n_clusters), or training.batch_size and such"
+            )
+        if not any(_of_method(name, {path: value}) for name in methods.available()):
+            check_point({"method.name": default, path: value})
+
+
+def _of_method(name: str, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    known = method_settings(methods.load(name), fixed)
+    return {path: value for path, value in known.items() if path.startswith("method.")}
+
+
+def _require_some(records: list[Record], settings: TuneSettings, stopped: str) -> None:
+    """SearchError where no trial has an answer."""
+    usable = [record for record in records if record.status == "finished"]
+    if usable and any(record.method != "ward" for record in usable):
+        return
+    kept = f"what is finished is kept in {settings.out}"
+    if stopped:
+        raise SearchError(
+            f"the time budget of {settings.time_budget:g} s is too short for one trial; give more, or a smaller "
+            f"network or shorter phases by fixed settings; {kept}"
+        )
+    problems = [f"trial {r.number} ({r.method}), {r.status}: {'; '.join(r.problems)}" for r in records][:5]
+    raise SearchError("no trial succeeded:\n  " + "\n  ".join(problems) + f"\n{kept}")

@@ -1,0 +1,267 @@
+"""After the trainings: the choice, the winner's model with its evidence, and search.json, which reports draw."""
+
+import json
+import math
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import TrialState
+from sklearn.isotonic import IsotonicRegression
+
+from raydc.metrics import stability
+from raydc.model import ClusteringModel
+from raydc.search import selector
+from raydc.search.context import Context, plain_kmeans
+from raydc.search.driver import Finished, SearchWatch, search, simpler
+from raydc.search.selector import Candidate, Choice
+from raydc.search.settings import Criterion, TuneSettings
+from raydc.search.trial import Record, read_array
+
+SHOWN: tuple[Criterion, ...] = (
+    "selector",
+    "stage one",
+    "modularity",
+    "kappa",
+    "agreement",
+    "stability ami",
+    "stability ari",
+    "prediction strength",
+    "consensus",
+    "raw silhouette",
+    "pooled silhouette",
+    "ace",
+)
+"""Criteria that the finalists are shown side by side by, whichever chooses."""
+CURVE_POINTS = 20
+
+
+def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, Any]:
+    """Search, choose, and write the winner to `out`/model; what search.json holds. Running it again repeats nothing.
+
+    Raises SettingsError or DataError before any work, SearchError where there is no answer, SearchInterrupted.
+    """
+    watch, started = watch or SearchWatch(), time.monotonic()
+    finished = search(settings, watch)
+    summary = conclude(finished)
+    summary["seconds"] = time.monotonic() - started
+    store = finished.context.store
+    store.write_text("search.json", json.dumps(summary, indent=1))
+    for line in summary["notes"]:
+        watch.note(line)
+    return summary
+
+
+def candidate(context: Context, record: Record, replicas: list[Record]) -> Candidate | None:
+    """A trial with those of its replicas that came to labels; None where it has none itself."""
+    store, labels = context.store, []
+    for one in (record, *replicas):
+        own = read_array(store, f"{one.folder}/labels.npy")
+        if one.status in ("finished", "guarded") and own is not None:
+            labels.append(own.astype(np.int64))
+    if not labels or record.status not in ("finished", "guarded"):
+        return None
+    features = read_array(store, f"{record.folder}/features.npy")
+    seconds = float(np.mean([one.seconds for one in (record, *replicas)]))
+    k = max(int(own.max()) + 1 for own in labels)
+    return Candidate(record.number, k, seconds, np.stack(labels), features, record.method != "ward")
+
+
+def conclude(finished: Finished) -> dict[str, Any]:
+    """Choose, write model and agreement, and sum everything up."""
+    context = finished.context
+    by_number = {record.number: record for record in finished.records}
+    found = [candidate(context, by_number[number], own) for number, own in finished.replicas.items()]
+    able = [one for one in found if one is not None and len(one.labels) > 1]
+    choice, standings = _choose(finished, able)
+    trainings = [by_number[choice.number], *finished.replicas.get(choice.number, [])]
+    trainings = [one for one in trainings if one.status in ("finished", "guarded")]
+    winner = trainings[choice.medoid]
+    chosen = next((one for one in able if one.number == choice.number), None)
+    clusters = _clusters(chosen, choice, winner)
+    weights = _write_model(context, winner, chosen, choice, clusters)
+    band = selector.null(
+        context.reference,
+        lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
+        neighbours=context.settings.neighbours,
+        trials=len(finished.records),
+        seed=context.settings.seed,
+    )
+    score = winner.measures["stage one"]
+    notes = [*choice.notes]
+    if band.inside(score):
+        notes.append(
+            f"no structure: the winner's score {score:.4f} is within what k-means reaches on permuted columns "
+            f"(up to {band.columns[1]:.4f}) or rows of one normal distribution (up to {band.gaussian[1]:.4f})"
+        )
+    suggested = [r for r in finished.records if r.number >= len(finished.first) and r.status in ("finished", "stopped")]
+    if len(suggested) > 1 and np.ptp([record.score for record in suggested]) == 0:
+        notes.append(f"every suggested trial scores {suggested[0].score:.4f}: the score tells these settings not apart")
+    for record in finished.records:
+        if record.status == "failed":
+            notes.append(f"trial {record.number} ({record.method}) failed: {'; '.join(record.problems)}")
+    everything = [*finished.records, *(r for own in finished.replicas.values() for r in own)]
+    return {
+        "winner": _entry(winner, len(finished.first)) | {"settings": winner.settings, "weights": weights},
+        "best": choice.best,
+        "criterion": context.settings.criterion,
+        "structure": not band.inside(score),
+        "null": {"columns": band.columns, "gaussian": band.gaussian},
+        "notes": notes,
+        "reference": context.reference_name,
+        "baselines": [str(point["method.name"]) for point in finished.first],
+        "trials": [
+            _entry(record, len(finished.first)) | {"finalist": record.number in finished.replicas}
+            for record in finished.records
+        ],
+        "finalists": [vars(standings[one.number]) | {"seconds": one.seconds} for one in able],
+        "criteria": _criteria(context, able),
+        "replicas": [_entry(record, len(finished.first)) for own in finished.replicas.values() for record in own],
+        "importance": importance(finished),
+        "k curve": _k_curve(finished),
+        "clusters": clusters,
+        "cost": {
+            "trainings": len(everything),
+            "seconds of trials": sum(record.seconds for record in finished.records),
+            "seconds of replicas": sum(r.seconds for own in finished.replicas.values() for r in own),
+        },
+    }
+
+
+def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int, selector.Standing]]:
+    context = finished.context
+    if any(one.registrable for one in able):
+        order, criterion = simpler(finished.first), context.settings.criterion
+        choice, standings, _ = selector.choose(able, context.graph, order, criterion, context.reference)
+        return choice, standings
+    models = [record for record in finished.records if record.status == "finished" and record.method != "ward"]
+    best = max(models, key=lambda record: (record.score, -record.number))
+    note = (
+        "no finalist has a replica (out of time, or they failed): chosen by one training alone, its stability unknown"
+    )
+    return Choice(best.number, best.number, 0, [note]), {}
+
+
+def _clusters(chosen: Candidate | None, choice: Choice, winner: Record) -> list[dict[str, Any]]:
+    """Size, Jaccard stability and mean agreement of each of the winner's clusters, on the evaluation rows."""
+    if chosen is None:
+        return []
+    own, others = chosen.labels[choice.medoid], np.delete(chosen.labels, choice.medoid, axis=0)
+    k = max(winner.n_clusters, chosen.n_clusters)
+    overlap = stability.cluster_jaccard(own, others, k)
+    agree = stability.row_agreement(chosen.labels, k, choice.medoid)
+    found = []
+    for cluster in range(k):
+        rows = own == cluster
+        mean = float(agree[rows].mean()) if rows.any() else 0.0
+        found.append(
+            {"cluster": cluster, "rows": int(rows.sum()), "jaccard": float(overlap[cluster]), "agreement": mean}
+        )
+    return found
+
+
+def _write_model(
+    context: Context, winner: Record, chosen: Candidate | None, choice: Choice, clusters: list[dict[str, Any]]
+) -> str:
+    """`out`/model with what is known of its stability in its notes, and each evaluation row's agreement beside it."""
+    store, run = context.store, context.store / f"{winner.folder}/run"
+    model = ClusteringModel.of({name: run.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
+    notes: dict[str, Any] = {"search": {"trial": winner.number, "replica": winner.replica, "score": winner.score}}
+    if chosen is not None:
+        own = chosen.labels[choice.medoid]
+        agree = stability.row_agreement(chosen.labels, max(winner.n_clusters, chosen.n_clusters), choice.medoid)
+        text = "row,cluster,agreement\n" + "".join(
+            f"{row},{cluster},{share:.4f}\n" for row, cluster, share in zip(context.chosen, own, agree, strict=True)
+        )
+        store.write_text("agreement.csv", text)
+        notes["clusters"] = clusters
+        notes["agreement"] = None if model.refuses else calibration(model.memberships(_rows(context, model)), agree)
+    model.notes = notes
+    for name, data in model.files().items():
+        store.write_bytes(f"model/{name}", data)
+    return model.weights_hash()
+
+
+def _rows(context: Context, model: ClusteringModel) -> Any:
+    import torch
+
+    return model.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
+
+
+def calibration(memberships: NDArray[np.float32], agree: NDArray[np.float64]) -> dict[str, list[float]]:
+    """Agreement that rows with this largest membership have on average, never falling: points to interpolate between.
+
+    So a new row's confidence is the share of replicas that would put it there, of memberships [n, K] and agreement [n].
+    Isotonic regression (Barlow et al. 1972).
+    """
+    confidence = memberships.max(axis=1).astype(np.float64)
+    at = np.unique(np.quantile(confidence, np.linspace(0, 1, CURVE_POINTS)))
+    fitted = IsotonicRegression(out_of_bounds="clip").fit(confidence, agree)
+    return {"membership": at.tolist(), "agreement": fitted.predict(at).tolist()}
+
+
+def _entry(record: Record, baselines: int) -> dict[str, Any]:
+    """A training as a line of a table."""
+    return {
+        "number": record.number,
+        "replica": record.replica,
+        "baseline": record.number < baselines,
+        "method": record.method,
+        "point": record.point,
+        "status": record.status,
+        "problems": record.problems,
+        "score": record.score,
+        "measures": record.measures,
+        "history": record.history,
+        "n_clusters": record.n_clusters,
+        "loss": record.loss if record.loss is None or math.isfinite(record.loss) else None,
+        "seconds": record.seconds,
+        "weights": record.weights,
+    }
+
+
+def _criteria(context: Context, able: list[Candidate]) -> dict[str, dict[str, float | None]]:
+    """Each criterion by finalist's number; none where it has no value."""
+    if not able:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = selector.criteria(able, context.graph, SHOWN, context.reference)
+    return {
+        name: {str(one.number): float(v) if np.isfinite(v) else None for one, v in zip(able, values, strict=True)}
+        for name, values in found.items()
+    }
+
+
+def importance(finished: Finished) -> dict[str, float]:
+    """Share of the score's variance that each setting explains (PED-ANOVA or fANOVA, as Optuna has it).
+
+    Of settings that all suggested trials have, else of those of the method most often suggested. Empty under 8 trials.
+    """
+    trials = [t for t in finished.study.get_trials(states=(TrialState.COMPLETE,)) if t.params]
+    methods = [str(t.user_attrs.get("method")) for t in trials]
+    if len(set(methods)) > 1:
+        most = max(sorted(set(methods)), key=methods.count)
+        trials = [t for t, name in zip(trials, methods, strict=True) if name == most]
+    if len(trials) < 8 or np.ptp([t.value for t in trials]) == 0:
+        return {}
+    apart = optuna.create_study(direction="maximize")
+    apart.add_trials(trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {name: float(value) for name, value in optuna.importance.get_param_importances(apart).items()}
+
+
+def _k_curve(finished: Finished) -> dict[str, dict[str, float]]:
+    """Best stage-one score by number of clusters: of raw k-means, and of trials."""
+    best: dict[int, float] = {}
+    for record in finished.records:
+        if record.status == "finished":
+            best[record.n_clusters] = max(record.score, best.get(record.n_clusters, record.score))
+    return {
+        "raw k-means": {str(k): finished.curve[k] for k in sorted(finished.curve)},
+        "trials": {str(k): best[k] for k in sorted(best)},
+    }

@@ -1,0 +1,306 @@
+"""A trial in its own process: trained, scored while it goes on, and put on record.
+
+The record is written last, whole or not at all, so that a search which is started again sees what is finished.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from torch import Tensor
+
+from raydc import job as jobs
+from raydc.data import DataError
+from raydc.job import Job
+from raydc.loop import Loop, Progress, TrainingDiverged
+from raydc.methods.base import Method
+from raydc.metrics import graph
+from raydc.metrics.graph import WORST_SCORE
+from raydc.metrics.stability import nearest_neighbours
+from raydc.model import ClusteringModel
+from raydc.search.context import Context, Labels, Task
+from raydc.storage import Store
+from raydc.summary import read_assignments
+from raydc.train import Watch, on_ray
+
+RUNGS = 10
+"""A trial is scored at every tenth of its training."""
+WARD_ROWS = 4000
+WIDEST_FEATURES = 512
+CHUNK = 4096
+Report = Callable[[int, float], None]
+"""(rung, score), while a trial goes on."""
+
+
+class Stopped(Exception):
+    """The trial is to end here, for this reason."""
+
+
+@dataclass
+class Record:
+    """What is known of a finished training, without any label."""
+
+    number: int
+    replica: int
+    point: dict[str, Any]
+    status: str
+    """finished; stopped (early, or out of time); guarded (finished or diverged, and not worth a score); failed."""
+    score: float = WORST_SCORE
+    """Stage one: Q / (1 - sum p^2)^(1/4), or the worst."""
+    measures: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """Why it was guarded, stopped or failed."""
+    history: list[tuple[int, float]] = field(default_factory=list)
+    """Score at each tenth of training."""
+    n_clusters: int = 0
+    loss: float | None = None
+    """Sum of the parts of the last epoch's loss, unweighted."""
+    seconds: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Every setting, dotted."""
+    weights: str = ""
+    """Hash of the weights."""
+
+    @property
+    def method(self) -> str:
+        return str(self.point["method.name"])
+
+    @property
+    def folder(self) -> str:
+        return Task(self.number, self.replica, self.point).folder
+
+    def write(self, store: Store) -> None:
+        store.write_text(f"{self.folder}/record.json", json.dumps(asdict(self), indent=1))
+
+    @staticmethod
+    def read(store: Store, number: int, replica: int = 0) -> "Record | None":
+        """None if that training is not finished."""
+        name = f"{Task(number, replica, {}).folder}/record.json"
+        return Record(**json.loads(store.read_text(name))) if store.exists(name) else None
+
+
+def run_task(context: Context, task: Task, report: Report) -> Record | None:
+    """Train and score; the record, also where training failed. None if the search was asked to stop."""
+    store = context.store
+    before = Record.read(store, task.number, task.replica)
+    if before is not None and before.point == task.point and not (task.replica and before.status == "stopped"):
+        return before
+    record = Record(task.number, task.replica, task.point, "finished", n_clusters=_asked(task))
+    started = time.monotonic()
+    with torch.random.fork_rng():
+        try:
+            if record.method == "ward":
+                labels, features = ward(context, task), None
+            else:
+                labels, features = _trained(context, task, record, report)
+            _judge(context, record, labels, features)
+        except Stopped as reason:
+            if str(reason) == "interrupted":
+                return None
+            record.status, record.problems = "stopped", [str(reason)]
+            record.score = record.history[-1][1] if record.history else WORST_SCORE
+        except TrainingDiverged as problem:
+            record.status, record.problems = "guarded", [str(problem)]
+        except (ValueError, RuntimeError, NotImplementedError, MemoryError) as problem:  # on record, and shown
+            record.status, record.problems = "failed", [f"{type(problem).__name__}: {problem}"]
+    record.seconds = time.monotonic() - started
+    (store / task.folder).delete("run/checkpoints")
+    record.write(store)
+    return record
+
+
+def _asked(task: Task) -> int:
+    return int(task.point.get("method.n_clusters", 0))
+
+
+def _trained(context: Context, task: Task, record: Record, report: Report) -> tuple[Labels, NDArray[np.float32] | None]:
+    """Labels [n] and features [n, D] of the evaluation rows; raises Stopped."""
+    job = context.job(task)
+    store = context.store / f"{task.folder}/run"
+    record.settings = job.config.flat()
+    look = Look(context, job)
+    flags = Flags(context.store, task.folder)
+    stop = threading.Event()
+    losses: dict[str, float] = {}
+
+    def seen(found: tuple[int, float]) -> None:
+        record.history.append(found)
+        report(*found)
+
+    def progress(now: Progress, just_seen: bool = False) -> None:
+        losses.clear()
+        losses.update(now.losses)
+        if flags.reason(always=just_seen):
+            stop.set()
+
+    if job.config.training.workers == 0:
+        loops: list[Loop] = []
+
+        def on_epoch(now: Progress) -> bool:
+            found = look(loops[0], now)
+            if found is not None:
+                seen(found)
+            progress(now, just_seen=found is not None)
+            return stop.is_set()
+
+        outcome = jobs.in_process(job, store, on_epoch, loops.append)
+        status, trained = outcome.status, outcome.labels
+    else:
+        status = on_ray(job, store, Watch(progress, stop=stop, look=look, seen=seen))
+        trained = read_assignments(store)["cluster"].to_numpy() if status == "finished" else np.zeros(0, np.int64)
+    record.loss = sum(losses.values()) if losses else None
+    if status == "interrupted":
+        raise Stopped(flags.reason(always=True))
+    model = ClusteringModel.of({name: store.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
+    record.weights, record.n_clusters = model.weights_hash(), model.n_clusters
+    x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
+    features = _features(model.method, x)
+    if not model.refuses:
+        return model.predict(x), features
+    return extend(context, task, trained), features
+
+
+class Flags:
+    """Files by which the driver asks trials to end: one for all of them, and one for each."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self.store, self.names = store, ("stop", f"{folder}/stop")
+        self.looked, self.found = 0.0, ""
+
+    def reason(self, always: bool = False) -> str:
+        """Why to end; empty if nobody asks. Looks at most five times a second."""
+        now = time.monotonic()
+        if not self.found and (always or now - self.looked > 0.2):
+            self.looked = now
+            self.found = next((self.store.read_text(name) for name in self.names if self.store.exists(name)), "")
+        return self.found
+
+
+class Look:
+    """Scores a method while it is trained, at every tenth of its steps: (rung, score), else None."""
+
+    def __init__(self, context: Context, job: Job) -> None:
+        self.graph, self.n_clusters = context.graph, job.config.method.n_clusters
+        self.x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
+        self.chosen, self.rung = context.chosen, 0
+        self.whole = job.survey.rows == context.survey.rows
+
+    def __call__(self, loop: Loop, progress: Progress) -> tuple[int, float] | None:
+        plan = [*loop.plan().values()]
+        done = sum(plan[: loop.phase_index]) + (0 if progress.last else loop.phase_step)
+        rung = RUNGS * done // max(sum(plan), 1)
+        if not self.rung < rung < RUNGS:
+            return None
+        self.rung = rung
+        was = loop.method.training
+        loop.method.eval()
+        try:
+            labels = self._labels(loop)
+        finally:
+            loop.method.train(was)
+        return rung, WORST_SCORE if labels is None else graph.stage_one_score(labels, self.graph)
+
+    def _labels(self, loop: Loop) -> Labels | None:
+        """Of the evaluation rows: the method's once it clusters, else those of k-means on its features."""
+        method = loop.method
+        if loop.begun and not method.card.refuses:
+            return _chunked(lambda x: method.assign(x).argmax(1), self.x).numpy()
+        if loop.begun and self.whole and loop.shard.total == len(loop.shard) and "previous" in method.rows:
+            return method.rows["previous"].cpu().numpy()[self.chosen]
+        features = _features(method, self.x)
+        if features is None or not np.isfinite(features).all():
+            return None
+        return KMeans(self.n_clusters or 10, n_init=1, random_state=0).fit_predict(features).astype(np.int64)
+
+
+def _chunked(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([function(part).cpu() for part in x.split(CHUNK)])
+
+
+def _features(method: Method, x: Tensor) -> NDArray[np.float32] | None:
+    """Features [n, D] of the rows x; None where the method has none for new rows."""
+    try:
+        return _chunked(lambda part: method.features(part).float(), x).flatten(1).numpy()
+    except NotImplementedError:
+        return None
+
+
+def _judge(context: Context, record: Record, labels: Labels, features: NDArray[np.float32] | None) -> None:
+    """Guards, then the score; labels and features of the evaluation rows are kept beside the record."""
+    n_clusters = max(record.n_clusters, int(labels.max()) + 1)
+    record.n_clusters = n_clusters
+    kept = features if features is not None and features.shape[1] <= WIDEST_FEATURES else None
+    record.problems = graph.guards(
+        labels,
+        n_clusters,
+        loss=record.loss,
+        embeddings=kept,
+        allow_rare=context.settings.allow_rare,
+    )
+    record.measures = measures(context, labels)
+    record.status = "guarded" if record.problems else "finished"
+    record.score = WORST_SCORE if record.problems else record.measures["stage one"]
+    record.history.append((RUNGS, record.score))
+    store = context.store / record.folder
+    store.write_bytes("labels.npy", _bytes(labels.astype(np.int32)))
+    if kept is not None and np.isfinite(kept).all():
+        store.write_bytes("features.npy", _bytes(kept))
+
+
+def measures(context: Context, labels: Labels) -> dict[str, float]:
+    """Label-free measures of labels [n] of the evaluation rows."""
+    return {
+        "stage one": graph.stage_one_score(labels, context.graph),
+        "modularity": graph.modularity(labels, context.graph),
+        "kappa": graph.kappa(labels, context.graph),
+        "agreement": graph.agreement(labels, context.graph),
+    }
+
+
+def _bytes(values: NDArray[Any]) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_array(store: Store, name: str) -> NDArray[Any] | None:
+    """What a trial kept; None if it kept nothing of that name."""
+    return np.load(BytesIO(store.read_bytes(name)), allow_pickle=False) if store.exists(name) else None
+
+
+def ward(context: Context, task: Task) -> Labels:
+    """Ward's clusters (Ward, JASA 1963) of a sample of the evaluation rows; others as their nearest neighbours."""
+    keep = np.flatnonzero(context.kept(task)[context.chosen])
+    if len(keep) > WARD_ROWS:
+        keep = keep[np.unique(np.linspace(0, len(keep) - 1, WARD_ROWS).astype(np.int64))]
+    found = AgglomerativeClustering(_asked(task)).fit_predict(context.reference[keep]).astype(np.int64)
+    return _spread(context, keep, found)
+
+
+def extend(context: Context, task: Task, labels: Labels) -> Labels:
+    """Labels [n] of all evaluation rows, from those [N] of the rows a task was trained on."""
+    kept = context.kept(task)
+    if len(labels) != kept.sum():
+        raise DataError(f"expected labels of {int(kept.sum())} rows, got {len(labels)}")
+    everywhere = np.full(len(kept), -1, np.int64)
+    everywhere[kept] = labels
+    known = np.flatnonzero(kept[context.chosen])
+    return _spread(context, known, everywhere[context.chosen[known]])
+
+
+def _spread(context: Context, known: NDArray[np.int64], found: Labels) -> Labels:
+    labels = np.full(len(context.chosen), -1, np.int64)
+    labels[known] = found
+    rest = np.flatnonzero(labels < 0)
+    if len(rest):
+        labels[rest] = nearest_neighbours(context.reference[known], found, context.reference[rest])
+    return labels
