@@ -17,6 +17,7 @@ from torch import Tensor
 from raydc import collectives
 from raydc.clusters import Clusters
 from raydc.data import Shard
+from raydc.failpoints import failpoint
 from raydc.methods.base import Group, Method, Now, Player
 from raydc.phases import Optimiser, Phase, steps
 
@@ -150,6 +151,7 @@ class Loop:
         if self.begun and not due:
             return False
         torch.manual_seed(seed_of(self.seed, "update", self.step))
+        failpoint("update" if self.begun else "begin")
         with self._evaluating(), self._autocast(), torch.no_grad():
             if self.begun:
                 labels = self.method.update(self.shard, self.clusters, now)

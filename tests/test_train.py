@@ -1,0 +1,180 @@
+"""Runs that are killed, repeated, moved to another number of workers, or asked for wrongly."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from raydc import checkpoints, cli
+from raydc.data import DataError, deal, load_shard, open_source
+from raydc.job import prepare
+from raydc.loop import Loop, Progress
+from raydc.settings import SettingsError
+from raydc.storage import Store
+from raydc.train import Interrupted, Watch, check, train
+from tests.runs import config, in_child, weights
+
+PLACES = ["load", "epoch", "begin", "update", "epoch.clustering"]
+CHECKPOINT = ["checkpoint.rows", "checkpoint.manifest", "checkpoint.after", "finish"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "whole"
+    train(check(config(out)))
+    return out
+
+
+def test_an_output_directory_is_complete(undisturbed):
+    names = set(Store(undisturbed).list())
+    assert {"config.yaml", "run.json", "metrics.jsonl", "summary.json", "model/model.json", "model/state.pt"} <= names
+    table = pq.read_table(undisturbed / "assignments")
+    assert table["row"].to_pylist() == list(range(1797))
+    assert not any(name.startswith("checkpoints/") for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES + CHECKPOINT)
+def test_killed_anywhere_it_ends_as_the_undisturbed_run(undisturbed, tmp_path, place):
+    out = tmp_path / "run"
+    assert in_child(out, place) == -signal.SIGKILL
+    assert in_child(out) == 0
+    assert weights(out) == weights(undisturbed)
+    mine, theirs = (pq.read_table(o / "assignments")["cluster"].to_numpy() for o in (out, undisturbed))
+    assert (mine == theirs).all()
+    lines = [(o / "metrics.jsonl").read_text() for o in (out, undisturbed)]
+    assert lines[0] == lines[1]
+
+
+def test_a_finished_run_is_not_run_again(undisturbed):
+    def never(progress: Progress) -> None:
+        raise AssertionError("it trained again")
+
+    summary = train(check(config(undisturbed)), Watch(progress=never))
+    assert summary == json.loads((undisturbed / "summary.json").read_text())
+
+
+def test_another_run_is_refused_by_name(undisturbed):
+    with pytest.raises(SettingsError, match=r"holds another run: method.nu was 1.0 and is 2.0"):
+        check(config(undisturbed, method__nu=2.0))
+
+
+def test_asked_to_stop_it_saves_and_goes_on(undisturbed, tmp_path):
+    class AfterFour:
+        seen = 0
+
+        def is_set(self) -> bool:
+            self.seen += 1
+            return self.seen > 4
+
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        train(check(config(tmp_path / "run", training__checkpoint_every=1000.0)), Watch(stop=AfterFour()))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    train(check(config(tmp_path / "run", training__checkpoint_every=1000.0)))
+    assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+def loop_of(job, workers, rank):
+    source = open_source(job.config.data)
+    shard = load_shard(source, job.survey, job.scaling, deal(job.survey.groups, workers), rank)
+    from raydc.clusters.local import CollectiveClusters
+
+    return Loop(job.method(), shard, CollectiveClusters(shard), 256, 0)
+
+
+def test_rows_find_their_state_on_another_number_of_workers(tmp_path):
+    job = prepare(config(tmp_path / "x"))
+    loop = loop_of(job, 1, 0)
+    for progress in loop:
+        if progress.phase == "cluster":
+            break
+    store = Store(tmp_path / "run")
+    checkpoints.save(store, loop, [])
+    parts = []
+    for rank in range(3):
+        other = loop_of(job, 3, rank)
+        # without a process group `start` is that of rank 0: place this shard by hand
+        other.shard.sizes = (other.shard.groups[0].start, len(other.shard))
+        start = other.shard.groups[0].start
+        type(other.shard).start = property(lambda self, start=start: start)
+        try:
+            checkpoints.load(store, other)
+        finally:
+            type(other.shard).start = property(lambda self: sum(self.sizes[:0]))
+        parts.append(other.method.rows["target"])
+    assert torch.equal(torch.cat(parts), loop.method.rows["target"])
+
+
+def test_a_damaged_checkpoint_falls_back_and_three_end_it(tmp_path):
+    job = prepare(config(tmp_path / "x"))
+    loop, store = loop_of(job, 1, 0), Store(tmp_path / "run")
+    for progress in loop:
+        checkpoints.save(store, loop, [{"step": progress.step}])
+        if progress.step >= 3 * loop.per_epoch:
+            break
+    names = sorted({name.split("/")[1] for name in store.list("checkpoints")})
+    assert len(names) == checkpoints.KEEP
+    flip(store, f"checkpoints/{names[-1]}/shared.pt")
+    fresh = loop_of(job, 1, 0)
+    assert checkpoints.load(store, fresh)[0]["step"] == fresh.step == 2 * loop.per_epoch
+    flip(store, f"checkpoints/{names[0]}/shared.pt")
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint in .* is whole"):
+        checkpoints.load(store, loop_of(job, 1, 0))
+
+
+def flip(store: Store, name: str) -> None:
+    data = bytearray(store.read_bytes(name))
+    data[len(data) // 2] ^= 1
+    store.write_bytes(name, bytes(data))
+
+
+def test_pretraining_is_taken_from_another_run(undisturbed, tmp_path):
+    heard: list[Progress] = []
+    changed = config(tmp_path / "idec", method__name="idec", training__init_from=str(undisturbed))
+    train(check(changed), Watch(progress=heard.append))
+    assert {progress.phase for progress in heard} == {"cluster"}
+    with pytest.raises(DataError, match="holds no finished run"):
+        check(config(tmp_path / "other", training__init_from=str(tmp_path)))
+    with pytest.raises(DataError, match="use the same method.network settings"):
+        check(config(tmp_path / "other", training__init_from=str(undisturbed), method__network__latent=6))
+
+
+@pytest.mark.slow
+def test_labels_never_steer(undisturbed, tmp_path):
+    """The whole command with permuted labels: the same weights."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    hashes = set()
+    for name, labels in (("true", y), ("permuted", np.random.default_rng(0).permutation(y))):
+        np.savez(tmp_path / f"{name}.npz", X=x, y=labels)
+        out = tmp_path / name
+        options = [f"--{key}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in tiny().items()]
+        code = cli.main(
+            ["train", *options, f"--data={tmp_path / name}.npz", f"--out={out}", "--register=permuted",
+             f"--tracking-uri=sqlite:///{tmp_path}/mlflow.db"]
+        )  # fmt: skip
+        assert code == 0
+        hashes.add(weights(out))
+    assert len(hashes) == 1
+
+
+def tiny() -> dict[str, object]:
+    from tests.runs import TINY
+
+    return {key: value for key, value in TINY.items() if key != "data.path"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lost_worker_costs_nothing_but_time(tmp_path):
+    """Two workers of Ray Train, one SIGKILLed in the clustering phase: the same weights as an undisturbed run."""
+    assert in_child(tmp_path / "whole", training__workers=2) == 0
+    assert in_child(tmp_path / "killed", "epoch.clustering", training__workers=2) == 0
+    assert (tmp_path / "killed.killed").exists()
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
