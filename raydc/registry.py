@@ -245,16 +245,16 @@ class Tracker:
                     pause = self._every
                     with self._lock:
                         del self._waiting[: len(batch)]
-            self._keep(failed=pause != self._every)
+            self._keep(unsent=pause != self._every or self._stop.is_set())
             if self._stop.is_set():
                 return
             if self._waiting or batch:
                 self._stop.wait(pause)
 
-    def _keep(self, failed: bool) -> None:
-        """Write the outbox if a server is away, and empty it once all is sent."""
+    def _keep(self, unsent: bool) -> None:
+        """Write what is unsent to the outbox, if a server is away or the run ends; else empty it."""
         with self._lock:
-            waiting = list(self._waiting) if failed else []
+            waiting = list(self._waiting) if unsent else []
         fields = ("key", "value", "timestamp", "step")
         text = "".join(json.dumps({name: getattr(metric, name) for name in fields}) + "\n" for metric in waiting)
         if text != self._kept:

@@ -42,19 +42,14 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
     axes = figure.subplots()
     clusters = np.unique(labels)
     size = float(np.clip(9000 / max(1, len(points)), 3, 24))
+    colours = np.array([colour(k) for k in range(int(labels.max(initial=0)) + 1)])
+    markers = np.array([marker(k) for k in range(len(colours))])[labels]
     shuffled = np.random.default_rng(0).permutation(len(points))  # no cluster hides another by being drawn last
     for part in np.array_split(shuffled, 8):
-        for cluster in clusters:
-            rows = part[labels[part] == cluster]
-            axes.scatter(
-                points[rows, 0],
-                points[rows, 1],
-                s=size,
-                color=[colour(cluster)],
-                marker=marker(cluster),
-                alpha=0.6,
-                linewidths=0,
-            )
+        for shape in np.unique(markers[part]):
+            rows = part[markers[part] == shape]
+            x, y = points[rows].T
+            axes.scatter(x, y, s=size, color=colours[labels[rows]], marker=shape, alpha=0.6, linewidths=0)
     font = 12 if len(clusters) <= 12 else 9
     for cluster in clusters:
         x, y = np.median(points[labels == cluster], axis=0)
@@ -143,42 +138,26 @@ def curves(progress: Sequence[Mapping[str, Any]], n_clusters: int) -> Figure:
 
 def members(rows: Mapping[int, tuple[NDArray[Any], NDArray[Any]]], shape: Sequence[int]) -> Figure:
     """Images of the most (left) and least (right) typical members of each cluster: rows[k] holds two [m, C, H, W]."""
-    clusters = sorted(rows)
     across = max(max(len(most), len(least)) for most, least in rows.values())
-    gap = 0.6
-    figure = _figure(0.62 * (2 * across + gap) + 0.8, 0.62 * len(clusters) + 0.6)
-    grid = figure.add_gridspec(
-        len(clusters), 2 * across + 1, width_ratios=[1] * across + [gap] + [1] * across, wspace=0.06, hspace=0.08
-    )
-    for i, cluster in enumerate(clusters):
-        for side, images in enumerate(rows[cluster]):
-            for j in range(across):
-                axes = figure.add_subplot(grid[i, j + side * (across + 1)])
-                if j < len(images):
-                    _image(axes, images[j], shape)
-                else:
-                    axes.axis("off")
-                if i == 0 and j == 0:
-                    axes.set_title(("most typical", "least typical")[side], fontsize=10, loc="left")
-                if j == 0 and side == 0:
-                    axes.axis("on")
-                    _bare(axes)
-                    axes.set_ylabel(str(cluster), rotation=0, ha="right", va="center", fontsize=10, fontweight="bold")
+    columns = [[*range(across)], [*range(across + 1, 2 * across + 1)]]
+    cells = {
+        (i, columns[side][j]): image
+        for i, cluster in enumerate(sorted(rows))
+        for side, images in enumerate(rows[cluster])
+        for j, image in enumerate(images)
+    }
+    figure, axes = _mosaic(cells, shape, len(rows), 2 * across + 1, sorted(rows))
+    for side, name in enumerate(("most typical", "least typical")):
+        x = columns[side][0] / (2 * across + 1)
+        axes.text(x, 1.01, name, transform=axes.transAxes, fontsize=10, ha="left", va="bottom")
     return figure
 
 
 def generated(samples: NDArray[Any], shape: Sequence[int]) -> Figure:
     """Rows that the method drew for each cluster [K, m, C, H, W], a cluster a row."""
     n, across = samples.shape[:2]
-    figure = _figure(0.62 * across + 0.8, 0.62 * n + 0.6)
-    grid = figure.add_gridspec(n, across, wspace=0.06, hspace=0.08)
-    for k in range(n):
-        for j in range(across):
-            axes = figure.add_subplot(grid[k, j])
-            _image(axes, samples[k, j], shape)
-            if j == 0:
-                axes.set_ylabel(str(k), rotation=0, ha="right", va="center", fontsize=10, fontweight="bold")
-    return figure
+    cells = {(k, j): samples[k, j] for k in range(n) for j in range(across)}
+    return _mosaic(cells, shape, n, across, range(n))[0]
 
 
 def contrasts(rows: NDArray[Any], labels: NDArray[np.int64], names: Sequence[str], most: int = 24) -> Figure:
@@ -296,22 +275,31 @@ def _legend(axes: Axes) -> None:
         )
 
 
-def _image(axes: Axes, image: NDArray[Any], shape: Sequence[int]) -> None:
-    pixels = np.asarray(image, np.float64).reshape(tuple(shape))
-    low, high = pixels.min(), pixels.max()
-    pixels = (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
-    if shape[0] == 3:
-        axes.imshow(pixels.transpose(1, 2, 0), aspect="equal")
-    else:
-        axes.imshow(pixels[0], cmap="gray", vmin=0, vmax=1, aspect="equal")
-    _bare(axes)
-
-
-def _bare(axes: Axes) -> None:
+def _mosaic(
+    cells: Mapping[tuple[int, int], NDArray[Any]], shape: Sequence[int], down: int, across: int, names: Sequence[int]
+) -> tuple[Figure, Axes]:
+    """Images by (row, column) on one white sheet, each in its own range of grey or colour, the names to the left."""
+    height, width = shape[1:]
+    times = max(1, round(56 / max(height, width)))
+    tall, wide = height * times + 4, width * times + 4
+    sheet = np.ones((down * tall, across * wide, 3))
+    for (i, j), image in cells.items():
+        pixels = np.asarray(image, np.float64).reshape(tuple(shape))
+        low, high = pixels.min(), pixels.max()
+        pixels = (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
+        colours = pixels if len(pixels) == 3 else np.repeat(pixels[:1], 3, axis=0)
+        enlarged = colours.repeat(times, axis=1).repeat(times, axis=2).transpose(1, 2, 0)
+        sheet[i * tall : (i + 1) * tall - 4, j * wide : (j + 1) * wide - 4] = enlarged
+    scale = 0.62 / max(tall, wide)
+    figure = _figure(scale * wide * across + 0.7, scale * tall * down + 0.5)
+    axes = figure.subplots()
+    axes.imshow(sheet, interpolation="antialiased")
     axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set_yticks([(i + 0.5) * tall - 2 for i in range(down)], [str(name) for name in names], fontweight="bold")
+    axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    return figure, axes
 
 
 def _short(name: object, most: int = 22) -> str:
