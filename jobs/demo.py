@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def clusters(folder: Path, ids: np.ndarray) -> np.ndarray:
     """The clusters that a command wrote, in the order of `ids`."""
-    table = pq.read_table(folder)
+    table = pq.read_table([str(part) for part in sorted(folder.glob("part-*.parquet"))])
     found = dict(zip(table["id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
     return np.array([found[i] for i in ids.tolist()])
 
@@ -73,7 +73,9 @@ def main() -> int:
     if code:
         return code
     model = "models:/digits@champion"
-    code = raydc(["assign", "--model", model, "--data", str(new_path), "--id-column", "id", "--out", str(out / "new"), *common])
+    code = raydc(
+        ["assign", "--model", model, "--data", str(new_path), "--id-column", "id", "--out", str(out / "new"), *common]
+    )
     if code:
         return code
     (x, ids, y), (new_x, new_ids, new_y) = read(train_path), read(new_path)
@@ -82,7 +84,7 @@ def main() -> int:
     table = Table(title="digits: 1437 rows trained on, 360 new")
     for column in ("method", "ACC", "NMI", "ARI", "new ACC", "new NMI", "new ARI"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    ours, new = clusters(out / "run" / "assignments", ids), clusters(out / "new" / "assignments", new_ids)
+    ours, new = clusters(out / "run" / "assignments", ids), clusters(out / "new", new_ids)
     table.add_row("raydc dec", *scores(ours, y), *scores(new, new_y))
     table.add_row("k-means", *scores(kmeans.labels_, y), *scores(kmeans.predict(new_x), new_y))
     nearest = KNeighborsClassifier(1).fit(x, ward).predict(new_x)
