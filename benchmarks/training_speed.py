@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ for line in sys.stdin:
     state = {key: value.clone() for key, value in net.state_dict().items()}
     for name, weight, reconstruction in (("dec", 1.0, 0.0), ("idec", 0.1, 1.0)):
         net = network(state)
-        centers = KMeans(k, n_init=20, random_state=0).fit(encode_batchwise(test, net)).cluster_centers_.astype(np.float32)
+        z = encode_batchwise(test, net)
+        centers = KMeans(k, n_init=20, random_state=0).fit(z).cluster_centers_.astype(np.float32)
         module = _DEC_Module(centers, 1.0)
         optimizer = torch.optim.Adam([*net.parameters(), *module.parameters()], lr=1e-4)
         start = time.process_time()
@@ -107,26 +109,28 @@ class ClustPy:
 
     def __init__(self, python: str, x: torch.Tensor, batch: int, epochs: int, scratch: str) -> None:
         path = f"{scratch}/clustpy.npz"
-        net = methods.load("dec")(_config("dec", 1), tuple(x.shape[1:])).net
+        net: Any = methods.load("dec")(_config("dec", 1), tuple(x.shape[1:])).net
         layers = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear)]
         arrays = {f"weight{i}": layer.weight.detach().numpy() for i, layer in enumerate(layers)}
         arrays |= {f"bias{i}": layer.bias.detach().numpy() for i, layer in enumerate(layers)}
         np.savez(path, x=x.numpy(), **arrays)
         command = [python, "-c", CLUSTPY, path, str(batch), str(epochs), str(K)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self.log = Path(scratch, "clustpy.log")
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
-        )
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
 
     def measure(self, repeat: int) -> dict[str, dict[str, float]]:
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{repeat}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it ended; what it said is shown below
+            self.process.stdin.write(f"{repeat}\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("answer "):
                 return json.loads(line.removeprefix("answer "))
-        raise SystemExit(f"{self.process.args[0]} ended: does it have clustpy and torch?")  # type: ignore[index]
+        last = (self.log.read_text().strip() or "nothing said").splitlines()[-1]
+        raise SystemExit(f"--clustpy-python: the interpreter ended ({last}); does it have ClustPy 0.0.3 and torch?")
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -146,7 +150,7 @@ class Raydc:
         weights: dict[str, torch.Tensor] = {}
         for name in ("dec", "idec"):
             torch.manual_seed(0)
-            method = methods.load(name)(_config(name, self.epochs), tuple(self.shard[slice(0, 1)].shape[1:]))
+            method: Any = methods.load(name)(_config(name, self.epochs), tuple(self.shard[slice(0, 1)].shape[1:]))
             if weights:
                 method.net.load_state_dict(weights)
             clusters = CollectiveClusters(self.shard, 0)

@@ -1,0 +1,113 @@
+"""One Lloyd iteration of raydc beside scikit-learn's and faiss's: CPU-seconds of one thread, on random normal rows.
+
+    python -m benchmarks.kmeans            # the whole table
+    python -m benchmarks.kmeans --quick    # small sizes
+
+Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Every
+contender assigns all rows and makes new centroids. scikit-learn is timed by its own iteration over 256-row chunks, faiss
+(where installed) by an iteration of `Clustering` on all points. `limit` is one product of the rows with the centroids,
+[N, D] x [D, K], by the same BLAS in tiles that fit the cache: nobody who multiplies in float32 is faster. `read` is one
+float32 sum over the rows.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from raydc.clusters import kmeans
+from raydc.clusters.kmeans import Assigner, FixedPoint, Geometry
+
+SIZES = [(200_000, 64), (200_000, 512), (1_000_000, 64), (1_000_000, 128)]
+QUICK = [(50_000, 64), (20_000, 512)]
+
+
+def ours(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    """The sums of one iteration and the centroids that follow, as a worker of the service computes them."""
+    geometry = Geometry(torch.zeros(x.shape[1]), FixedPoint.of(x.abs().amax(0), len(x)), 0.0)
+    groups, centroids = [*x.split(4096)], start.double()[None]
+
+    def iteration() -> object:
+        return kmeans.means(*kmeans.statistics(groups, centroids, geometry), centroids, geometry)
+
+    return iteration
+
+
+def scikit_learn(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    lloyd = import_module("sklearn.cluster._k_means_lloyd").lloyd_iter_chunked_dense
+    rows, centroids, clusters = x.numpy(), start.numpy(), len(start)
+    weights, labels = np.ones(len(rows), np.float32), np.zeros(len(rows), np.int32)
+    after, members, moved = np.zeros_like(centroids), np.zeros(clusters, np.float32), np.zeros(clusters, np.float32)
+    return lambda: lloyd(rows, weights, centroids, after, members, labels, moved, 1)
+
+
+def faiss(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    library = import_module("faiss")
+    library.omp_set_num_threads(1)
+    rows, centroids = x.numpy(), start.numpy()
+
+    def iteration() -> object:
+        clustering = library.Clustering(rows.shape[1], len(centroids))
+        clustering.niter, clustering.max_points_per_centroid = 1, len(rows)
+        library.copy_array_to_vector(centroids.ravel(), clustering.centroids)
+        return clustering.train(rows, library.IndexFlatL2(rows.shape[1]))
+
+    return iteration
+
+
+def limit(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    rows = Assigner(start[None], Geometry(torch.zeros(x.shape[1]), FixedPoint(torch.ones(1)), 0.0)).rows
+    room = torch.empty(rows * len(start))
+
+    def product() -> None:
+        for tile in x.split(rows):
+            torch.mm(start, tile.T, out=room[: len(start) * len(tile)].view(len(start), len(tile)))
+
+    return product
+
+
+def medians(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median CPU-seconds of each, taking turns; the first turn only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats + 1):
+        for name, run in contenders.items():
+            start = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - start)
+    return {name: float(np.median(each[1:])) for name, each in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes: seconds instead of minutes")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--clusters", type=int, nargs="+", default=[10, 100, 1000])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    peers: dict[str, Callable[[torch.Tensor, torch.Tensor], Callable[[], object]]] = {"scikit-learn": scikit_learn}
+    if find_spec("faiss"):
+        peers["faiss"] = faiss
+    else:
+        print("faiss is not installed: compared with scikit-learn alone")
+    print(f"| N x D | K | raydc s | {' s | '.join(peers)} s | limit s | read s | raydc / best peer | share of limit |")
+    print(f"|---{'|---' * (7 + len(peers))}|")
+    for rows, dim in QUICK if arguments.quick else SIZES:
+        x = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
+        for clusters in arguments.clusters:
+            start = x[:clusters].clone()
+            contenders = {"raydc": ours, **peers, "limit": limit}
+            found = medians(
+                {name: make(x, start) for name, make in contenders.items()} | {"read": x.sum}, arguments.repeats
+            )
+            peer = min(found[name] for name in peers)
+            seconds = " | ".join(f"{found[name]:.4f}" for name in ("raydc", *peers, "limit", "read"))
+            ratios = f"{found['raydc'] / peer:.2f} | {found['limit'] / found['raydc']:.0%}"
+            print(f"| {rows} x {dim} | {clusters} | {seconds} | {ratios} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
