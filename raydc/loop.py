@@ -219,11 +219,20 @@ class Loop:
         return Progress(name, epoch, epochs, self.step, losses, *self._clustered, last)
 
     def _new_optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """The phase's optimisers. A parameter that was stepped by the same rule before keeps its moments: Adam without
+        them takes its first steps at full length, and throws away what the phase before had found.
+        """
         name, phase = self._phase()
-        return {
+        fresh = {
             key: _optimiser(player.optimiser or phase.optimiser, player.groups)
             for key, player in self.method.players(name).items()
         }
+        for key, optimiser in fresh.items():
+            before = self.optimisers.get(key)
+            if before is not None and type(before) is type(optimiser):
+                stepped = [p for group in optimiser.param_groups for p in group["params"]]
+                optimiser.state.update({p: before.state[p] for p in stepped if p in before.state})
+        return fresh
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.shard.device.type, torch.bfloat16, enabled=self.bf16)
