@@ -149,7 +149,7 @@ def members(rows: Mapping[int, tuple[NDArray[Any], NDArray[Any]]], shape: Sequen
     figure, axes = _mosaic(cells, shape, len(rows), 2 * across + 1, sorted(rows))
     for side, name in enumerate(("most typical", "least typical")):
         x = columns[side][0] / (2 * across + 1)
-        axes.text(x, 1.01, name, transform=axes.transAxes, fontsize=10, ha="left", va="bottom")
+        axes.annotate(name, (x, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", va="bottom")
     return figure
 
 
