@@ -76,7 +76,7 @@ def test_answers_to_pushes_that_must_not_count(folder):
     assert service.push(contribution(plan, service.state(), groups[:1], read)).answer == "duplicate"
     assert all(np.array_equal(service.sums[name], value) for name, value in before.items())
     assert service.state().missing == tuple(range(2, len(groups))) and service.close(1) == 1
-    assert service.state(known=1).arrays == {}
+    assert service.state(centroids=False).arrays == {}
 
 
 def broken(part: Contribution, **arrays) -> Contribution:

@@ -10,10 +10,19 @@ from numba import njit
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def nearest(products: np.ndarray, half: np.ndarray, lowest: np.ndarray, labels: np.ndarray) -> None:  # pragma: no cover
-    """Labels int32 [N] of the lowest of half [K] - products [K, N] float32, the lowest index of equals.
+    """Labels int32 [R, N] of the lowest of half [R K] - products [R K, N] float32, the lowest index of equals.
 
-    `lowest` [N] receives that score: half the squared distance, less half of |x|^2.
+    `lowest` [R, N] receives that score: half the squared distance, less half of |x|^2.
     """
+    clusters = len(half) // len(labels)
+    for r in range(len(labels)):
+        _nearest(products[r * clusters : (r + 1) * clusters], half[r * clusters :], lowest[r], labels[r])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _nearest(
+    products: np.ndarray, half: np.ndarray, lowest: np.ndarray, labels: np.ndarray
+) -> None:  # pragma: no cover
     clusters, rows = products.shape
     for i in range(rows):
         lowest[i] = half[0] - products[0, i]
@@ -45,16 +54,29 @@ def nearest(products: np.ndarray, half: np.ndarray, lowest: np.ndarray, labels: 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def accumulate(
+def add_integers(
     x: np.ndarray, labels: np.ndarray, scale: np.ndarray, sums: np.ndarray, counts: np.ndarray
 ) -> None:  # pragma: no cover
-    """Add rows x [N, D] float32, as integer multiples of 1 / scale [D], to int64 sums [K, D] and counts [K]."""
-    for i in range(x.shape[0]):
-        k = labels[i]
-        counts[k] += 1
-        row, total = x[i], sums[k]
-        for d in range(x.shape[1]):
-            total[d] += np.int64(row[d] * scale[d])
+    """Add rows x [N, D] float32 times scale [D] to int64 sums [R, K, D], and to counts [R, K], by labels [R, N]."""
+    for r in range(len(labels)):
+        for i in range(len(x)):
+            k = labels[r, i]
+            counts[r, k] += 1
+            row, total = x[i], sums[r, k]
+            for d in range(len(row)):
+                total[d] += np.int64(row[d] * scale[d])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_floats(x: np.ndarray, labels: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> None:  # pragma: no cover
+    """Add rows x [N, D] float32 to float64 sums [R, K, D], and to counts [R, K], by labels [R, N]."""
+    for r in range(len(labels)):
+        for i in range(len(x)):
+            k = labels[r, i]
+            counts[r, k] += 1
+            row, total = x[i], sums[r, k]
+            for d in range(len(row)):
+                total[d] += row[d]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

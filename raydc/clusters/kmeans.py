@@ -1,8 +1,8 @@
 """k-means in steps that add up: a worker's part of a step is integers, so any split of the rows gives the same bits.
 
 Lloyd 1982 with k-means++ starts (Arthur and Vassilvitskii, SODA 2007; greedy trials as in scikit-learn). Rows are moved
-to a common origin, a row group at a time; a tile of them is assigned by one matrix product; each value is then added as
-an integer multiple of a power of two, and integer sums do not depend on their order. Row groups are never cut elsewhere
+to a common origin, a row group at a time; a tile of them is assigned by one matrix product; a row group's sums become
+integer multiples of a power of two, and integer sums do not depend on their order. Row groups are never cut elsewhere
 than by their own size, and each begins on an aligned address, so that the product's bits do not depend on the worker
 that holds it. (They do depend on the processor and its BLAS: workers of different make may break near-ties differently,
 but what they add up is then still counted once.)
@@ -11,7 +11,7 @@ Everything here is one worker's arithmetic; adding up is the caller's affair.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +99,7 @@ class Assigner:
         if x.device.type == "cpu":
             labels = np.empty((self.restarts, len(x)), np.int32)
             lowest = np.empty((self.restarts, len(x)), np.float32)
-            for r in range(self.restarts):
-                own = slice(r * self.clusters, (r + 1) * self.clusters)
-                kernels.nearest(products.numpy()[own], self.half.numpy()[own], lowest[r], labels[r])
+            kernels.nearest(products.numpy(), self.half.numpy(), lowest, labels)
             return torch.from_numpy(labels), torch.from_numpy(lowest)
         scores = (self.half[:, None] - products).view(self.restarts, self.clusters, len(x))
         index = torch.arange(self.clusters, dtype=torch.int32, device=x.device)[:, None]
@@ -129,20 +127,36 @@ def statistics(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) 
     sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
     counts = torch.zeros(centroids.shape[:2], dtype=torch.int64, device=centroids.device)
     for x in groups:
-        for tile in assigner.tiles(x):
-            add(tile, assigner(tile)[0], geometry, sums, counts)
+        for _ in add(x, assigner, geometry, sums, counts):
+            pass
     return sums, counts
 
 
-def add(x: Tensor, labels: Tensor, geometry: Geometry, sums: Tensor, counts: Tensor) -> None:
-    """Add rows x [n, D] with labels int32 [R, n] to fixed-point sums [R, K, D] and counts [R, K]."""
+def add(
+    x: Tensor, assigner: Assigner, geometry: Geometry, sums: Tensor, counts: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Add a row group x [n, D] to fixed-point sums [R, K, D] and counts [R, K]; what the assigner says of each tile.
+
+    A large row group is first summed in float64 in the order of its rows, which is faster; the choice depends on sizes
+    alone.
+    """
     scale = geometry.fixed.scale.expand(x.shape[1])
-    for r in range(len(labels)):
-        if x.device.type == "cpu":
-            kernels.accumulate(x.numpy(), labels[r].numpy(), scale.numpy(), sums[r].numpy(), counts[r].numpy())
+    floats = x.device.type == "cpu" and len(x) >= 8 * assigner.clusters
+    partial = torch.zeros(sums.shape if floats else 0, dtype=torch.float64)
+    for tile in assigner.tiles(x):
+        labels, lowest = assigner(tile)
+        if floats:
+            kernels.add_floats(tile.numpy(), labels.numpy(), partial.numpy(), counts.numpy())
+        elif x.device.type == "cpu":
+            kernels.add_integers(tile.numpy(), labels.numpy(), scale.numpy(), sums.numpy(), counts.numpy())
         else:  # integers: CUDA adds in any order
-            sums[r].index_add_(0, labels[r], geometry.fixed.integers(x))
-            counts[r] += torch.bincount(labels[r], minlength=len(counts[r]))
+            rows = geometry.fixed.integers(tile)
+            for r in range(len(labels)):
+                sums[r].index_add_(0, labels[r], rows)
+                counts[r] += torch.bincount(labels[r], minlength=len(counts[r]))
+        yield labels, lowest
+    if floats:
+        sums += geometry.fixed.integers(partial)
 
 
 def means(sums: Tensor, counts: Tensor, before: Tensor, geometry: Geometry) -> Tensor:

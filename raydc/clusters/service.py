@@ -164,7 +164,7 @@ class State:
     """Restarts that still move."""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     """`centroids` [A, K, D] float64 of the active restarts around `origin` [D], `scale` [D] and `energy_scale` [1] of
-    the integers. Empty where the caller knows this version."""
+    the integers. Empty before the survey, and where the caller did not ask for them."""
 
 
 class CentroidService:
@@ -191,14 +191,14 @@ class CentroidService:
 
     # -- what workers call
 
-    def state(self, known: int = -1) -> State:
-        """The open version; with its centroids unless the caller holds version `known` already."""
+    def state(self, centroids: bool = True) -> State:
+        """The open version and what it waits for, with or without its centroids."""
         with self._lock:
             missing = (
                 () if self.done else tuple(np.flatnonzero(self.plan.expected(self.version) & ~self.ledger).tolist())
             )
             arrays = {}
-            if known != self.version and self.arrays:
+            if centroids and self.arrays:
                 arrays = {name: self.arrays[name] for name in ("origin", "scale", "energy_scale")}
                 arrays["centroids"] = self.arrays["centroids"][list(self.active)]
             return State(self.version, self.snapshots.incarnation, self.done, missing, self.active, arrays)

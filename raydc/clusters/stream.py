@@ -22,7 +22,7 @@ Reader = Callable[[RowGroup], np.ndarray]
 class Service(Protocol):
     """The part of the centroid service that workers need, near or far."""
 
-    def state(self, known: int = -1) -> State: ...
+    def state(self, centroids: bool = True) -> State: ...
     def push(self, contribution: Contribution) -> Receipt: ...
 
 
@@ -90,10 +90,7 @@ class Step:
         x = self.geometry.around(x)
         sums = torch.zeros(self.centroids.shape, dtype=torch.int64)
         counts = torch.zeros(self.centroids.shape[:2], dtype=torch.int64)
-        found = []
-        for tile in self.assigner.tiles(x):
-            found.append(self.assigner(tile))
-            kmeans.add(tile, found[-1][0], self.geometry, sums, counts)
+        found = kmeans.add(x, self.assigner, self.geometry, sums, counts)
         labels, lowest = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         square = x.double().square().sum(1)
         squared = 2 * lowest.double() + square + self.geometry.spherical  # on the sphere a centroid has length 1

@@ -1,0 +1,154 @@
+"""The centroid service over Ray: a named actor around it, and k-means over row groups larger than memory.
+
+An actor that dies comes back from its last snapshot, and Ray repeats calls in flight: the service's methods may be
+called twice. A worker is a task without state, so a dead one is simply run again. The ledger decides what counts.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayTaskError
+
+from raydc.clusters.service import CentroidService, Contribution, Fenced, Plan, Receipt, State
+from raydc.clusters.stream import Reader, work
+from raydc.data.shard import RowGroup
+
+NAMESPACE = "raydc"
+
+
+class _Actor:
+    """Passes calls on to the service; ends itself when fenced, or when its lease has run out."""
+
+    def __init__(
+        self, service: Callable[..., CentroidService], folder: str, plan: Plan, save_every: int, lease_s: float | None
+    ) -> None:
+        self.service, self.called = service(folder, plan, save_every), time.monotonic()
+        if lease_s is not None:
+            me = ray.get_runtime_context().current_actor
+            threading.Thread(target=self._expire, args=(me, lease_s), daemon=True).start()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        self.called = time.monotonic()
+        try:
+            return getattr(self.service, method)(*arguments)
+        except Fenced:
+            ray.actor.exit_actor()  # a successor is at work
+
+    def _expire(self, me: Any, lease_s: float) -> None:
+        while (left := self.called + lease_s - time.monotonic()) > 0:
+            time.sleep(min(left, 5.0))
+        ray.kill(me)
+
+
+class RemoteService:
+    """The service of a run, wherever its actor is."""
+
+    def __init__(self, actor: Any, timeout_s: float = 300.0) -> None:
+        self.actor, self.timeout_s = actor, timeout_s
+
+    def state(self, centroids: bool = True) -> State:
+        return self._call("state", centroids)
+
+    def push(self, contribution: Contribution) -> Receipt:
+        return self._call("push", contribution)
+
+    def centroids(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Version, centroids [K, D] float32 of the best restart, and their members [K] when last counted."""
+        return self._call("centroids")
+
+    def status(self) -> dict[str, Any]:
+        return self._call("status")
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return ray.get(self.actor.call.remote(method, *arguments), timeout=self.timeout_s)
+        except GetTimeoutError:
+            raise TimeoutError(f"the centroid service did not answer `{method}` within {self.timeout_s:g} s") from None
+        except RayTaskError as error:
+            raise error.cause from None
+
+
+def start(
+    plan: Plan,
+    folder: str | Path,
+    *,
+    save_every: int = 0,
+    lease_s: float | None = None,
+    service: Callable[..., CentroidService] = CentroidService,
+) -> RemoteService:
+    """The service of `plan.run`, started unless it runs already; snapshots go to `folder`, which every node must reach.
+
+    It ends when nothing refers to it any more, at the latest with the job that started it; with `lease_s`, when nobody
+    has called it for so many seconds.
+    """
+    actor = ray.remote(_Actor).options(
+        name=_name(plan.run),
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime=None if lease_s is None else "detached",
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    return RemoteService(actor.remote(service, str(folder), plan, save_every, lease_s))
+
+
+def find(run: str) -> RemoteService:
+    """The running service of a run, from any job of the cluster. Raises ValueError where there is none."""
+    try:
+        return RemoteService(ray.get_actor(_name(run), namespace=NAMESPACE))
+    except ValueError:
+        raise ValueError(f"no centroid service runs for {run!r} in this cluster") from None
+
+
+def fit_service(
+    plan: Plan,
+    groups: Sequence[RowGroup],
+    read: Reader,
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    lease_s: float | None = None,
+    service: Callable[..., CentroidService] = CentroidService,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """k-means of all row groups by `workers` tasks of one CPU: centroids [K, D], members [K], and the service's status.
+
+    Row groups are read again in every iteration and never held together, so memory does not grow with N. Started again
+    with the same plan and folder after any death, it goes on from the last version and ends in the same bytes. Raises
+    ValueError for rows that cannot be used, and for a folder that holds another plan.
+    """
+    remote = start(plan, folder, lease_s=lease_s, service=service)
+    task = ray.remote(_work).options(num_cpus=1, max_retries=-1)
+    shared = ray.put((plan, read))
+    while not (state := remote.state(centroids=False)).done:
+        missing = [groups[index] for index in state.missing]
+        parts = [part for part in _split(missing, workers) if part]
+        try:
+            ray.get([task.remote(remote, shared, part) for part in parts])
+        except RayTaskError as error:
+            raise error.cause from None
+    _, centroids, counts = remote.centroids()
+    return centroids, counts, remote.status()
+
+
+def _work(service: RemoteService, shared: tuple[Plan, Reader], groups: list[RowGroup]) -> Receipt:
+    plan, read = shared
+    return work(service, plan, groups, read)
+
+
+def _split(groups: Sequence[RowGroup], parts: int) -> list[list[RowGroup]]:
+    """Consecutive groups with about the same number of rows in each part."""
+    total, at, split = sum(map(len, groups)), 0, [[] for _ in range(parts)]  # type: ignore[var-annotated]
+    for group in groups:
+        split[min(parts - 1, (2 * at + len(group)) * parts // max(2 * total, 1))].append(group)
+        at += len(group)
+    return split
+
+
+def _name(run: str) -> str:
+    return f"centroids-{run}"
