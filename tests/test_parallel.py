@@ -86,6 +86,9 @@ def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
     torch.manual_seed(0)
     method = cls(settings(name), tuple(x.shape[1:])).double()
     loop = Loop(method, shard, clusters, len(POSITIONS))
+    for value in method.rows.values():
+        if isinstance(value, torch.nn.Parameter):  # made by `prepare`, in single precision
+            value.data = value.data.double()
     found: dict[str, Any] = {}
     begun = False
     for phase_name, phase in loop.phases.items():
