@@ -2,6 +2,8 @@ import base64
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 
 from raydc.data import DataSettings, open_source
+from raydc.methods.kmeans import KMeans
 from raydc.model import ClusteringModel
 from raydc.report import facts, page, pictures, report, write
 from raydc.storage import Store
@@ -112,6 +115,15 @@ def test_rows_that_are_gone_are_left_out_and_the_report_says_so(table_run, tmp_p
     files = report(table_run, str(tmp_path / "report"), data=gone)
     assert "rows-pca.png" not in files and "sizes.png" in files
     assert "nowhere.parquet" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_method_that_assigns_no_new_rows_is_drawn_from_its_assignments(table_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(KMeans, "card", replace(KMeans.card, refuses="its rows alone"))
+    copy = Path(shutil.copytree(table_run, tmp_path / "run"))
+    assert "rows-pca.png" in report(str(copy), str(tmp_path / "report"))
+    shutil.rmtree(copy / "assignments")
+    assert "rows-pca.png" not in report(str(copy), str(tmp_path / "less"))
+    assert "its rows alone" in (tmp_path / "less" / "index.html").read_text()
 
 
 def test_a_run_that_is_not_finished_is_refused(table_run, tmp_path):

@@ -173,7 +173,8 @@ def _assignments(store: Store, ids: NDArray[Any]) -> pa.Table | None:
 
 
 def _embed(model: ClusteringModel, x: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    if model.refuses:
+    try:
+        embedding = model.transform(torch.as_tensor(model.rows(x)))
+    except NotImplementedError:
         return None
-    embedding = model.transform(torch.as_tensor(model.rows(x)))
     return embedding.reshape(len(x), -1)
