@@ -1,0 +1,42 @@
+"""The two sides of a GAN, by hand, and the networks that play them."""
+
+import math
+
+import pytest
+import torch
+
+from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
+from raydc.networks.gan import AdversarialNetwork
+
+
+def test_scores_by_hand() -> None:
+    score = torch.tensor([0.0, math.log(3.0)])  # D = 1/2, 3/4
+    torch.testing.assert_close(taken_for_real(score), torch.tensor([math.log(2), math.log(4 / 3)]))
+    torch.testing.assert_close(taken_for_fake(score), torch.tensor([math.log(2), math.log(4)]))
+
+
+def test_scores_at_the_corners_have_gradients() -> None:
+    score = torch.tensor([-1e4, 1e4], requires_grad=True)
+    (taken_for_real(score) + taken_for_fake(score)).sum().backward()
+    assert score.grad is not None and score.grad.isfinite().all()
+
+
+def test_code_error_by_hand() -> None:
+    codes, predicted = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 2)
+    torch.testing.assert_close(code_error(codes, predicted), torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(code_error(codes[:, :0], predicted[:, :0]), torch.zeros(2))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 8), (1, 9, 7), (20,), (1, 3, 3)])
+def test_generator_and_critic_fit_rows_of_any_shape(shape: tuple[int, ...]) -> None:
+    net = AdversarialNetwork(hidden=(16, 16), channels=(4, 8)).build(shape, 12, clusters=5, continuous=2)
+    made = net.generator(torch.randn(6, 12))
+    assert made.shape == (6, *shape)
+    score, logits, codes = net.critic(made)
+    assert score.shape == (6,) and logits.shape == (6, 5) and codes.shape == (6, 2)
+
+
+def test_images_are_made_in_the_unit_interval() -> None:
+    net = AdversarialNetwork(hidden=(16, 16), channels=(4, 8)).build((1, 8, 8), 12, clusters=5, continuous=0)
+    made = net.generator(50 * torch.randn(6, 12))
+    assert 0 <= made.min() and made.max() <= 1
