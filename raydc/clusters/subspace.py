@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
 from sklearn.cluster import SpectralClustering
 
 Reals = NDArray[np.floating]
@@ -23,10 +22,10 @@ def affinity(coefficients: Reals, rank: int, power: float) -> Reals:
     """Affinity [N, N] in [0, 1]: cosines of the rows of the best approximation of C of this `rank`, to `power`."""
     symmetric = (coefficients + coefficients.T).astype(np.float64) / 2
     np.fill_diagonal(symmetric, 1)
-    rank = min(rank, len(symmetric) - 1)
-    start = np.random.default_rng(0).standard_normal(len(symmetric))
-    left, values, _ = svds(symmetric, rank, v0=start)
-    rows = left * np.sqrt(values)
+    # singular values of a symmetric matrix are its eigenvalues' sizes (sparse solvers fail where many are equal)
+    values, vectors = np.linalg.eigh(symmetric)
+    first = np.argsort(-np.abs(values), kind="stable")[:rank]
+    rows = vectors[:, first] * np.sqrt(np.abs(values[first]))
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     alike = np.maximum(rows @ rows.T, 0) ** power
     alike /= alike.max()

@@ -64,7 +64,7 @@ class DSC(AutoencoderMethod):
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {
         "denoise.length": "0 epochs",
-        "network.latent": 32,
+        "network.channels": (8,),
         "pretrain.length": "30 epochs",
     }
     config: Config

@@ -38,7 +38,8 @@ class Encoder(Settings):
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         return network
 
 
@@ -54,7 +55,7 @@ class ConvEncoder(nn.Module):
         self.convs, self.pools = nn.ModuleList(), []
         while not self.convs or min(height, width) > SMALL:
             padded = min(height, width) < 2 * kernel
-            self.convs.append(nn.Conv2d(colours, channels, kernel, padding="same" if padded else "valid"))
+            self.convs.append(nn.Conv2d(colours, channels, kernel, padding="same" if padded else "valid", bias=False))
             colours = channels
             if not padded:
                 height, width = height - kernel + 1, width - kernel + 1
@@ -76,7 +77,7 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, inputs: int, hidden: tuple[int, ...], latent: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([inputs, *hidden]))
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise([inputs, *hidden]))
         self.norms = nn.ModuleList(BatchNorm(width) for width in hidden)
         self.code = nn.Linear([inputs, *hidden][-1], latent)
 

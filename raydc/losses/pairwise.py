@@ -1,0 +1,31 @@
+"""Pairwise binary clustering of DAC. Chang, Wang, Meng, Xiang & Pan, ICCV 2017."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raydc.precision import full_precision
+
+
+@full_precision
+def label_features(logits: Tensor) -> Tensor:
+    """l [B, K] of logits [B, K]: softmax, scaled to length one; the cosine of two rows lies in [0, 1]."""
+    return F.normalize(logits.softmax(1), dim=1)
+
+
+@full_precision
+def confident_pairs(cosine: Tensor, upper: float, lower: float) -> tuple[Tensor, Tensor]:
+    """(alike, apart), both bool [B, B]: pairs of two rows with a cosine above `upper`, or not above `lower`."""
+    other = ~torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
+    return (cosine > upper) & other, (cosine <= lower) & other
+
+
+@full_precision
+def pairwise_cross_entropy(cosine: Tensor, alike: Tensor, apart: Tensor) -> Tensor:
+    """Mean of -log g over pairs `alike` and -log(1 - g) over those `apart`, g the cosine [B, B]; a scalar.
+
+    Zero where no pair is chosen.
+    """
+    g = cosine.clamp(1e-6, 1 - 1e-6)
+    loss = torch.where(alike, -g.log(), torch.where(apart, -(1 - g).log(), 0.0))
+    return loss.sum() / (alike | apart).sum().clamp_min(1)

@@ -1,0 +1,88 @@
+"""Deep Adaptive Image Clustering. Chang, Wang, Meng, Xiang & Pan, ICCV 2017.
+
+A network gives each row a label feature, non-negative and of length one. Of all pairs of the batch, those with a cosine
+above u(lambda) are taken for pairs of one cluster, those not above l(lambda) for pairs of two, and both are learned by
+binary cross-entropy; lambda grows, so that u and l meet, u = .95 - lambda, l = .455 + .1 lambda.
+
+From the authors' code: the network (identity-initialised dense layers with batch norm after the random features keep it
+from collapsing at the start), batches of 128, and augmentation by 10 degrees, .1 shift and .05 zoom. Decided here:
+lambda grows evenly over the phase, which at 46 epochs is the paper's step; pairs are chosen on the rows as they are and
+learned on augmented ones; rows that are no images get an mlp, and noise and dropout alone can augment them. Pairs are
+those of the global batch.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raydc.clusters import Clusters
+from raydc.data import Batch, Shard
+from raydc.losses.pairwise import confident_pairs, label_features, pairwise_cross_entropy
+from raydc.methods.base import Card, Method, Now
+from raydc.networks.allconv import Classifier
+from raydc.networks.augment import Augment
+from raydc.networks.norm import batch_statistics_only
+from raydc.phases import Optimiser, Phase
+
+
+class DAC(Method):
+    card: ClassVar[Card] = Card(
+        source="Chang et al. 2017",
+        architecture="CNN",
+        features="softmax output of length one",
+        network_loss="none",
+        clustering_loss="pairwise binary cross-entropy",
+        combination="clustering loss only",
+        updates="pairs chosen anew in each batch, by moving thresholds",
+    )
+    batch_size: ClassVar[int] = 128
+    scaling: ClassVar[str] = "unit"
+
+    class Config(Method.Config):
+        network: Classifier = Classifier()
+        augment: Augment = Augment(shift=0.1, rotate=10.0, zoom=0.05)
+        upper: float = Field(0.95, gt=0, le=1)
+        """Cosine above which a pair is taken for one cluster, at the start; it falls by lambda."""
+        lower: float = Field(0.455, ge=0, lt=1)
+        """Cosine up to which a pair is taken for two clusters, at the start; it rises by lambda / 10."""
+        cluster: Phase = Phase(length="46 epochs", optimiser=Optimiser(name="rmsprop", lr=1e-3), alpha=1.0)
+
+    quick: ClassVar[dict[str, Any]] = {
+        "network.channels": (16, 32),
+        "network.depth": 2,
+        "cluster.length": "30 epochs",
+    }
+    config: Config
+
+    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+        super().__init__(config, shape)
+        self.net = config.network.build(shape, config.n_clusters)
+
+    def phases(self) -> dict[str, Phase]:
+        return {"cluster": self.config.cluster}
+
+    def features(self, x: Tensor) -> Tensor:
+        return label_features(self.net(x))
+
+    def thresholds(self, progress: float) -> tuple[float, float]:
+        """(u, l) when this share of the phase is over; they meet at its end."""
+        grown = progress * (self.config.upper - self.config.lower) / 1.1
+        return self.config.upper - grown, self.config.lower + 0.1 * grown
+
+    def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
+        with torch.no_grad(), batch_statistics_only(self.net):
+            seen = batch.gather(self.features(batch.x))
+        pairs = confident_pairs(seen @ seen.T, *self.thresholds(now.progress))
+        learned = batch.gather(self.features(self.config.augment(batch.x)))
+        return pairwise_cross_entropy(learned @ learned.T, *pairs)
+
+    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+        return self.finish(shard, clusters)
+
+    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+        return self.finish(shard, clusters)
+
+    def assign(self, x: Tensor) -> Tensor:
+        return self.net(x).softmax(1)

@@ -1,0 +1,54 @@
+"""The all-convolutional classifier of DAC (Chang et al., ICCV 2017) by its authors' code, and a twin for vectors."""
+
+import logging
+from itertools import pairwise
+
+from pydantic import Field
+from torch import nn
+
+from raydc.networks.norm import BatchNorm
+from raydc.settings import Settings
+
+log = logging.getLogger("raydc")
+
+
+class Classifier(Settings):
+    """Sizes of a classifier whose last layers start as identities, so that it starts from what random features tell."""
+
+    channels: tuple[int, ...] = (64, 128)
+    """Channels of the conv stages; each ends in 2x2 pooling."""
+    depth: int = Field(3, ge=1)
+    """3x3 convolutions in a stage, not padded unless an image is smaller than 28 pixels."""
+    hidden: tuple[int, ...] = (500, 500)
+    """Widths of the hidden layers of the mlp, for rows that are no images."""
+
+    def build(self, shape: tuple[int, ...], n_clusters: int) -> nn.Sequential:
+        """x [B, *shape] to logits [B, K], none of them negative."""
+        layers = []
+        width = shape[0]
+        if len(shape) == 3:
+            padding = "same" if min(shape[1:]) < 28 else "valid"
+            for channels in self.channels:
+                for _ in range(self.depth):
+                    layers += _block(nn.Conv2d(width, channels, 3, padding=padding, bias=False), channels)
+                    width = channels
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            layers += _block(nn.Conv2d(width, n_clusters, 1, bias=False), n_clusters)
+            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        else:
+            log.warning("rows of shape %s are no images: an mlp %s is used instead of conv", shape, self.hidden)
+            for a, b in pairwise([width, *self.hidden, n_clusters]):
+                layers += _block(nn.Linear(a, b, bias=False), b)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        for _ in range(2):
+            same = nn.Linear(n_clusters, n_clusters, bias=False)
+            nn.init.eye_(same.weight)
+            layers += _block(same, n_clusters)
+        return nn.Sequential(*layers)
+
+
+def _block(layer: nn.Module, width: int) -> list[nn.Module]:
+    """A layer, batch norm and ReLU."""
+    return [layer, BatchNorm(width), nn.ReLU()]
