@@ -6,13 +6,10 @@ outbox, with the time at which they arose, so that sending them again adds nothi
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
-import platform
 import re
 import sys
 import tempfile
@@ -27,8 +24,6 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import mlflow.pyfunc
-import numpy as np
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -36,13 +31,13 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from raydc.model import ClusteringModel, ModelError
+from raydc.records import code_of, environment, example_rows, metrics_of, redact, sha256_of, summary_metrics
 from raydc.settings import flatten
 from raydc.storage import Store
 
 log = logging.getLogger("raydc")
 
 OUTBOX = "mlflow-outbox.jsonl"
-PACKAGES = ("raydc", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "pandas", "ray", "mlflow", "optuna")
 NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 REFERENCE = re.compile(
     r"models:/(m-[0-9a-f]{32}|[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9._-]{1,128}|/\d+))|runs:/[0-9a-f]{32}/[\w.-]+"
@@ -61,11 +56,6 @@ class RegistryError(ValueError):
 def find(tracking_uri: str | None = None) -> str:
     """The tracking URI given, else the one that MLflow finds (MLFLOW_TRACKING_URI, or its store in this directory)."""
     return tracking_uri or mlflow.get_tracking_uri()
-
-
-def redact(text: str) -> str:
-    """Text without the user names and passwords of URLs in it."""
-    return re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
 
 
 def check_name(name: str, what: str = "model name") -> str:
@@ -150,7 +140,9 @@ class Tracker:
                 line = dataclasses.asdict(progress) if dataclasses.is_dataclass(progress) else dict(progress)  # type: ignore[arg-type]
                 if line["step"] not in self._logged:
                     self._logged.add(line["step"])
-                    self._waiting += [Metric(name, value, now, line["step"]) for name, value in _metrics(line).items()]
+                    self._waiting += [
+                        Metric(name, value, now, line["step"]) for name, value in metrics_of(line).items()
+                    ]
         self._wake.set()
 
     def flush(self, seconds: float = 10.0) -> bool:
@@ -170,7 +162,7 @@ class Tracker:
         """summary.json's scores as metrics, its warnings as a tag."""
         with _asking(self.uri) as client:
             now = int(time.time() * 1000)
-            metrics = [Metric(name, value, now, 0) for name, value in _summary_metrics(summary).items()]
+            metrics = [Metric(name, value, now, 0) for name, value in summary_metrics(summary).items()]
             client.log_batch(self.run_id, metrics=metrics)
             if summary.get("warnings"):
                 client.set_tag(self.run_id, "raydc.warnings", _cut("\n".join(summary["warnings"])))
@@ -289,7 +281,7 @@ def log_model(
             model_id=made.model_id,
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"model": str(Path(folder).absolute())},
-            code_paths=_code(model),
+            code_paths=code_of(model),
             signature=ModelSignature(outputs=Schema(outputs), params=ParamSchema([soft])),
             input_example=example_rows(model) if example is None else example,
             pip_requirements=_requirements(),
@@ -415,34 +407,6 @@ def fetch(run_id: str, folder: str | Path, tracking_uri: str | None = None) -> N
     load(f"runs:/{run_id}/model", tracking_uri).save(Path(folder, "model"))
 
 
-def sha256_of(folder: str | Path) -> str:
-    """sha256 over the names and bytes of a model folder's files."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def environment() -> dict[str, str]:
-    """Versions of Python and of the packages that matter; nothing about the machine."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def example_rows(model: ClusteringModel, rows: int = 2) -> Any:
-    """Rows of zeros as the model takes them: a DataFrame where it has columns, else an array."""
-    x = np.zeros((rows, *model.shape), np.float32)
-    if not model.columns:
-        return x
-    if len(model.columns) == model.n_features:
-        return pd.DataFrame(x, columns=list(model.columns))
-    return pd.DataFrame({model.columns[0]: x.reshape(rows, -1).tolist()})
-
-
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
@@ -474,30 +438,6 @@ def _log_parameters(client: MlflowClient, run: Any, config: Mapping[str, Any]) -
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 20] + " ... (truncated)"
-
-
-def _metrics(line: Mapping[str, Any]) -> dict[str, float]:
-    named = {f"loss.{name.replace(' ', '.')}": value for name, value in line["losses"].items()}
-    named |= {name: line.get(name) for name in ("changed", "alive", "largest", "epoch")}
-    return {name: float(value) for name, value in named.items() if value is not None}
-
-
-def _summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    groups = {"final": summary.get("measures"), "initial": summary.get("initial"), "labels": summary.get("labels")}
-    named: dict[str, Any] = {f"{group}.{k}": v for group, values in groups.items() for k, v in (values or {}).items()}
-    named |= {name: summary.get(name) for name in ("rows", "n_clusters", "found", "seconds")}
-    return {name: float(v) for name, v in named.items() if isinstance(v, (int, float))}
-
-
-def _code(model: ClusteringModel) -> list[str]:
-    """Code that the model needs where it is loaded: this package, and that of a method from elsewhere."""
-    paths = [str(Path(__file__).parent)]
-    if "." in model.method_name:
-        spec = importlib.util.find_spec(model.method_name.split(".")[0])
-        if spec is not None and spec.origin is not None:
-            origin = Path(spec.origin)
-            paths.append(str(origin.parent if origin.name == "__init__.py" else origin))
-    return paths
 
 
 def _requirements() -> list[str]:

@@ -83,6 +83,9 @@ class _Broken:
     def __init__(self, *arguments):
         raise OSError("no disk here")
 
+    def make(self, *arguments):
+        pass
+
 
 @pytest.mark.ray
 def test_a_worker_that_is_killed_is_replaced_and_no_row_is_lost_or_doubled(model, data, tmp_path, monkeypatch):
