@@ -198,11 +198,15 @@ def _assign(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     flat = {key: _typed(key, v, DataSettings, "data") for key, v in vars(given).items() if key.startswith("data.")}
     from raydc import console
-    from raydc.assign import assign
+    from raydc.assign import AssignmentFailed, assign
     from raydc.settings import build
 
     data = build(DataSettings, unflatten(flat).get("data", {}), at="data")
-    console.assigned(assign(given.model, data, given.out, workers=given.workers, tracking_uri=given.tracking_uri))
+    try:
+        summary = assign(given.model, data, given.out, workers=given.workers, tracking_uri=given.tracking_uri)
+    except AssignmentFailed as problem:
+        return _fail(FAILED, problem)
+    console.assigned(summary)
     return 0
 
 

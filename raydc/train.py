@@ -6,6 +6,7 @@ Workers tell the driver of each epoch through a small actor, one message that no
 
 import json
 import os
+import signal
 import threading
 import time
 import uuid
@@ -255,17 +256,30 @@ def ray_cluster(cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, cpus),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+    with _own_signals():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, cpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handlers of Ctrl-C and SIGTERM that stand now: `ray.init` replaces them, and its own end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
