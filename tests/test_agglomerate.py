@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import NearestNeighbors
+
+from raydc.clusters.agglomerate import Agglomeration, draw_groups, merge_rows, nearest_chains, row_affinity
+from raydc.losses.agglomerative import agglomerative_triplets
+
+Reals = NDArray[np.float64]
+
+
+def nearest(x: Reals, k: int) -> tuple[NDArray[np.int64], Reals]:
+    distance, index = NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x)
+    return index[:, 1:].astype(np.int64), distance[:, 1:] ** 2
+
+
+def reference(w: Reals, labels: NDArray[np.int64], count: int, others: int = 5) -> NDArray[np.int64]:
+    """The greedy merging of the paper, written with dense matrices and no bookkeeping."""
+    labels = labels.copy()
+    while len(names := np.unique(labels)) > count:
+        affinity = np.zeros((len(names), len(names)))
+        for a, name in enumerate(names):
+            for i, other in enumerate(names):
+                if a != i:
+                    out, back = w[np.ix_(labels == name, labels == other)], w[np.ix_(labels == other, labels == name)]
+                    size, its = (labels == name).sum(), (labels == other).sum()
+                    affinity[a, i] = (out @ back).sum() / size**2 + (back @ out).sum() / its**2
+        ordered = -np.sort(-affinity, axis=1)[:, :others]
+        score = ordered[:, 0] + ((others - 1) * ordered[:, 0] - ordered[:, 1:].sum(1)) / (others - 1)
+        a = int(score.argmax())
+        labels[labels == names[affinity[a].argmax()]] = names[a]
+    return labels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_merges_as_the_dense_reference(seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(50, 3))
+    near, squared = nearest(x, 6)
+    w, first = row_affinity(near, squared), nearest_chains(near[:, 0])
+    tree = Agglomeration(w, first)
+    tree.merge_until(3)
+    assert adjusted_rand_score(reference(w.toarray(), first, 3), tree.result()[0]) == 1
+
+
+def test_affinity_of_two_rows_by_hand() -> None:
+    w = row_affinity(np.array([[1], [0], [1]]), np.array([[1.0], [1.0], [4.0]]))
+    sigma = 2.0  # mean of 1, 1, 4
+    assert w.toarray()[0, 1] == pytest.approx(np.exp(-1 / sigma)) and w.toarray()[2, 1] == pytest.approx(np.exp(-2))
+    tree = Agglomeration(w, np.arange(3))
+    assert tree.between(0, 1) == pytest.approx(2 * np.exp(-1 / sigma) ** 2)
+    assert 2 not in tree.sums[1] or tree.between(1, 2) == 0, "row 1 does not give row 2 anything"
+
+
+def test_equal_rows_are_fully_affine() -> None:
+    assert (row_affinity(np.array([[1], [0]]), np.zeros((2, 1))).data == 1).all()
+
+
+def test_chains_follow_nearest_rows_and_join_older_ones() -> None:
+    #        0 -> 1 -> 2 -> 1, then 3 -> 2 joins, 4 <-> 5 are on their own
+    assert nearest_chains(np.array([1, 2, 1, 2, 5, 4])).tolist() == [0, 0, 0, 0, 1, 1]
+    assert nearest_chains(np.array([1, 2, 3, 2]), longest=2).tolist() == [0, 0, 1, 1]
+
+
+def test_what_no_neighbour_links_is_merged_by_means() -> None:
+    x = np.array([[0.0], [0.1], [1.0], [1.1], [9.0], [9.1]])
+    near, squared = nearest(x, 1)
+    found = merge_rows(*map(torch.from_numpy, (near, squared, x)), None, 0.0, 2, 3)
+    assert adjusted_rand_score([0, 0, 0, 0, 1, 1], found[:, 0]) == 1
+    assert (found[:, 1:] == -1).all(), "no cluster is linked to another"
+
+
+def test_a_share_of_the_clusters_is_left() -> None:
+    x = np.random.default_rng(0).normal(size=(200, 4))
+    parts = [torch.from_numpy(part) for part in (*nearest(x, 10), x)]
+    first = merge_rows(*parts, None, 1.0, 2, 5)
+    clusters = int(first[:, 0].max()) + 1
+    later = merge_rows(*parts, first[:, 0], 0.5, 2, 5)
+    assert int(later[:, 0].max()) + 1 == round(clusters / 2)
+    pairs = set(zip(first[:, 0].tolist(), later[:, 0].tolist(), strict=True))
+    assert len(pairs) == clusters, "clusters are only ever merged"
+    assert (later[:, 1:] != later[:, :1]).all(), "no cluster is near itself"
+
+
+def test_groups_have_rows_of_the_anchors_clusters() -> None:
+    labels = torch.arange(100) // 10
+    groups = torch.stack([labels, (labels + 1) % 10, torch.full_like(labels, -1)], 1)
+    drawn = draw_groups(groups, 40, torch.Generator().manual_seed(0))
+    again = draw_groups(groups, 40, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again) and (drawn.diff() > 0).all() and 8 < len(drawn) <= 48
+
+
+def test_triplets_by_hand() -> None:
+    z = torch.tensor([[1.0, 0], [0, 1.0], [-1.0, 0]], dtype=torch.float64)
+    groups = torch.tensor([[0, 1], [0, 1], [1, 0]])
+    # rows 0 and 1 are alike at distance 2, row 2 is at 4 from row 0 and at 2 from row 1; it has no second row
+    assert agglomerative_triplets(z, groups, margin=0.2).item() == pytest.approx((0 + 0.2) / 2)
+    assert agglomerative_triplets(z, groups, margin=0.2, weight=2).item() == pytest.approx((0.2 + 2.2) / 2)
+    anyone = torch.tensor([[0, -1], [0, -1], [1, -1]])
+    assert agglomerative_triplets(z, anyone, margin=0.2).item() == pytest.approx(0.1)
+    assert agglomerative_triplets(z[:1], groups[:1], margin=0.2).item() == 0
