@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,12 +226,15 @@ class Study:
             highlight=False,
         )
 
-    def unfinished(self) -> list[str]:
-        """Runs that have begun and not ended, and where they stand."""
-        files = [name for name in self.store.list("runs") if name.endswith("/spent.json")]
-        stand = [json.loads(self.store.read_text(name)) for name in files]
+    def unfinished(self, asked: Iterable[tuple[str, int]] = ()) -> list[str]:
+        """Runs (method, seed) that were asked for or have begun, and have not ended, and where they stand."""
+        stand = dict.fromkeys(asked, "not begun")
+        for name in self.store.list("runs"):
+            if name.endswith("/spent.json"):
+                spent = json.loads(self.store.read_text(name))
+                stand[spent["name"], spent["seed"]] = spent["at"]
         ended = {(result.name, result.seed) for result in self.results}
-        return [f"{s['name']} seed {s['seed']} ({s['at']})" for s in stand if (s["name"], s["seed"]) not in ended]
+        return [f"{name} seed {seed} ({at})" for (name, seed), at in stand.items() if (name, seed) not in ended]
 
 
 def _leaves(group: Any) -> list[tuple[str, Any]]:
@@ -308,13 +311,15 @@ HEADINGS = ["method", "seeds", "ACC %", "NMI %", "ARI %", "clusters found", "CPU
 HEADINGS.append("published ACC / NMI / ARI")
 
 
-def report(study: Study, data: str, about: str, notes: list[str], show: bool = False) -> None:
+def report(
+    study: Study, data: str, about: str, notes: list[str], asked: list[tuple[str, int]], show: bool = False
+) -> None:
     """Keep the table so far as OUT/table.md, and print it if asked."""
     rows = rows_of_table(study, data)
     lines = [f"**{about}**", "", "| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    left = study.unfinished()
-    notes = [*notes, f"Not finished: {'; '.join(left)}." if left else "All begun runs are finished."]
+    left = study.unfinished(asked)
+    notes = [*notes, f"Not finished: {'; '.join(left)}." if left else "All runs are finished."]
     study.store.write_text("table.md", "\n".join([*lines, "", *notes, ""]))
     if show:
         shown = Table(*HEADINGS, title=about)
@@ -388,14 +393,15 @@ def main(arguments: list[str] | None = None) -> None:
         "the others by their nearest neighbour.",
         SOURCES,
     ]
+    turns = [(study.run, name, seed) for seed in range(given.seeds) for name in names]
+    turns += [(study.shallow, name, seed) for seed in range(given.seeds) for name in SHALLOW]
+    asked = [(name, seed) for _, name, seed in turns]
     with threadpool_limits(given.threads):
-        for run, things in ((study.run, names), (study.shallow, [*SHALLOW])):
-            for seed in range(given.seeds):
-                for name in things:
-                    if not study.stopped:
-                        run(name, seed)
-                        report(study, data, about, notes)
-    report(study, data, about, notes, show=True)
+        for run, name, seed in turns:
+            if not study.stopped:
+                run(name, seed)
+                report(study, data, about, notes, asked)
+    report(study, data, about, notes, asked, show=True)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ class ClustPy:
         path = f"{scratch}/clustpy.npz"
         net: Any = methods.load("dec")(_config("dec", 1), tuple(x.shape[1:])).net
         layers = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear)]
-        arrays = {f"weight{i}": layer.weight.detach().numpy() for i, layer in enumerate(layers)}
+        arrays: dict[str, Any] = {f"weight{i}": layer.weight.detach().numpy() for i, layer in enumerate(layers)}
         arrays |= {f"bias{i}": layer.bias.detach().numpy() for i, layer in enumerate(layers)}
         np.savez(path, x=x.numpy(), **arrays)
         command = [python, "-c", CLUSTPY, path, str(batch), str(epochs), str(K)]

@@ -78,7 +78,9 @@ def average(tensors: Sequence[Tensor]) -> None:
         return
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         alike = [t for t in tensors if t.dtype == dtype]
-        mean = total(torch.cat([t.flatten() for t in alike])).div_(workers())
+        mean = torch.cat([t.detach().flatten() for t in alike])  # a copy, so that it can be summed in place
+        dist.all_reduce(mean)
+        mean /= workers()
         for t, part in zip(alike, mean.split([t.numel() for t in alike]), strict=True):
             t.copy_(part.view_as(t))
 
