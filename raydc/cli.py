@@ -67,9 +67,11 @@ class _Command(argparse.ArgumentParser):
         short = {path: name for name, path in SHORT.items()}
         for path, field in fields(cls, at):
             if path not in leave:
+                # a setting without dots has dashes on the command line, as short forms have
+                spelled = path if "." in path else path.replace("_", "-").replace("register-as", "register")
                 names = [f"--{short[path]}"] if path in short else []
                 group.add_argument(
-                    *names, f"--{path}", dest=path, metavar="VALUE", default=argparse.SUPPRESS, help=_help(field)
+                    *names, f"--{spelled}", dest=path, metavar="VALUE", default=argparse.SUPPRESS, help=_help(field)
                 )
 
 
@@ -165,6 +167,7 @@ def _train(arguments: Sequence[str]) -> int:
 def _watched(action: Callable[[threading.Event], Any]) -> int:
     """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
     from raydc.loop import TrainingDiverged
+    from raydc.search import SearchError, SearchInterrupted
     from raydc.train import Interrupted, TrainingFailed
 
     stop = threading.Event()
@@ -178,9 +181,9 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         action(stop)
-    except Interrupted as asked:
+    except (Interrupted, SearchInterrupted) as asked:
         return _fail(INTERRUPTED, asked)
-    except (TrainingDiverged, TrainingFailed) as problem:
+    except (TrainingDiverged, TrainingFailed, SearchError) as problem:
         return _fail(FAILED, problem)
     finally:
         for number, handler in before.items():
@@ -223,6 +226,31 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _tune(arguments: Sequence[str]) -> int:
+    from raydc import console
+    from raydc.search import TuneSettings
+    from raydc.settings import build
+
+    parser = _Command("tune", "Search a method's settings without labels, and register the winner.")
+    parser.usage = "raydc tune --data PATH --space tune_spaces/dec.py --trials 24 --out DIR [--SETTING VALUE ...]"
+    parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SETTING=VALUE",
+        help="a setting that every trial has, such as method.pretrain.length=50; may be given several times",
+    )  # fmt: skip
+    parser.settings("settings", "", TuneSettings, leave=["fixed"])
+    given = vars(parser.parse_args(arguments))
+    values = _from_file(arguments)
+    fixed = dict(pair.partition("=")[::2] for pair in given.pop("set"))
+    given.pop("config")
+    flat = {path: _typed(path, text, TuneSettings, "") for path, text in given.items()}
+    merged = unflatten(flatten(values) | flat)
+    merged["fixed"] = {**values.get("fixed", {}), **fixed}
+    settings = build(TuneSettings, merged)
+    live = console.LiveSearch()
+    return _watched(lambda stop: live.run(settings, stop))
+
+
 def _methods(arguments: Sequence[str]) -> int:
     parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1.")
     parser.add_argument("--markdown", action="store_true", help="as the README's table")
@@ -234,6 +262,7 @@ def _methods(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "tune": _tune,
     "assign": _assign,
     "report": _report,
     "methods": _methods,

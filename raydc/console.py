@@ -1,9 +1,11 @@
 """What the commands print."""
 
+import threading
 import time
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live as RichLive
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -12,6 +14,7 @@ from raydc import methods as all_methods
 from raydc.job import Job
 from raydc.loop import Progress
 from raydc.run import Plan
+from raydc.search import SearchState, SearchWatch, TuneSettings, tune
 
 QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
@@ -70,6 +73,61 @@ class Live:
         self.console.print(measures(summary))
         for name, path in paths.items():
             self.console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+
+
+class LiveSearch:
+    """A search as it goes on: a table on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console, self.printed = console or Console(), 0.0
+
+    def run(self, settings: TuneSettings, stop: threading.Event) -> None:
+        table = Table("finished", "running", "replicas", "best trial", "method", "score", "time left")
+        with RichLive(table, console=self.console, transient=True) as live:
+
+            def show(state: SearchState) -> None:
+                if self.console.is_terminal:
+                    live.update(_standing(state))
+                elif time.monotonic() - self.printed > QUIET:
+                    self.console.print(_line(state))
+                    self.printed = time.monotonic()
+
+            summary = tune(settings, SearchWatch(show, self.console.print, stop))
+        self.console.print(trials(summary))
+        winner = summary["winner"]
+        self.console.print(f"winner: trial {winner['number']}, {winner['method']}, score {winner['score']:.4f}")
+        self.console.print(f"output: {settings.out}", soft_wrap=True, highlight=False)
+
+
+def _cells(state: SearchState) -> list[str]:
+    best = state.best
+    done, planned = state.replicas
+    left = f"{state.seconds_left:.0f} s" if state.seconds_left is not None else ""
+    shown = [str(best.number), best.method, f"{best.score:.4f}"] if best else ["", "", ""]
+    return [f"{len(state.records)}/{state.asked}", str(len(state.running)), f"{done}/{planned}", *shown, left]
+
+
+def _standing(state: SearchState) -> Table:
+    table = Table("finished", "running", "replicas", "best trial", "method", "score", "time left")
+    table.add_row(*_cells(state))
+    return table
+
+
+def _line(state: SearchState) -> str:
+    finished, running, replicas, number, method, score, left = _cells(state)
+    best = f", best {number} ({method}) {score}" if number else ""
+    return f"trials {finished}, {running} running, replicas {replicas}{best}" + (f", {left} left" if left else "")
+
+
+def trials(summary: dict[str, Any]) -> Table:
+    """A search's trials, the best first."""
+    table = Table("trial", "method", "status", "K", "score", "seconds", "finalist", title="trials, best first")
+    ranked = sorted(summary["trials"], key=lambda one: -one["score"])
+    for one in ranked:
+        finalist = "yes" if one["finalist"] else ""
+        cells = [one["number"], one["method"], one["status"], one["n_clusters"]]
+        table.add_row(*map(str, cells), f"{one['score']:.4f}", f"{one['seconds']:.1f}", finalist)
+    return table
 
 
 def measures(summary: dict[str, Any]) -> Table:
