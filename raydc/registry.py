@@ -254,6 +254,29 @@ class Tracker:
             self._kept = text
 
 
+def log_trials(parent: str, trials: Iterable[Mapping[str, Any]], tracking_uri: str | None = None) -> None:
+    """A finished child run of the run `parent` for each trial: in one batch each, and none twice.
+
+    A trial has `key` (of what was computed), `name`, `status` ("finished" or "failed"), and by name `settings`, `tags`
+    and `metrics`, the last as lists of (step, value).
+    """
+    with _asking(find(tracking_uri)) as client:
+        experiment_id = client.get_run(parent).info.experiment_id
+        for trial in trials:
+            run = _find_run(client, experiment_id, trial["key"])
+            if run is not None and run.info.status in ("FINISHED", "FAILED"):
+                continue
+            tags = {"raydc.run_key": trial["key"], "mlflow.parentRunId": parent}
+            tags |= {key: _cut(str(value)) for key, value in trial["tags"].items()}
+            run = run or client.create_run(experiment_id, tags=tags, run_name=trial["name"])
+            _log_parameters(client, run, trial["settings"])
+            now = int(time.time() * 1000)
+            points = [(name, *point) for name, line in trial["metrics"].items() for point in line]
+            metrics = [Metric(name, float(value), now, int(step)) for name, step, value in points]
+            client.log_batch(run.info.run_id, metrics=metrics)
+            client.set_terminated(run.info.run_id, {"finished": "FINISHED", "failed": "FAILED"}[trial["status"]])
+
+
 def log_model(
     folder: str | Path,
     run_id: str,

@@ -51,7 +51,9 @@ def test_a_bad_space_is_refused_by_name(tmp_path: Path, body: str, said: str) ->
 
 
 def test_conditional_settings_are_checked_on_both_branches(tmp_path: Path) -> None:
-    body = "trial.suggest_categorical('method.recipe', ['default', 'paper']) == 'paper' and trial.suggest_int('no', 1, 2)"
+    body = (
+        "trial.suggest_categorical('method.recipe', ['default', 'paper']) == 'paper' and trial.suggest_int('no', 1, 2)"
+    )
     with pytest.raises(SettingsError, match="no: "):
         check_space(made(tmp_path, body), (10, 10))
 

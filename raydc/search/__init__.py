@@ -2,6 +2,7 @@
 
 from raydc.search.driver import SearchError, SearchInterrupted, SearchState, SearchWatch
 from raydc.search.finish import tune
+from raydc.search.record import tune_and_record
 from raydc.search.settings import TuneSettings
 
-__all__ = ["SearchError", "SearchInterrupted", "SearchState", "SearchWatch", "TuneSettings", "tune"]
+__all__ = ["SearchError", "SearchInterrupted", "SearchState", "SearchWatch", "TuneSettings", "tune", "tune_and_record"]

@@ -159,7 +159,9 @@ def subsample(found: Survey, keep: NDArray[np.bool_]) -> Survey:
 def kmeans_curve(context: Context) -> dict[int, float]:
     """Stage-one score of raw k-means on the evaluation rows for each number of clusters (at most a dozen of them)."""
     low, high = context.settings.n_clusters
-    tried = np.unique(np.geomspace(low, high, min(CURVE, high - low + 1)).round().astype(int)).tolist()
+    tried = range(low, high + 1)
+    if len(tried) > CURVE:
+        tried = np.unique(np.geomspace(low, high, CURVE).round().astype(int)).tolist()
     return {k: graph.stage_one_score(plain_kmeans(context.reference, k, 0), context.graph) for k in tried}
 
 

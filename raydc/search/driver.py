@@ -15,6 +15,7 @@ import os
 import tempfile
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from raydc import methods
+from raydc.failpoints import failpoint
 from raydc.search import selector
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.settings import TuneSettings
@@ -155,6 +157,7 @@ class Planner(Searcher):
             trial = self.study.ask()
             self.n_asked += 1
             number, self.asked[trial.number] = trial.number, trial
+            failpoint("search.asked")
         else:
             return None
         if number < len(self.first):
@@ -202,7 +205,9 @@ class Planner(Searcher):
             record.write(store)
         if record is not None and not task.replica:
             self.records[task.number] = record
+            failpoint("search.record")
             self._tell(record)
+            failpoint("search.told")
         self._tell_watch()
 
     def _tell(self, record: Record) -> None:
@@ -423,7 +428,12 @@ def _same_search(context: Context, settings: TuneSettings) -> None:
         )
     if [name for name in store.list() if name not in ("lock", "stop")]:
         raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
-    about = {"key": key(context), "settings": settings.model_dump(mode="json"), "reference": context.reference_name}
+    about = {
+        "id": uuid.uuid4().hex,
+        "key": key(context),
+        "settings": settings.model_dump(mode="json"),
+        "reference": context.reference_name,
+    }
     store.write_text("tune.json", json.dumps(about, indent=1))
 
 

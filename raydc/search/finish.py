@@ -49,10 +49,11 @@ def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, 
     summary = conclude(finished)
     summary["seconds"] = time.monotonic() - started
     store = finished.context.store
-    store.write_text("search.json", json.dumps(summary, indent=1))
+    text = json.dumps(summary, indent=1)
+    store.write_text("search.json", text)
     for line in summary["notes"]:
         watch.note(line)
-    return summary
+    return json.loads(text)
 
 
 def candidate(context: Context, record: Record, replicas: list[Record]) -> Candidate | None:
@@ -105,7 +106,7 @@ def conclude(finished: Finished) -> dict[str, Any]:
             notes.append(f"trial {record.number} ({record.method}) failed: {'; '.join(record.problems)}")
     everything = [*finished.records, *(r for own in finished.replicas.values() for r in own)]
     return {
-        "winner": _entry(winner, len(finished.first)) | {"settings": winner.settings, "weights": weights},
+        "winner": _entry(winner, len(finished.first)) | {"weights": weights},
         "best": choice.best,
         "criterion": context.settings.criterion,
         "structure": not band.inside(score),
@@ -211,6 +212,7 @@ def _entry(record: Record, baselines: int) -> dict[str, Any]:
         "baseline": record.number < baselines,
         "method": record.method,
         "point": record.point,
+        "settings": record.settings,
         "status": record.status,
         "problems": record.problems,
         "score": record.score,

@@ -179,7 +179,7 @@ def _over_spaces(name: str, candidates: Sequence[Candidate], labels: Labels) -> 
     """Silhouettes of partitions in embeddings: NaN for candidates without one of their own."""
     spaces = [candidate.features for candidate in candidates if candidate.features is not None]
     found = np.full(len(candidates), np.nan)
-    if len(spaces) < 2:
+    if len(spaces) < 2 or len(candidates) < 3:
         return found
     matrix = internal.score_matrix(spaces, labels)
     if name == "pooled silhouette":
@@ -204,10 +204,10 @@ class Null:
 
 
 def null(
-    rows: Any, cluster: Callable[[Any, int], Any], *, neighbours: int, trials: int, repeats: int = 5, seed: int = 0
+    rows: Any, cluster: Callable[[Any, int], Any], *, neighbours: int, trials: int, repeats: int = 10, seed: int = 0
 ) -> Null:
-    """Bands of the stage-one score of `cluster` on rows without clusters, wider the more trials were compared."""
-    level = 1 - 0.02 / max(trials, 1)
+    """Bands of the stage-one score of `cluster` on rows without clusters; one noise in 20 is above, over all trials."""
+    level = 1 - 0.1 / max(trials, 2)
     drawn = [
         graph.null_band(
             graph.null_scores(rows, cluster, kind=kind, n_neighbours=neighbours, repeats=repeats, seed=seed), level

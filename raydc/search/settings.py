@@ -70,7 +70,7 @@ class TuneSettings(Settings):
     workers_per_trial: int = Field(1, ge=1)
     """Data-parallel workers of a trial; one trains in the trial's own process."""
     concurrent: int | None = Field(None, ge=0)
-    """Trials at the same time; by default as many as the cluster has CPUs for; 0: one by one in this process, no Ray."""
+    """Trials at the same time; by default as the CPUs allow; 0: one by one in this process, without Ray."""
     time_budget: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_seconds)] = None
     """Seconds (or 90s, 30m, 2h) for everything; the last third is for the replicas of the finalists."""
     seed: int = Field(0, ge=0)

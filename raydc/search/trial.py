@@ -58,7 +58,7 @@ class Record:
     measures: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     """Why it was guarded, stopped or failed."""
-    history: list[tuple[int, float]] = field(default_factory=list)
+    history: list[list[float]] = field(default_factory=list)
     """Score at each tenth of training."""
     n_clusters: int = 0
     loss: float | None = None
@@ -132,7 +132,7 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     losses: dict[str, float] = {}
 
     def seen(found: tuple[int, float]) -> None:
-        record.history.append(found)
+        record.history.append([*found])
         report(*found)
 
     def progress(now: Progress, just_seen: bool = False) -> None:
@@ -180,7 +180,8 @@ class Flags:
         now = time.monotonic()
         if not self.found and (always or now - self.looked > 0.2):
             self.looked = now
-            self.found = next((self.store.read_text(name) for name in self.names if self.store.exists(name)), "")
+            reasons = [self.store.read_text(name) for name in self.names if self.store.exists(name)]
+            self.found = next(filter(None, reasons), "")
         return self.found
 
 
@@ -249,7 +250,7 @@ def _judge(context: Context, record: Record, labels: Labels, features: NDArray[n
     record.measures = measures(context, labels)
     record.status = "guarded" if record.problems else "finished"
     record.score = WORST_SCORE if record.problems else record.measures["stage one"]
-    record.history.append((RUNGS, record.score))
+    record.history.append([RUNGS, record.score])
     store = context.store / record.folder
     store.write_bytes("labels.npy", _bytes(labels.astype(np.int32)))
     if kept is not None and np.isfinite(kept).all():

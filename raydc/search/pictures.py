@@ -1,0 +1,211 @@
+"""Pictures of a search, drawn from what search.json holds."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+"""Of Okabe and Ito (2008), which people with any colour vision tell apart."""
+COLOURS = {"finished": BLUE, "stopped": GREY, "guarded": RED}
+MOST = 12
+"""Settings that are drawn at most, the most important first."""
+VALID, DOUBTFUL = 0.75, 0.6
+
+
+def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write every picture that the search has values for, as PNG; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "settings": settings(summary),
+        "importance": importance(summary),
+        "stability": stability(summary),
+        "rungs": rungs(summary),
+        "clusters": clusters(summary),
+        "k-curve": k_curve(summary),
+    }
+    paths = []
+    for name, figure in figures.items():
+        if figure is not None:
+            paths.append(folder / f"{name}.png")
+            FigureCanvasAgg(figure).print_png(str(paths[-1]))
+    return paths
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def settings(summary: Mapping[str, Any]) -> Figure | None:
+    """Score against each suggested setting: finished, stopped early (grey), guarded (at the bottom, red)."""
+    trials = [t for t in summary["trials"] if not t["baseline"] and t["status"] in COLOURS]
+    names = dict.fromkeys(name for t in trials for name in t["point"] if name != "method.name")
+    rated = summary["importance"]
+    spread = {name: {str(t["point"][name]) for t in trials if name in t["point"]} for name in names}
+    shown = sorted((name for name in names if len(spread[name]) > 1), key=lambda name: -rated.get(name, 0.0))[:MOST]
+    if not shown:
+        return None
+    usable = [t["score"] for t in trials if t["status"] != "guarded"]
+    floor = min(usable, default=0.0) - 0.05
+    columns = min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    figure = _figure(3.7 * columns, 2.7 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for at, axes in enumerate(grid.flat):
+        if at >= len(shown):
+            axes.set_visible(False)
+            continue
+        name = shown[at]
+        has = [t for t in trials if name in t["point"]]
+        values = [t["point"][name] for t in has]
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        ticks = list(dict.fromkeys(sorted(map(str, values)))) if not numeric else []
+        for t, value in zip(has, values, strict=True):
+            x = value if numeric else ticks.index(str(value))
+            y = t["score"] if t["status"] != "guarded" else floor
+            axes.scatter([x], [y], color=COLOURS[t["status"]], s=26, alpha=0.8, linewidths=0)
+        if numeric and min(values) > 0 and max(values) >= 10 * min(values):
+            axes.set_xscale("log")
+        if ticks:
+            axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+            axes.margins(x=0.2)
+        axes.set_xlabel(name.removeprefix("method."), fontsize=9)
+        _plain(axes)
+    for row in grid:
+        row[0].set_ylabel("score")
+    _key(figure, {s: c for s, c in COLOURS.items() if any(t["status"] == s for t in trials)})
+    return figure
+
+
+def _key(figure: Figure, colours: Mapping[str, str]) -> None:
+    """What the colours mean, above the picture."""
+    from matplotlib.lines import Line2D
+
+    dots = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours.values()]
+    figure.legend(dots, [*colours], loc="outside upper center", ncols=len(colours), frameon=False, fontsize=9)
+
+
+def importance(summary: Mapping[str, Any]) -> Figure | None:
+    """Share of the score's variance that each setting explains."""
+    rated = dict(sorted(summary["importance"].items(), key=lambda item: item[1])[-MOST:])
+    if not rated:
+        return None
+    figure = _figure(6.0, 0.6 + 0.34 * len(rated))
+    axes = figure.subplots()
+    axes.barh([name.removeprefix("method.") for name in rated], [*rated.values()], color=BLUE, height=0.7)
+    axes.set_xlabel("importance: share of the score's variance")
+    _plain(axes)
+    return figure
+
+
+def stability(summary: Mapping[str, Any]) -> Figure | None:
+    """The finalists: modularity against stability, with lines of equal stage-three score."""
+    finalists = summary["finalists"]
+    if not finalists:
+        return None
+    figure = _figure(6.4, 4.6)
+    axes = figure.subplots()
+    methods = {t["number"]: t["method"] for t in summary["trials"]}
+    x, y = [f["stability"] for f in finalists], [f["modularity"] for f in finalists]
+    for level in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+        points = [i / 100 for i in range(2, 101)]
+        axes.plot(points, [level / math.sqrt(p) for p in points], color="0.88", linewidth=1, zorder=0)
+        if level <= 1:
+            axes.annotate(f"{level:g}", (1.0, level), color="0.6", fontsize=7, va="center", zorder=0)
+    winner = summary["winner"]["number"]
+    for f in finalists:
+        won = f["number"] == winner
+        axes.scatter([f["stability"]], [f["modularity"]], color=RED if won else BLUE, s=70 if won else 34, zorder=3)
+        axes.annotate(
+            f"{f['number']} {methods[f['number']]}",
+            (f["stability"], f["modularity"]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+            fontweight="bold" if won else "normal",
+        )
+    low, high = min(x), max(x)
+    axes.set_xlim(max(low - 0.12, 0), min(high + 0.2, 1.16))
+    axes.set_ylim(min(y) - 0.07, max(y) + 0.07)
+    axes.set_xlabel("stability: mean AMI between replicas")
+    axes.set_ylabel("modularity on the neighbour graph")
+    axes.set_title("Finalists (the winner in red; grey: equal stage-three score)", fontsize=10)
+    _plain(axes)
+    return figure
+
+
+def rungs(summary: Mapping[str, Any]) -> Figure:
+    """Score while trials were trained; grey ones were stopped early."""
+    figure = _figure(6.4, 4.0)
+    axes = figure.subplots()
+    winner = summary["winner"]["number"]
+    for t in summary["trials"]:
+        line = [(step / 10, score) for step, score in t["history"] if score > -1]
+        if not line:
+            continue
+        won, stopped = t["number"] == winner, t["status"] == "stopped"
+        colour = RED if won else GREY if stopped else ORANGE if t["baseline"] else BLUE
+        name = t["method"] if t["baseline"] or won else None
+        axes.plot(
+            *zip(*line, strict=True), color=colour, linewidth=2 if won else 1, alpha=1 if won else 0.7, marker="."
+        )
+        if name:
+            axes.annotate(name, line[-1], xytext=(5, 0), textcoords="offset points", fontsize=8, color=colour)
+    axes.set_xlim(0, 1.16)
+    axes.set_xlabel("share of the training")
+    axes.set_ylabel("score")
+    axes.set_title("red: the winner; orange: baselines; grey: stopped early", fontsize=10)
+    _plain(axes)
+    return figure
+
+
+def clusters(summary: Mapping[str, Any]) -> Figure | None:
+    """How stable each of the winner's clusters is, beside Hennig's marks for valid and doubtful."""
+    found = summary["clusters"]
+    if not found:
+        return None
+    figure = _figure(max(4.5, min(14.0, 1.6 + 0.42 * len(found))), 3.4)
+    axes = figure.subplots()
+    heights = [c["jaccard"] for c in found]
+    colours = [GREEN if h >= VALID else ORANGE if h >= DOUBTFUL else RED for h in heights]
+    axes.bar([c["cluster"] for c in found], heights, color=colours, width=0.8)
+    for mark, name in ((VALID, "valid"), (DOUBTFUL, "doubtful below")):
+        axes.axhline(mark, color="0.3", linewidth=0.8, linestyle="--")
+        axes.annotate(name, (1.0, mark), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right")
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("cluster")
+    axes.set_ylabel("Jaccard over replicas")
+    _plain(axes)
+    return figure
+
+
+def k_curve(summary: Mapping[str, Any]) -> Figure | None:
+    """Score by number of clusters, where that was searched."""
+    curve = summary["k curve"]["raw k-means"]
+    if len(curve) < 2:
+        return None
+    figure = _figure(6.0, 3.8)
+    axes = figure.subplots()
+    axes.plot([int(k) for k in curve], [*curve.values()], color=GREY, marker=".", label="raw k-means")
+    best = {int(k): score for k, score in summary["k curve"]["trials"].items()}
+    axes.scatter([*best], [*best.values()], color=BLUE, s=34, zorder=3, label="best trial of that K")
+    chosen = summary["winner"]["n_clusters"]
+    axes.axvline(chosen, color=RED, linewidth=1, linestyle="--", label=f"chosen: {chosen}")
+    for kind, (_, top) in summary["null"].items():
+        axes.axhline(top, color="0.75", linewidth=0.8, linestyle=":")
+        axes.annotate(
+            f"null ({kind})", (1.0, top), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom"
+        )
+    axes.set_xlabel("number of clusters K")
+    axes.set_ylabel("score")
+    axes.legend(frameon=False, fontsize=8)
+    _plain(axes)
+    return figure

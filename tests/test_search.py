@@ -1,0 +1,364 @@
+"""Whole searches on small rows: what they leave, labels that change nothing, kills, bad input, and the choice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydc.model import ClusteringModel
+from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, TuneSettings, trial, tune
+from raydc.search.context import Task, baselines, kmeans_curve, prepare, subsample
+from raydc.search.driver import open_study
+from raydc.search.trial import Flags, Record, run_task
+from raydc.settings import SettingsError
+from raydc.storage import Store
+
+SPACES = Path(__file__).parents[1] / "tune_spaces"
+FIXED = {
+    "method.network.hidden": (16,),
+    "method.denoise.length": "0 steps",
+    "method.pretrain.length": "6 epochs",
+    "method.cluster.length": "6 epochs",
+    "method.cluster.tolerance": 0.0,
+    "method.restarts": 3,
+    "training.batch_size": 64,
+}
+
+
+def rows(groups: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [240, 8] in as many groups, and their groups."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(groups), 240 // groups)
+    return (4 * rng.standard_normal((groups, 8))[y] + rng.standard_normal((240, 8))).astype(np.float32), y
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    x, y = rows()
+    np.savez(tmp_path / "rows.npz", X=x, y=y)
+    return str(tmp_path / "rows.npz")
+
+
+def asked(data: str, out: Path, **others: Any) -> TuneSettings:
+    values = {"data": {"path": data}, "space": str(SPACES / "kmeans.py"), "n_clusters": 4, "trials": 3, "fixed": FIXED}
+    return TuneSettings(**{**values, "out": str(out), "concurrent": 0, **others})
+
+
+def table(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trials but for their times."""
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in summary["trials"]]
+
+
+def states(settings: TuneSettings) -> list[str]:
+    return [t.state.name for t in open_study(prepare(settings)).get_trials()]
+
+
+def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path) -> None:
+    settings, out = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), trials=2), tmp_path / "out"
+    seen: list[SearchState] = []
+    summary = tune(settings, SearchWatch(seen.append))
+    assert [entry["method"] for entry in summary["trials"]] == ["dec", "kmeans", "ae_kmeans", "ward", "dec", "dec"]
+    assert states(settings) == ["COMPLETE"] * 6
+    assert summary["structure"] and summary["winner"]["n_clusters"] == 4
+    assert summary == json.loads((out / "search.json").read_text())
+    model = ClusteringModel.load(out / "model")
+    assert model.weights_hash() == summary["winner"]["weights"]
+    labels = model.predict(rows()[0])
+    assert len(np.unique(labels)) == 4
+    assert [cluster["rows"] for cluster in model.notes["clusters"]] == np.bincount(labels).tolist()
+    agree = np.genfromtxt(out / "agreement.csv", delimiter=",", names=True)
+    assert len(agree) == 240 and (agree["cluster"] == labels).all() and set(agree["agreement"]) <= {0, 0.5, 1}
+    curve = model.notes["agreement"]
+    assert (np.diff(curve["membership"]) > 0).all() and (np.diff(curve["agreement"]) >= 0).all()
+    assert seen[-1].replicas[0] == seen[-1].replicas[1] > 0 and len(seen[-1].records) == 6
+    score, steps = summary["trials"][0]["score"], [step for step, _ in summary["trials"][0]["history"]]
+    assert steps[-1] == 10 and steps == sorted(set(steps)) and summary["trials"][0]["history"][-1][1] == score
+
+    written = {path: path.stat().st_mtime_ns for path in (out / "trials").rglob("record.json")}
+    again = tune(settings)
+    assert {path: path.stat().st_mtime_ns for path in (out / "trials").rglob("record.json")} == written
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+
+
+def test_labels_change_nothing(tmp_path: Path) -> None:
+    x, y = rows()
+    found = []
+    for name, labels in (("true", y), ("permuted", np.random.default_rng(1).permutation(y))):
+        np.savez(tmp_path / f"{name}.npz", X=x, y=labels)
+        settings = asked(
+            str(tmp_path / f"{name}.npz"), tmp_path / name, space=str(SPACES / "idec.py"), trials=1, replicas=1
+        )
+        found.append(tune(settings))
+    assert table(found[0]) == table(found[1])
+    assert found[0]["winner"]["weights"] == found[1]["winner"]["weights"]
+    assert found[0]["criteria"] == found[1]["criteria"]
+
+
+@pytest.mark.slow
+def test_the_number_of_clusters_is_found(data: str, tmp_path: Path) -> None:
+    summary = tune(asked(data, tmp_path / "out", n_clusters="2..9", trials=6))
+    assert summary["winner"]["n_clusters"] == 4
+    curve = summary["k curve"]["raw k-means"]
+    assert max(curve, key=lambda k: curve[k]) == "4" and set(curve) == {str(k) for k in range(2, 10)}
+    assert len({entry["n_clusters"] for entry in summary["trials"]}) > 2
+
+
+@pytest.mark.slow
+def test_noise_has_no_structure(tmp_path: Path) -> None:
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).standard_normal((240, 8)).astype(np.float32))
+    summary = tune(asked(str(tmp_path / "noise.npy"), tmp_path / "out"))
+    assert not summary["structure"]
+    assert any(note.startswith("no structure") for note in summary["notes"])
+
+
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)]
+)
+def test_a_killed_search_goes_on(data: str, tmp_path: Path, moment: int) -> None:
+    settings = asked(data, tmp_path / "out")
+    calls = []
+
+    def die(state: SearchState) -> None:
+        calls.append(state)
+        if len(calls) == moment:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(settings, SearchWatch(die))
+    records = [*(tmp_path / "out" / "trials").rglob("record.json")]
+    written = {path: path.stat().st_mtime_ns for path in records}
+    params = [t.params for t in open_study(prepare(settings)).get_trials()]
+    summary = tune(settings)
+    assert [entry["number"] for entry in summary["trials"]] == [*range(6)]
+    assert states(settings) == ["COMPLETE"] * 6
+    assert {path: path.stat().st_mtime_ns for path in records} == written
+    after = [t.params for t in open_study(prepare(settings)).get_trials()]
+    assert after[: len(params) - 1] == params[:-1] and after[len(params) - 1] | params[-1] == after[len(params) - 1]
+
+
+@pytest.mark.slow
+def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> None:
+    import threading
+
+    settings, stop = asked(data, tmp_path / "out", space=str(SPACES / "dec.py")), threading.Event()
+
+    def watch(state: SearchState) -> None:
+        if len(state.records) == 2:
+            stop.set()
+
+    with pytest.raises(SearchInterrupted, match="same command goes on"):
+        tune(settings, SearchWatch(watch, stop=stop))
+    assert len(tune(settings)["trials"]) == 7
+    assert states(settings) == ["COMPLETE"] * 7
+
+
+@pytest.mark.slow
+def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
+    first = tune(asked(data, tmp_path / "out", trials=4))
+    more = tune(asked(data, tmp_path / "out", trials=8))
+    assert [e["point"] for e in more["trials"][:7]] == [e["point"] for e in first["trials"]]
+    restarts = [entry["point"]["method.restarts"] for entry in more["trials"] if not entry["baseline"]]
+    assert restarts[4:] != restarts[:4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["search.asked", "epoch.clustering", "search.record", "search.told"])
+def test_sigkill(data: str, tmp_path: Path, place: str) -> None:
+    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"))
+    code = (
+        "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
+        "tune(TuneSettings.model_validate_json(sys.argv[1]))"
+    )
+    environment = os.environ | {"RAYDC_FAILPOINT": f"{place}:{tmp_path / 'marker'}"}
+    command = [sys.executable, "-c", code, settings.model_dump_json()]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    records = [*(tmp_path / "out" / "trials").rglob("record.json")]
+    written = {path: path.stat().st_mtime_ns for path in records}
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in records} == written
+    assert states(settings) == ["COMPLETE"] * 7
+
+
+def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path) -> None:
+    context = prepare(asked(data, tmp_path / "out", space=str(SPACES / "dec.py")))
+    task = Task(4, 0, {"method.name": "dec", "method.n_clusters": 4})
+    scores = []
+
+    def report(rung: int, score: float) -> None:
+        scores.append(score)
+        if rung >= 3:
+            context.store.write_text(f"{task.folder}/stop", "in the worse half")
+
+    record = run_task(context, task, report)
+    assert record is not None and (record.status, record.problems) == ("stopped", ["in the worse half"])
+    assert record.score == scores[-1] and len(scores) < 9
+    assert Record.read(context.store, 4) == record
+    assert not context.store.exists("trials/0004/run/checkpoints")
+
+
+def test_flags_take_the_first_that_says_something(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    flags = Flags(store, "trials/0001")
+    assert flags.reason(always=True) == ""
+    store.write_text("stop", "")
+    store.write_text("trials/0001/stop", "out of time")
+    assert flags.reason() == "" and flags.reason(always=True) == "out of time"
+
+
+def test_replicas_take_their_own_rows(data: str, tmp_path: Path) -> None:
+    context = prepare(asked(data, tmp_path / "out"))
+    point = {"method.name": "kmeans", "method.n_clusters": 4}
+    first, second = (context.kept(Task(1, replica, point)) for replica in (1, 2))
+    assert first.sum() == second.sum() == 192 and (first != second).any()
+    assert context.kept(Task(1, 0, point)).all()
+    job = context.job(Task(1, 1, point))
+    assert job.survey.rows == 192
+    from raydc.data import load_shard
+
+    shard = load_shard(job.source, job.survey, job.scaling, [job.survey.groups], 0)  # type: ignore[arg-type]
+    assert (shard.ids == np.flatnonzero(first)).all()
+
+
+def test_a_subsample_of_rows_some_of_which_were_dropped(tmp_path: Path) -> None:
+    x = rows()[0]
+    x[[3, 100]] = np.nan
+    np.save(tmp_path / "rows.npy", x)
+    settings = asked(str(tmp_path / "rows.npy"), tmp_path / "out")
+    context = prepare(settings.model_copy(update={"data": settings.data.model_copy(update={"on_bad_row": "drop"})}))
+    keep = np.ones(238, bool)
+    keep[[0, 3, 237]] = False
+    found = subsample(context.survey, keep)
+    assert found.dropped_rows.tolist() == [0, 3, 4, 100, 239] and found.rows == 235
+    assert sum(map(len, found.groups)) == 235
+
+
+def test_the_default_comes_first_once(data: str, tmp_path: Path) -> None:
+    context = prepare(asked(data, tmp_path / "out"))
+    names = [point["method.name"] for point in baselines(context, "kmeans", kmeans_curve(context))]
+    assert names == ["kmeans", "ae_kmeans", "ward"]
+
+
+@pytest.mark.slow
+def test_settings_that_tell_nothing_apart(data: str, tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(
+        "def space(trial):\n    trial.suggest_int('method.iterations', 99, 300)\n    return {'method.name': 'kmeans'}\n"
+    )
+    summary = tune(
+        asked(
+            data,
+            tmp_path / "out",
+            space=str(tmp_path / "space.py"),
+        )
+    )
+    assert any("tells these settings not apart" in note for note in summary["notes"])
+    assert summary["winner"]["number"] == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"fixed": {"method.restart": 3}}, r"method.restart: no such setting; did you mean method.restarts\?"),
+        ({"fixed": {"output.out": "x"}}, "output.out: expected method"),
+        ({"fixed": {"method.restarts": 0}}, "method.restarts"),
+        ({"space": "none.py"}, "no file none.py"),
+        ({"n_clusters": 300}, "cannot form 300 clusters"),
+        ({"reference": "none.npy"}, "reference: none.npy cannot be read"),
+    ],
+)
+def test_bad_input_before_any_work(data: str, tmp_path: Path, others: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tune(asked(data, tmp_path / "out", **others))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"n_clusters": "ten"}, "such as 10"),
+        ({"n_clusters": "9..2"}, "ascends"),
+        ({"time_budget": "soon"}, "such as 90s"),
+        ({"out": "s3://bucket/x"}, "local directory"),
+        ({"concurrent": 0, "workers_per_trial": 2}, "without Ray"),
+    ],
+)
+def test_bad_settings(data: str, tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        asked(data, **({"out": tmp_path / "out"} | given))
+
+
+def test_settings_as_text(data: str, tmp_path: Path) -> None:
+    settings = asked(data, tmp_path / "out", n_clusters="2..30", time_budget="2h", fixed={})
+    assert (settings.n_clusters, settings.time_budget) == ((2, 30), 7200)
+    assert TuneSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_an_unreachable_study(data: str, tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"cannot open Optuna's storage .*nowhere") as problem:
+        tune(asked(data, tmp_path / "out", study=f"sqlite:///{tmp_path}/nowhere/study.db"))
+    assert "\n" not in str(problem.value)
+    with pytest.raises(SearchError) as problem:
+        tune(asked(data, tmp_path / "out2", study="nosuch://user:secret@localhost/study"))
+    assert "secret" not in str(problem.value)
+
+
+@pytest.mark.slow
+def test_a_journal_keeps_the_study(data: str, tmp_path: Path) -> None:
+    settings = asked(data, tmp_path / "out", study=str(tmp_path / "study.journal"))
+    tune(settings)
+    assert (tmp_path / "study.journal").exists() and states(settings) == ["COMPLETE"] * 6
+
+
+def test_all_trials_failing(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the network has burnt down")
+
+    monkeypatch.setattr(trial, "_trained", fail)
+    with pytest.raises(
+        SearchError, match=r"no trial succeeded:\n  trial 0 \(kmeans\), failed: .*burnt down"
+    ) as problem:
+        tune(asked(data, tmp_path / "out"))
+    assert "what is finished is kept" in str(problem.value)
+    found = states(asked(data, tmp_path / "out"))
+    assert found.count("FAIL") == 5 and found.count("COMPLETE") == 1  # Ward is no network
+
+
+def test_a_budget_too_short(data: str, tmp_path: Path) -> None:
+    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), time_budget=0.001)
+    with pytest.raises(SearchError, match=r"time budget of 0.001 s is too short for one trial"):
+        tune(settings)
+    assert len(tune(settings.model_copy(update={"time_budget": None}))["trials"]) == 7
+
+
+@pytest.mark.slow
+def test_another_search_in_the_directory(data: str, tmp_path: Path) -> None:
+    tune(asked(data, tmp_path / "out", trials=1))
+    with pytest.raises(SettingsError, match=r"holds another search: seed was 0 and is 1"):
+        tune(asked(data, tmp_path / "out", trials=1, seed=1))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(SettingsError, match="holds other files"):
+        tune(asked(data, tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_two_drivers(data: str, tmp_path: Path) -> None:
+    settings, second = asked(data, tmp_path / "out", trials=1), []
+
+    def again(state: SearchState) -> None:
+        if not second:
+            with pytest.raises(SearchError, match="another search is running") as problem:
+                tune(settings)
+            second.append(problem)
+
+    tune(settings, SearchWatch(again))
+    assert second
