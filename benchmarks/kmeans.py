@@ -3,10 +3,10 @@
     python -m benchmarks.kmeans            # the whole table
     python -m benchmarks.kmeans --quick    # small sizes
 
-Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Every
-contender assigns all rows and makes new centroids. scikit-learn is timed by its own iteration over 256-row chunks, faiss
-(where installed) by an iteration of `Clustering` on all points. `limit` is one product of the rows with the centroids,
-[N, D] x [D, K], by the same BLAS in tiles that fit the cache: nobody who multiplies in float32 is faster. `read` is one
+Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Each
+assigns all rows and makes new centroids: scikit-learn by its own iteration over chunks of rows, faiss (where it is
+installed) by an iteration of `Clustering` on all points. `limit` is one product of the rows with the centroids,
+[N, D] x [D, K], by the same BLAS in tiles that fit the cache: nobody who multiplies in float32 is faster. `read` is a
 float32 sum over the rows.
 """
 

@@ -260,6 +260,7 @@ def test_no_schedule_of_deaths_repeats_and_delays_changes_a_bit(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_thousand_deaths_change_nothing(folder):
     assert rehearse(folder, 2000) >= 10_000
 

@@ -82,7 +82,7 @@ class Assigner:
         norms = torch.zeros_like(centroids[..., 0]) if geometry.spherical else centroids.square().sum(-1)
         self.half = (norms.flatten() / 2).float()
         # The scores and the rows of a tile stay in the second-level cache (found with benchmarks/kmeans.py).
-        rows = min((1 << 18) // len(self.centroids), (1 << 17) // max(dim, 1), 2048)
+        rows = min((1 << 18) // len(self.centroids), (1 << 18) // max(dim, 1), 4096)
         self.rows = max(rows // 16 * 16, 64)
         if centroids.device.type == "cuda":
             self.rows = max((1 << 28) // len(self.centroids), 1024)

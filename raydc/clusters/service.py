@@ -313,7 +313,8 @@ class CentroidService:
         if (got["counts"] < 0).any() or (got["counts"].sum(1) != rows).any():
             raise Refused(f"expected counts of {rows} rows, got {got['counts'].sum(1).tolist()}")
         limit = (1 << 62) // (1 << max(plan.total - 1, 0).bit_length())  # the largest integer one value can become
-        if (np.abs(got["sums"].astype(np.float64)) > got["counts"][..., None] * float(limit)).any():
+        reach = got["counts"] * float(limit)
+        if (got["sums"].max(-1) > reach).any() or (got["sums"].min(-1) < -reach).any():
             raise Refused("expected sums within reach of the survey's largest values, got larger: data have changed")
 
     def _survey(self) -> None:

@@ -90,19 +90,23 @@ class Step:
         x = self.geometry.around(x)
         sums = torch.zeros(self.centroids.shape, dtype=torch.int64)
         counts = torch.zeros(self.centroids.shape[:2], dtype=torch.int64)
-        found = kmeans.add(x, self.assigner, self.geometry, sums, counts)
-        labels, lowest = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-        square = x.double().square().sum(1)
-        squared = 2 * lowest.double() + square + self.geometry.spherical  # on the sphere a centroid has length 1
-        squared[squared < 4e-6 * square] = 0  # what is left of a row that is its own centroid is rounding
-        many = min(FARTHEST, len(x))
-        order = np.argsort(-squared.numpy(), axis=1, kind="stable")[:, :many]  # positions ascend: ties by position
+        labels, squared, squares = [], [], []
+        counted = kmeans.add(x, self.assigner, self.geometry, sums, counts)
+        for tile, (nearest, lowest) in zip(self.assigner.tiles(x), counted, strict=True):
+            square = tile.double().square().sum(1)
+            # On the sphere a centroid has length 1. What is left of a row that is its own centroid is rounding.
+            distance = (2 * lowest.double() + square + self.geometry.spherical).clamp_(min=0)
+            squared.append(torch.where(distance < 4e-6 * square, 0.0, distance))
+            squares.append(square)
+            labels.append(nearest)
+        far, whose = torch.cat(squared, 1), torch.cat(labels, 1).long()  # [A, n]
+        order = torch.stack([kmeans.farthest(each, torch.from_numpy(positions), FARTHEST) for each in far])
         return {
             "sums": sums.numpy(),
             "counts": counts.numpy(),
-            "energy": self.energy.integers(square).sum().reshape(1).numpy(),
-            "far": np.take_along_axis(squared.numpy(), order, 1),
-            "where": positions[order],
-            "whose": np.take_along_axis(labels.numpy(), order, 1).astype(np.int64),
-            "rows": x.numpy()[order],
+            "energy": self.energy.integers(torch.cat(squares)).sum().reshape(1).numpy(),
+            "far": far.gather(1, order).numpy(),
+            "where": positions[order.numpy()],
+            "whose": whose.gather(1, order).numpy(),
+            "rows": x[order].numpy(),
         }

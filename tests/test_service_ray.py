@@ -1,0 +1,123 @@
+"""The service on real actors and tasks that are killed where it hurts; RAYDC_FAULT_REPEATS times, by default once."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from raydc.clusters import ray as over_ray
+from raydc.clusters.service import CentroidService, Plan, Refused
+from raydc.clusters.stream import work
+from raydc.data.shard import split
+
+pytestmark = pytest.mark.ray
+REPEATS = int(os.environ.get("RAYDC_FAULT_REPEATS", "1"))
+POINTS = ("push.before_apply", "push.after_apply", "save.before", "save.during", "save.after")
+
+
+def once(marker: Path) -> bool:
+    """Whether this is the first time anybody asks."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+class Mortal(CentroidService):
+    """Kills its own process, once at each point."""
+
+    def __init__(self, folder, plan, save_every):
+        self.graves = Path(folder).parent / "graves"
+        self.graves.mkdir(exist_ok=True)
+        super().__init__(folder, plan, save_every)
+        self.snapshots.during = self.during
+
+    def during(self) -> None:
+        self.reached("save.during")
+
+    def reached(self, point: str) -> None:
+        if self.version and once(self.graves / point):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Rows:
+    """Reads rows, and kills its own process the first time that it reads some of the groups."""
+
+    def __init__(self, x, graves=None):
+        self.x, self.graves = x, graves
+
+    def __call__(self, group):
+        if self.graves is not None and group.id in (0, 7) and once(self.graves / f"worker-{group.id}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.x[group.start : group.stop]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=environment, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def problem(run, **settings):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(1200, 4)) + 3 * rng.integers(3, size=(1200, 1))).astype(np.float32)
+    groups = split(1200, 100)
+    plan = Plan(run=run, n_clusters=5, dim=4, rows=tuple(map(len, groups)), iterations=3, tolerance=0.0, **settings)
+    return plan, groups, x
+
+
+def alone(folder, plan, groups, x):
+    service = CentroidService(folder, plan)
+    while not service.state().done:
+        work(service, plan, groups, Rows(x))
+    return service.centroids()[1]
+
+
+@pytest.mark.parametrize("repeat", range(REPEATS))
+def test_deaths_of_actor_and_workers_change_no_byte(cluster, tmp_path, repeat):
+    plan, groups, x = problem(f"mortal-{repeat}", seed=repeat)
+    expected = alone(tmp_path / "alone", plan, groups, x)
+    (tmp_path / "graves").mkdir()
+    read = Rows(x, tmp_path / "graves")
+    centroids, counts, status = over_ray.fit_service(plan, groups, read, tmp_path / "run", workers=2, service=Mortal)
+    graves = {path.name for path in (tmp_path / "graves").iterdir()}
+    assert centroids.tobytes() == expected.tobytes()
+    assert counts.sum() == 1200 and status["done"] and status["version"] == 4
+    assert graves == {"worker-0", "worker-7", *POINTS}
+    assert status["incarnation"] == 1 + len(POINTS), "every death of the actor is an incarnation"
+    with pytest.raises(ValueError, match="no centroid service runs"):
+        over_ray.find(plan.run)
+
+
+def test_another_job_finds_the_service_by_name_and_it_leaves_when_its_lease_ends(cluster, tmp_path):
+    plan, groups, x = problem("leased")
+    with pytest.raises(ValueError, match="no centroid service runs for 'leased'"):
+        over_ray.find("leased")
+    over_ray.start(plan, tmp_path, lease_s=3.0)
+    with pytest.raises(ValueError, match="no centroids yet"):
+        over_ray.find("leased").centroids()
+    centroids, _, _ = over_ray.fit_service(plan, groups, Rows(x), tmp_path, workers=2, lease_s=3.0)
+    version, found, _ = over_ray.find("leased").centroids()
+    assert version == 4 and found.tobytes() == centroids.tobytes()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            over_ray.find("leased")
+        except ValueError:
+            return
+        time.sleep(0.5)
+    pytest.fail("the actor outlived its lease")
+
+
+def test_rows_that_cannot_be_used_end_the_run_with_their_message(cluster, tmp_path):
+    plan, groups, x = problem("nan")
+    x[777, 2] = np.nan
+    with pytest.raises(Refused, match="row 777: expected finite values"):
+        over_ray.fit_service(plan, groups, Rows(x), tmp_path, workers=2)
