@@ -101,16 +101,6 @@ def _from_file(arguments: Sequence[str]) -> dict[str, Any]:
     return read_yaml(path) if path else {}
 
 
-def _typed(path: str, text: str, cls: type[Settings], at: str) -> Any:
-    """Text as pydantic reads it; tuples are written a,b,c, and none stands for no value."""
-    annotation = str(dict(fields(cls, at))[path].annotation)
-    if text == "none" and "None" in annotation:
-        return None
-    if annotation.startswith("tuple"):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return text
-
-
 def _run_parser(kind: type[Method] | None) -> _Command:
     parser = _Command("train", "Train a method on rows, and register the model.")
     parser.usage = "raydc train --data PATH --method NAME --out DIR [--SETTING VALUE ...]"
@@ -138,13 +128,6 @@ def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
     parser = _run_parser(kind)
     given, unknown = parser.parse_known_args(arguments)
     flat = {key: value for key, value in vars(given).items() if "." in key}
-    owners: dict[str, type[Settings]] = {"data": DataSettings, "training": Training, "output": Output}
-    if kind is not None:
-        owners["method"] = kind.Config
-    for path, text in flat.items():
-        section = path.split(".")[0]
-        if path != "method.name":
-            flat[path] = _typed(path, text, owners[section], section)
     names = [name.lstrip("-").split("=")[0] for name in unknown if name.startswith("--")]
     dotted = {name: "" for name in names if "." in name}
     for name in set(names) - set(dotted):
@@ -199,7 +182,7 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     parser.settings("data", "data", DataSettings, leave=["data.scaling", "data.storage", "data.label_column"])
     given = parser.parse_args(arguments)
-    flat = {key: _typed(key, v, DataSettings, "data") for key, v in vars(given).items() if key.startswith("data.")}
+    flat = {key: value for key, value in vars(given).items() if key.startswith("data.")}
     from raydc import console
     from raydc.assign import AssignmentFailed, assign
     from raydc.settings import build
@@ -243,8 +226,7 @@ def _tune(arguments: Sequence[str]) -> int:
     values = _from_file(arguments)
     fixed = dict(pair.partition("=")[::2] for pair in given.pop("set"))
     given.pop("config")
-    flat = {path: _typed(path, text, TuneSettings, "") for path, text in given.items()}
-    merged = unflatten(flatten(values) | flat)
+    merged = unflatten(flatten(values) | given)
     merged["fixed"] = {**values.get("fixed", {}), **fixed}
     settings = build(TuneSettings, merged)
     live = console.LiveSearch()

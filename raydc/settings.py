@@ -6,9 +6,9 @@ and in search spaces. All of them meet in `build`, which reports every problem a
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 T = TypeVar("T", bound="Settings")
@@ -18,6 +18,17 @@ class Settings(BaseModel):
     """Frozen settings; the string under a field documents it (and is its `--help`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_as_written(cls, values: Any) -> Any:
+        """Text from a command line: a,b,c for several values, none for no value."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: _read(value, cls.model_fields[key]) if key in cls.model_fields else value
+            for key, value in values.items()
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -35,6 +46,17 @@ class Settings(BaseModel):
 
 class SettingsError(ValueError):
     """Settings that cannot be used; the message lists every problem, one a line."""
+
+
+def _read(value: Any, field: FieldInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    kinds = (field.annotation, *get_args(field.annotation))
+    if value == "none" and type(None) in kinds:
+        return None
+    reads_itself = any(isinstance(rule, BeforeValidator) for rule in field.metadata)
+    several = not reads_itself and any(get_origin(kind) is tuple for kind in kinds)
+    return [part.strip() for part in value.split(",") if part.strip()] if several else value
 
 
 def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
