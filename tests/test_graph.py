@@ -64,7 +64,7 @@ def test_laplacian_norm(n: int) -> None:
 def test_batches_hold_every_edge_once_and_their_rows() -> None:
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     graph, shard = graph_of(x, 4), Shard.of(x)
-    count, seen = graph.batches(16), []
+    count, seen = graph.steps(16), []
     for index in range(count):
         batch = graph.batch(shard, 5, index, count)
         assert torch.equal(batch.x, x[batch.row]) and batch.total == len(batch.row)

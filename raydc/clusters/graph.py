@@ -84,7 +84,7 @@ class EdgeGraph:
         degree = torch.bincount(edges.flatten(), minlength=len(near))
         return EdgeGraph(edges, degree.to(torch.get_default_dtype()))
 
-    def batches(self, size: int) -> int:
+    def steps(self, size: int) -> int:
         """Batches of `size` edges in an epoch."""
         return -(-len(self.edges) // size)
 

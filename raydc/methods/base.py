@@ -54,7 +54,7 @@ class Now:
 class Group:
     """Parameters that step alike."""
 
-    parameters: Sequence[nn.Parameter]
+    parameters: Sequence[Tensor]
     rate: float = 1.0
     """Times the optimiser's learning rate."""
     local: bool = False
@@ -260,8 +260,8 @@ class AutoencoderMethod(Method):
         "network.hidden": (64,),
         "network.latent": 5,
         "network.channels": (8, 16),
-        "denoise.length": "10 epochs",
-        "pretrain.length": "20 epochs",
+        "denoise.length": "5 epochs",
+        "pretrain.length": "10 epochs",
     }
     config: Config
     net: Autoencoder

@@ -26,8 +26,6 @@ from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, Card, FoundInRows, Group, Now, Parts, Player
 from raydc.phases import Optimiser, Phase
 
-ADAM = Optimiser(beta1=0.99)
-
 
 class DCC(AutoencoderMethod):
     card: ClassVar[Card] = Card(
@@ -51,14 +49,17 @@ class DCC(AutoencoderMethod):
         """Edges of a global batch, once clustering has begun."""
         settled: float = Field(1e-3, ge=0, lt=1)
         """Stop when fewer than this share of the edges change, once the pairs' scale has reached its floor."""
-        cluster: Phase = Phase(length="500 epochs", optimiser=ADAM, alpha=0.5, update_every="20 epochs")
+        cluster: Phase = Phase(length="500 epochs", optimiser=Optimiser(beta1=0.99), alpha=1, update_every="20 epochs")
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {"paper": AutoencoderMethod.Config.recipes["paper"]}
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {
-        "cluster.length": "80 epochs",
-        "cluster.update_every": "4 epochs",
-        "cluster.optimiser.lr": 0.01,
+        "neighbours": 30,
+        "edges": 1024,
+        "cluster.length": "160 epochs",
+        "cluster.update_every": "8 epochs",
+        "cluster.optimiser.lr": 0.02,
+        "cluster.optimiser.schedule": "cosine",
     }
     config: Config
     scales: Tensor
@@ -82,7 +83,7 @@ class DCC(AutoencoderMethod):
         if phase != "cluster":
             return super().players(phase)
         weights, biases = ([p for p in self.net.parameters() if (p.dim() > 1) == many] for many in (True, False))
-        own = Group([self.rows["representative"]], local=True)  # type: ignore[list-item]
+        own = Group([self.rows["representative"]], local=True)
         return {"all": Player([Group(weights), Group(biases, rate=2.0), own])}
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
@@ -90,8 +91,7 @@ class DCC(AutoencoderMethod):
         self.rows["representative"] = nn.Parameter(torch.zeros(len(shard), self.net.latent, device=shard.device))
 
     def batches(self, shard: Shard, batch_size: int, phase: str) -> int:
-        edges = phase == "cluster"
-        return self.graph.batches(self.config.edges) if edges else super().batches(shard, batch_size, phase)
+        return self.graph.steps(self.config.edges) if phase == "cluster" else super().batches(shard, batch_size, phase)
 
     def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         if phase != "cluster":
@@ -110,9 +110,8 @@ class DCC(AutoencoderMethod):
             "pairs": (1 / self.net.latent, self.constants[1] * pairs / batch.total),
         }
 
-    @torch.no_grad()
     def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
-        z = clusters.gather(self.rows["representative"].copy_(shard.map(self.features)))
+        z = clusters.gather(self.rows["representative"].data.copy_(shard.map(self.features)))
         self.scales[:], delta = annealing_scales(z, self.graph.lengths(z))
         self.constants.copy_(torch.stack([delta, torch.linalg.matrix_norm(z, 2) / (1 + self.graph.smoothness())]))
         return self.finish(shard, clusters)

@@ -79,8 +79,7 @@ class DSC(AutoencoderMethod):
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
             return super().players(phase)
-        own = Group([self.rows["expression"]], local=True)  # type: ignore[list-item]
-        return {"all": Player([Group([*self.net.parameters()]), own])}
+        return {"all": Player([Group([*self.net.parameters()]), Group([self.rows["expression"]], local=True)])}
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         self.rows["expression"] = nn.Parameter(torch.full((len(shard), shard.total), 1e-8, device=shard.device))
