@@ -152,10 +152,8 @@ def parquet(gigabytes: float, clusters: int, dim: int = 128, group_rows: int = 6
             seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     iterations = ", ".join(f"{each:.1f}" for each in seconds[1:])
-    print(
-        f"\n{gigabytes:g} GB of Parquet, {plan.total} x {dim}, K = {clusters}: reading alone {reading:.1f} s, survey and"
-    )
-    print(f"k-means++ {seconds[0]:.1f} s, iterations {iterations} s, peak memory of the process {peak:.2f} GB")
+    print(f"\n{gigabytes:g} GB of Parquet, {plan.total} x {dim}, K = {clusters}: reading alone {reading:.1f} s, survey")
+    print(f"and k-means++ {seconds[0]:.1f} s, iterations {iterations} s, peak memory of the process {peak:.2f} GB")
 
 
 def main() -> None:
