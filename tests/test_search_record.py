@@ -1,0 +1,124 @@
+"""Pictures and records of a search, from a summary made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raydc import registry
+from raydc.data import Scaling
+from raydc.methods.kmeans import KMeans
+from raydc.model import ClusteringModel
+from raydc.search import TuneSettings, pictures
+from raydc.search.record import beats, evidence, record
+
+
+def entry(number: int, method: str, score: float, status: str = "finished", **point: Any) -> dict[str, Any]:
+    return {
+        "number": number,
+        "replica": 0,
+        "baseline": number < 2,
+        "method": method,
+        "point": {"method.name": method, **point},
+        "settings": {"method.name": method, "method.n_clusters": 3, **point},
+        "status": status,
+        "problems": [] if status == "finished" else ["the reason"],
+        "score": score,
+        "measures": {} if status == "failed" else {"stage one": score, "modularity": score / 2},
+        "history": [] if status == "failed" else [[3, score - 0.1], [10, score]],
+        "n_clusters": 3,
+        "loss": None,
+        "seconds": 1.5,
+        "weights": "",
+    }
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    trials = [
+        entry(0, "kmeans", 0.5),
+        entry(1, "ward", 0.55),
+        entry(2, "dec", 0.6, **{"method.nu": 0.7, "method.update": "1 epochs"}),
+        entry(3, "dec", 0.2, "stopped", **{"method.nu": 1.7, "method.update": "3 epochs"}),
+        entry(4, "dec", -1.0, "guarded", **{"method.nu": 1.2, "method.update": "1 epochs"}),
+        entry(5, "dec", -1.0, "failed", **{"method.nu": 1.3, "method.update": "1 epochs"}),
+    ]
+    finalists = [
+        {"number": 0, "modularity": 0.4, "stability": 0.8, "score": 0.36, "spread": 0.01},
+        {"number": 2, "modularity": 0.5, "stability": 0.7, "score": 0.42, "spread": 0.02},
+    ]
+    return {
+        "winner": trials[2] | {"weights": "abc"},
+        "criterion": "selector",
+        "structure": True,
+        "null": {"columns": [0.1, 0.2], "gaussian": [0.1, 0.3]},
+        "notes": ["a note"],
+        "reference": "the rows, 100 rows, sha256 0123",
+        "trials": trials,
+        "finalists": finalists,
+        "importance": {"method.nu": 0.8, "method.update": 0.2},
+        "k curve": {"raw k-means": {"2": 0.3, "3": 0.5, "4": 0.4}, "trials": {"3": 0.6}},
+        "clusters": [{"cluster": k, "rows": 9, "jaccard": 0.5 + 0.2 * k, "agreement": 0.9} for k in range(3)],
+        "seconds": 9.0,
+    }
+
+
+def test_every_picture_is_drawn(summary: dict[str, Any], tmp_path: Path) -> None:
+    drawn = pictures.draw(summary, tmp_path)
+    assert {path.stem for path in drawn} == {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_pictures_without_values_are_left_out(summary: dict[str, Any], tmp_path: Path) -> None:
+    bare = summary | {"finalists": [], "importance": {}, "clusters": [], "trials": summary["trials"][:2]}
+    bare["k curve"] = {"raw k-means": {"3": 0.5}, "trials": {}}
+    assert [path.stem for path in pictures.draw(bare, tmp_path)] == ["rungs"]
+
+
+def test_a_champion_is_beaten_by_more_than_the_spread_on_the_same_rows(summary: dict[str, Any]) -> None:
+    ours = evidence(summary)
+    assert ours["raydc.stage_three"] == "0.42" and ours["raydc.reference"] == "0123"
+    theirs = ours | {"raydc.stage_three": "0.39"}
+    assert beats(ours, theirs)
+    assert not beats(ours, theirs | {"raydc.spread": "0.03"})
+    assert not beats(ours, theirs | {"raydc.reference": "4567"})
+    assert not beats(ours, {"raydc.method": "dec"})
+
+
+@pytest.mark.slow
+def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> None:
+    out, uri = tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+    method = KMeans(KMeans.Config(n_clusters=3), (4,))
+    torch.nn.init.normal_(method.centroids)
+    scaling = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
+    ClusteringModel("kmeans", method, scaling, (4,)).save(out / "model")
+    (out / "tune.json").write_text(json.dumps({"id": "f" * 32}))
+    settings = TuneSettings(data={"path": "digits"}, space="s.py", out=str(out), register_as="digits", tracking_uri=uri)  # type: ignore[arg-type]
+    first = record(settings, summary)
+    assert record(settings, summary) == first
+    assert first["registered as"] == "models:/digits/1"
+    assert registry.load("models:/digits@champion", uri).weights_hash()
+    champion = registry.champion("digits", uri)
+    assert champion is not None and champion[1]["raydc.stage_three"] == "0.42"
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs(["1"])
+    children = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert len(runs) == 7 and len(children) == 6
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {first["mlflow run"]}
+    assert children["2 dec"].data.params["method.nu"] == "0.7"
+    history = client.get_metric_history(children["2 dec"].info.run_id, "score")
+    assert [(point.step, point.value) for point in history] == [(3, 0.5), (10, 0.6)]
+    assert children["5 dec"].info.status == "FAILED" and children["3 dec"].info.status == "FINISHED"
+
+    method.centroids.mul_(2)
+    ClusteringModel("kmeans", method, scaling, (4,)).save(out / "model")
+    (out / "tune.json").write_text(json.dumps({"id": "e" * 32}))
+    assert record(settings, summary)["registered as"] == "models:/digits/2"
+    assert registry.champion("digits", uri)[0] == 1  # type: ignore[index]
+    assert record(settings.model_copy(update={"promote": True}), summary)["registered as"] == "models:/digits/2"
+    assert registry.champion("digits", uri)[0] == 2  # type: ignore[index]
