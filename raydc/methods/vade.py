@@ -7,7 +7,8 @@ From the authors' code: the autoencoder is pretrained on the means, the mixture 
 from the best of 20 k-means, not 10 random starts), its weights start uniform, and gradients pass through gamma; Adam
 .002 with epsilon 1e-4, times .9 every 10 epochs, not under 2e-4. Their log pi stands inside the sum over dimensions;
 here it is counted once, as in the paper. Decided here: the weight of the KL rises from 0 over the first sixth of
-training (`cluster.ramp`; it overwhelms the code otherwise; the recipe "paper" has none and 3000 epochs), encoder noise
+training (`cluster.ramp`; the recipe "paper" has none, and 3000 epochs). Nothing holds the codes near the mixture then,
+so it is fitted anew at every update until the weight is full; else one wide cluster takes all rows. Encoder noise
 starts small, and log variances of the mixture stay within [-6, 6]. Pretraining is the recipe of all autoencoders here.
 """
 
@@ -101,6 +102,9 @@ class VaDE(AutoencoderMethod):
                     f"vade's bernoulli likelihood needs rows in [0, 1], {rows} of {shard.total} are not: "
                     "use data.scaling=unit or method.network.likelihood=gaussian"
                 )
+        return self._fit(shard, clusters)
+
+    def _fit(self, shard: Shard, clusters: Clusters) -> Tensor:
         found = fit_mixture(shard.map(self.features), shard.total, clusters, self.n_clusters)
         self.means.copy_(found.means)
         self.log_variances.copy_(found.variances.log().clamp(-6, 6))
@@ -111,7 +115,8 @@ class VaDE(AutoencoderMethod):
         self.log_variances.clamp_(-6, 6)
 
     def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        return self.finish(shard, clusters)
+        warming_up = now.alpha < self.config.cluster.alpha
+        return self._fit(shard, clusters) if warming_up else self.finish(shard, clusters)
 
     def assign(self, x: Tensor) -> Tensor:
         return log_joint(self.features(x), *self.prior).softmax(1)
