@@ -101,11 +101,16 @@ class Assigner:
             lowest = np.empty((self.restarts, len(x)), np.float32)
             kernels.nearest(products.numpy(), self.half.numpy(), lowest, labels)
             return torch.from_numpy(labels), torch.from_numpy(lowest)
-        scores = (self.half[:, None] - products).view(self.restarts, self.clusters, len(x))
-        index = torch.arange(self.clusters, dtype=torch.int32, device=x.device)[:, None]
-        best = scores.amin(1, keepdim=True)
-        # CUDA's argmin breaks ties as it likes.
-        return torch.where(scores == best, index, self.clusters).amin(1), best[:, 0]
+        return nearest(products, self.half, self.restarts)
+
+
+def nearest(products: Tensor, half: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
+    """What `kernels.nearest` does, on any device: labels int32 [R, N] and the lowest scores [R, N]."""
+    scores = (half[:, None] - products).view(restarts, -1, products.shape[1])
+    lowest = scores.amin(1, keepdim=True)
+    index = torch.arange(scores.shape[1], dtype=torch.int32, device=products.device)[:, None]
+    # CUDA's argmin breaks ties as it likes.
+    return torch.where(scores == lowest, index, scores.shape[1]).amin(1), lowest[:, 0]
 
 
 def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -150,13 +155,17 @@ def add(
         elif x.device.type == "cpu":
             kernels.add_integers(tile.numpy(), labels.numpy(), scale.numpy(), sums.numpy(), counts.numpy())
         else:  # integers: CUDA adds in any order
-            rows = geometry.fixed.integers(tile)
-            for r in range(len(labels)):
-                sums[r].index_add_(0, labels[r], rows)
-                counts[r] += torch.bincount(labels[r], minlength=len(counts[r]))
+            add_integers(geometry.fixed.integers(tile), labels, sums, counts)
         yield labels, lowest
     if floats:
         sums += geometry.fixed.integers(partial)
+
+
+def add_integers(rows: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """What `kernels.add_integers` does, on any device, of rows [N, D] that are integers already."""
+    for r in range(len(labels)):
+        sums[r].index_add_(0, labels[r], rows)
+        counts[r] += torch.bincount(labels[r], minlength=counts.shape[1])
 
 
 def means(sums: Tensor, counts: Tensor, before: Tensor, geometry: Geometry) -> Tensor:
