@@ -223,6 +223,10 @@ class Planner(Searcher):
         budget = self.context.settings.time_budget
         return float("inf") if budget is None else budget - (time.monotonic() - self.began)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes its searcher down, though nothing is ever restored from that; who watches stays here."""
+        return self.__dict__ | {"watch": SearchWatch()}
+
     def _tell_watch(self) -> None:
         left = self._seconds_left()
         ordered = tuple(self.records[number] for number in sorted(self.records))
