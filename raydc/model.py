@@ -1,4 +1,4 @@
-"""A trained clustering: the method's weights, how rows are scaled, and what the rows were. No Ray, no MLflow, no pickle."""
+"""A trained clustering: the method's weights, how rows are scaled, and what the rows were. No pickle."""
 
 import hashlib
 import io
@@ -60,7 +60,7 @@ class ClusteringModel:
         return self.method.card.refuses
 
     def rows(self, data: Any) -> Tensor:
-        """x [B, ...] of a DataFrame (columns by name) or an array, checked and scaled; ValueError says what is wrong."""
+        """x [B, ...] of a DataFrame (columns by name) or an array, checked, scaled; ValueError says what is wrong."""
         return self.scaling.apply(rows_of(data, self.columns, self.shape, self.n_features))
 
     def memberships(self, data: Any) -> np.ndarray:

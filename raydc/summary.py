@@ -42,7 +42,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         if measures["score"] < initial["score"] - 1e-9:
             warnings.append(
                 f"the clusters score {measures['score']:.4f} on the rows' neighbour graph, below the "
-                f"{initial['score']:.4f} of k-means on the same pretrained features: prefer ae_kmeans, or other settings"
+                f"{initial['score']:.4f} of k-means on the same pretrained features: prefer ae_kmeans or other settings"
             )
     summary = {
         "rows": len(labels),

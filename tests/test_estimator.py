@@ -29,7 +29,7 @@ def test_clone_keeps_every_setting():
 
 
 def test_agrees_with_scikit_learn_on_separated_blobs():
-    x, y = make_blobs(300, 5, centers=4, cluster_std=0.3, random_state=0)
+    x, _ = make_blobs(300, 5, centers=4, cluster_std=0.3, random_state=0)
     ours = DeepClustering("kmeans", 4).fit(x)
     theirs = KMeans(4, n_init=5, random_state=0).fit(x)
     pairs = set(zip(ours.labels_.tolist(), theirs.labels_.tolist(), strict=True))

@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_falls_back_and_three_end_it(tmp_path):
     fresh = loop_of(job, 1, 0)
     assert checkpoints.load(store, fresh)[0]["step"] == fresh.step == 2 * loop.per_epoch
     flip(store, f"checkpoints/{names[0]}/shared.pt")
-    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint in .* is whole"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint in .* is whole"):
         checkpoints.load(store, loop_of(job, 1, 0))
 
 
@@ -139,7 +139,7 @@ def test_pretraining_is_taken_from_another_run(undisturbed, tmp_path):
     assert {progress.phase for progress in heard} == {"cluster"}
     with pytest.raises(DataError, match="holds no finished run"):
         check(config(tmp_path / "other", training__init_from=str(tmp_path)))
-    with pytest.raises(DataError, match="use the same method.network settings"):
+    with pytest.raises(DataError, match=r"use the same method\.network settings"):
         check(config(tmp_path / "other", training__init_from=str(undisturbed), method__network__latent=6))
 
 

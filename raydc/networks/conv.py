@@ -1,6 +1,6 @@
 """Convolutional autoencoder: stages of conv, batch norm, ReLU and 2x2 pooling, then a linear code; decoder mirrored.
 
-The shape of Aljalbout et al. 2018, arXiv:1801.07648 (conv50 5x5, pool, conv50 5x5, pool, dense), for images of any size.
+The shape of Aljalbout et al. 2018, arXiv:1801.07648 (conv50 5x5, pool, conv50 5x5, pool, dense), for any image size.
 Unpooling is nearest-neighbour upsampling to the size that the encoder saw.
 """
 

@@ -1,4 +1,4 @@
-"""Fully connected autoencoder of DEC, IDEC, DCN, VaDE: D-500-500-2000-d, ReLU between, linear code, mirrored decoder."""
+"""Fully connected autoencoder of DEC, IDEC, DCN: D-500-500-2000-d, ReLU between, linear code, mirrored decoder."""
 
 import math
 from collections.abc import Iterable
