@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from raydc.clusters import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import hardening, sharpen, student_t
-from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Player
+from raydc.losses.reconstruction import mean_squared_error
+from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
 from raydc.phases import Optimiser, Phase
 
 
@@ -76,6 +77,15 @@ class DEC(AutoencoderMethod):
 
     def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
         return batch.mean(hardening(self.rows["target"][batch.row], self.soft(batch.x)))
+
+    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+        if not 0 < now.alpha < 1 or self.config.cluster.corruption:
+            return super().loss(batch, now, player)
+        # the same two losses, from one pass through the encoder
+        z = self.features(batch.x)
+        rebuilt = mean_squared_error(batch.x.flatten(1), self.net.decode(z).flatten(1))
+        pulled = hardening(self.rows["target"][batch.row], student_t(z, self.centroids, self.config.nu))
+        return {"network": (1 - now.alpha, batch.mean(rebuilt)), "clustering": (now.alpha, batch.mean(pulled))}
 
     @torch.no_grad()
     def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
