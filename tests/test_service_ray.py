@@ -80,6 +80,7 @@ def alone(folder, plan, groups, x):
     return service.centroids()[1]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("repeat", range(REPEATS))
 def test_deaths_of_actor_and_workers_change_no_byte(cluster, tmp_path, repeat):
     plan, groups, x = problem(f"mortal-{repeat}", seed=repeat)
