@@ -172,6 +172,25 @@ def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_killed_search_without_time_to_go_on(data: str, tmp_path: Path) -> None:
+    settings, calls = asked(data, tmp_path / "out"), []
+
+    def die(state: SearchState) -> None:
+        calls.append(state)
+        if len(calls) == 9:  # the fifth trial has begun
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(settings, SearchWatch(die))
+    late = settings.model_copy(update={"time_budget": 1e-6})
+    try:
+        tune(late)
+    except SearchError as problem:
+        pytest.fail(f"four trials were finished: {problem}")
+    assert "RUNNING" not in states(settings)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["search.asked", "epoch.clustering", "search.record", "search.told"])
 def test_sigkill(data: str, tmp_path: Path, place: str) -> None:
     settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"))

@@ -7,20 +7,13 @@ some hundredths of a second a trial. No trial is ever killed to be stopped: it f
 and returns, so its workers' resources are free for certain.
 """
 
-import fcntl
-import hashlib
 import itertools
-import json
 import os
 import tempfile
 import threading
 import time
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -31,21 +24,14 @@ from raydc import methods
 from raydc.failpoints import failpoint
 from raydc.search import selector
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
+from raydc.search.place import SearchError, alone, open_study, same_search
 from raydc.search.settings import TuneSettings
 from raydc.search.space import Space, check_point, check_space, default_method, load_space, method_settings, suggest
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError
-from raydc.storage import Store
 
-STUDY = "raydc"
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
-FREE = ("out", "trials", "concurrent", "time_budget", "study", "register_as", "promote", "tracking_uri", "experiment")
-"""Settings that may change when a search goes on."""
-
-
-class SearchError(RuntimeError):
-    """The search cannot give an answer; what is finished is kept."""
 
 
 class SearchInterrupted(RuntimeError):
@@ -160,11 +146,13 @@ class Planner(Searcher):
             failpoint("search.asked")
         else:
             return None
+        return Task(number, 0, self._point(number))
+
+    def _point(self, number: int) -> dict[str, Any]:
+        """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
         if number < len(self.first):
-            return Task(number, 0, self.first[number])
-        settings = self.context.settings
-        # what a trial was given before its driver was killed, Optuna gives it again
-        return Task(number, 0, suggest(self.space, self.asked[number], settings.n_clusters))
+            return self.first[number]
+        return suggest(self.space, self.asked[number], self.context.settings.n_clusters)
 
     def _replicas(self) -> list[Task]:
         """Trainings still to be done, the best trial's first; the models of other trials go."""
@@ -218,6 +206,15 @@ class Planner(Searcher):
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self.study.tell(trial, record.score)
+
+    def give_up(self) -> None:
+        """Trials of a killed driver for which no time was left: over, as those that ran out of time."""
+        for number in self.left:
+            record = Record(number, 0, self._point(number), "stopped", problems=["out of time"])
+            record.write(self.context.store)
+            self.records[number] = record
+            self._tell(record)
+        self.left = []
 
     def _seconds_left(self) -> float:
         budget = self.context.settings.time_budget
@@ -281,8 +278,8 @@ def search(settings: TuneSettings, watch: SearchWatch) -> Finished:
     default = default_method(space)
     _check_fixed(settings, default)
     context = prepare(settings)
-    with _alone(context.store):
-        _same_search(context, settings)
+    with alone(context.store):
+        same_search(context, settings)
         context.store.write_text("stop", "")  # what an interrupted search left there
         study = open_study(context)
         curve = kmeans_curve(context)
@@ -291,6 +288,7 @@ def search(settings: TuneSettings, watch: SearchWatch) -> Finished:
         _run(context, planner)
         if planner.stopped == "interrupted":
             raise SearchInterrupted(f"saved in {context.store.root}; the same command goes on from there")
+        planner.give_up()
         records = [planner.records[number] for number in sorted(planner.records)]
         _require_some(records, settings, planner.stopped)
         replicas = {
@@ -372,87 +370,6 @@ def _trainable(config: dict[str, Any], context: Context) -> None:
     record = run_task(context, Task(config["number"], config["replica"], config["point"]), report)
     score = selector.graph.WORST_SCORE if record is None else record.score
     tune.report({"rung": RUNGS, "score": score})
-
-
-def open_study(context: Context) -> optuna.Study:
-    """The study, made or found. SearchError if its storage cannot be reached."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    settings = context.settings
-    place = settings.study or f"sqlite:///{context.store.path}/study.db"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if "://" in place:
-                storage: Any = optuna.storages.RDBStorage(place)
-            else:
-                backend = optuna.storages.journal.JournalFileBackend(str(Path(place).absolute()))
-                storage = optuna.storages.JournalStorage(backend)
-        study = optuna.create_study(
-            study_name=f"{STUDY}-{key(context)[:16]}", storage=storage, direction="maximize", load_if_exists=True
-        )
-        finished = len(study.get_trials(deepcopy=False))
-    except Exception as problem:  # a driver's own kind of error for each database, all meaning the same here
-        first = str(problem).strip().split("\n")[0]
-        raise SearchError(
-            f"study: cannot open Optuna's storage {_without_password(place)}: {first}. Check the URL and that its "
-            "server runs, or leave --study out to keep the study in --out"
-        ) from problem
-    # begun anew, a sampler would suggest the same first points again
-    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + finished)
-    study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=2)
-    return study
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else scheme + separator + rest
-
-
-def key(context: Context) -> str:
-    """Identifies what is searched: settings, space and rows."""
-    settings = context.settings
-    values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
-    values["data"] |= {"path": context.survey.fingerprint, "storage": None}
-    values["space"] = Path(settings.space).read_text(encoding="utf-8")
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _same_search(context: Context, settings: TuneSettings) -> None:
-    """Refuse a directory that holds something else; else say in it what is searched."""
-    store = context.store
-    if store.exists("tune.json"):
-        before = json.loads(store.read_text("tune.json"))
-        if before["key"] == key(context):
-            return
-        now = settings.model_dump(mode="json")
-        other = [k for k in now if k not in FREE and before["settings"].get(k) != now[k]]
-        what = ", ".join(f"{k} was {before['settings'].get(k)!r} and is {now[k]!r}" for k in other)
-        raise SettingsError(
-            f"out: {settings.out} holds another search: {what or 'its rows or space have changed'}; name another --out"
-        )
-    if [name for name in store.list() if name not in ("lock", "stop")]:
-        raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
-    about = {
-        "id": uuid.uuid4().hex,
-        "key": key(context),
-        "settings": settings.model_dump(mode="json"),
-        "reference": context.reference_name,
-    }
-    store.write_text("tune.json", json.dumps(about, indent=1))
-
-
-@contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Only one driver at a time works in a directory; a killed one's lock goes with it."""
-    Path(store.path).mkdir(parents=True, exist_ok=True)
-    with open(Path(store.path) / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SearchError(
-                f"another search is running in {store.root}; wait for it, or name another --out"
-            ) from None
-        yield
 
 
 def _check_fixed(settings: TuneSettings, default: str) -> None:

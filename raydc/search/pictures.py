@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 """Of Okabe and Ito (2008), which people with any colour vision tell apart."""
@@ -67,13 +68,16 @@ def settings(summary: Mapping[str, Any]) -> Figure | None:
         has = [t for t in trials if name in t["point"]]
         values = [t["point"][name] for t in has]
         numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        ticks = list(dict.fromkeys(sorted(map(str, values)))) if not numeric else []
+        ticks = sorted(set(map(str, values)), key=_by_number) if not numeric else []
         for t, value in zip(has, values, strict=True):
             x = value if numeric else ticks.index(str(value))
             y = t["score"] if t["status"] != "guarded" else floor
             axes.scatter([x], [y], color=COLOURS[t["status"]], s=26, alpha=0.8, linewidths=0)
         if numeric and min(values) > 0 and max(values) >= 10 * min(values):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(values) < 100 * min(values) else (1,)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if ticks:
             axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
             axes.margins(x=0.2)
@@ -83,6 +87,12 @@ def settings(summary: Mapping[str, Any]) -> Figure | None:
         row[0].set_ylabel("score")
     _key(figure, {s: c for s, c in COLOURS.items() if any(t["status"] == s for t in trials)})
     return figure
+
+
+def _by_number(text: str) -> tuple[float, str]:
+    """Order of choices: "50 epochs" before "150 epochs"."""
+    first = text.split()[0] if text.split() else ""
+    return (float(first) if first.replace(".", "", 1).isdigit() else 0.0, text)
 
 
 def _key(figure: Figure, colours: Mapping[str, str]) -> None:

@@ -1,0 +1,107 @@
+"""Where a search is kept: its directory, which one search and one driver own at a time, and Optuna's study."""
+
+import fcntl
+import hashlib
+import json
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from raydc.search.context import Context
+from raydc.search.settings import TuneSettings
+from raydc.settings import SettingsError
+from raydc.storage import Store
+
+STUDY = "raydc"
+FREE = ("out", "trials", "concurrent", "time_budget", "study", "register_as", "promote", "tracking_uri", "experiment")
+"""Settings that may change when a search goes on."""
+
+
+class SearchError(RuntimeError):
+    """The search cannot give an answer; what is finished is kept."""
+
+
+def open_study(context: Context) -> optuna.Study:
+    """The study, made or found. SearchError if its storage cannot be reached."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    settings = context.settings
+    place = settings.study or f"sqlite:///{context.store.path}/study.db"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if "://" in place:
+                storage: Any = optuna.storages.RDBStorage(place)
+            else:
+                backend = optuna.storages.journal.JournalFileBackend(str(Path(place).absolute()))
+                storage = optuna.storages.JournalStorage(backend)
+        study = optuna.create_study(
+            study_name=f"{STUDY}-{key(context)[:16]}", storage=storage, direction="maximize", load_if_exists=True
+        )
+        finished = len(study.get_trials(deepcopy=False))
+    except Exception as problem:  # a driver's own kind of error for each database, all meaning the same here
+        first = str(problem).strip().split("\n")[0]
+        raise SearchError(
+            f"study: cannot open Optuna's storage {_without_password(place)}: {first}. Check the URL and that its "
+            "server runs, or leave --study out to keep the study in --out"
+        ) from problem
+    # begun anew, a sampler would suggest the same first points again
+    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + finished)
+    study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=2)
+    return study
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else scheme + separator + rest
+
+
+def key(context: Context) -> str:
+    """Identifies what is searched: settings, space and rows."""
+    settings = context.settings
+    values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
+    values["data"] |= {"path": context.survey.fingerprint, "storage": None}
+    values["space"] = Path(settings.space).read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def same_search(context: Context, settings: TuneSettings) -> None:
+    """Refuse a directory that holds something else; else say in it what is searched."""
+    store = context.store
+    if store.exists("tune.json"):
+        before = json.loads(store.read_text("tune.json"))
+        if before["key"] == key(context):
+            return
+        now = settings.model_dump(mode="json")
+        other = [k for k in now if k not in FREE and before["settings"].get(k) != now[k]]
+        what = ", ".join(f"{k} was {before['settings'].get(k)!r} and is {now[k]!r}" for k in other)
+        raise SettingsError(
+            f"out: {settings.out} holds another search: {what or 'its rows or space have changed'}; name another --out"
+        )
+    if [name for name in store.list() if name not in ("lock", "stop")]:
+        raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
+    about = {
+        "id": uuid.uuid4().hex,
+        "key": key(context),
+        "settings": settings.model_dump(mode="json"),
+        "reference": context.reference_name,
+    }
+    store.write_text("tune.json", json.dumps(about, indent=1))
+
+
+@contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Only one driver at a time works in a directory; a killed one's lock goes with it."""
+    Path(store.path).mkdir(parents=True, exist_ok=True)
+    with open(Path(store.path) / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SearchError(
+                f"another search is running in {store.root}; wait for it, or name another --out"
+            ) from None
+        yield
