@@ -296,8 +296,10 @@ def test_damaged_snapshots_fall_back_and_never_start_fresh(folder):
     newest.write_bytes(payload)
     arrays, meta = Snapshots(folder).newest()
     assert meta == {"value": 3} and arrays["a"].tolist() == [3, 3, 3]
-    middle.write_bytes(middle.read_bytes()[:10])
-    oldest.unlink()
+    manifest = middle.with_suffix(".json")
+    manifest.write_text(manifest.read_text().replace('"value": 3', '"value": 7'))
+    assert Snapshots(folder).newest()[1] == {"value": 2}, "a manifest is not believed either"
+    oldest.write_bytes(oldest.read_bytes()[:10])
     with pytest.raises(ValueError, match="no snapshot of this run can be read"):
         Snapshots(folder).newest()
 

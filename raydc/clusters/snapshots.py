@@ -39,7 +39,7 @@ class Snapshots:
         payload = buffer.getvalue()
         self._write(f"{name}.npz", payload)
         self.during()
-        manifest = {"format": 1, "sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload), "meta": meta}
+        manifest = {"format": 1, "sha256": _checksum(payload, meta), "bytes": len(payload), "meta": meta}
         self._write(f"{name}.json", json.dumps(manifest).encode())
         for old in self._manifests()[KEEP:]:
             old.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ class Snapshots:
     def _read(self, manifest: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         written = json.loads(manifest.read_bytes())
         payload = manifest.with_suffix(".npz").read_bytes()
-        if hashlib.sha256(payload).hexdigest() != written["sha256"]:
+        if _checksum(payload, written["meta"]) != written["sha256"]:
             raise ValueError(f"expected {written['bytes']} bytes with checksum {written['sha256']}, got others")
         with np.load(BytesIO(payload), allow_pickle=False) as arrays:
             return dict(arrays), written["meta"]
@@ -99,3 +99,7 @@ class Snapshots:
                 return number
             except FileExistsError:
                 continue  # another process claimed it just now: claim the next
+
+
+def _checksum(payload: bytes, meta: dict[str, Any]) -> str:
+    return hashlib.sha256(payload + json.dumps(meta).encode()).hexdigest()
