@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from raydc.search import tune
+from raydc.search.context import Task, prepare
+from raydc.search.trial import run_task
+from raydc.train import ray_cluster
 from tests.test_search import asked, data, states
 
 __all__ = ["data"]
@@ -25,11 +28,10 @@ def test_trials_in_reused_processes(data: str, tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_trial_of_two_workers(data: str, tmp_path: Path) -> None:
-    space = tmp_path / "space.py"
-    space.write_text(
-        "def space(trial):\n    trial.suggest_int('method.restarts', 2, 4)\n    return {'method.name': 'kmeans'}\n"
-    )
-    settings = asked(data, tmp_path / "out", space=str(space), trials=1, replicas=1, concurrent=1, workers_per_trial=2)
-    summary = tune(settings)
-    assert [entry["status"] for entry in summary["trials"]] == ["finished"] * 4
-    assert summary["trials"][1]["history"][-1][0] == 10 and len(summary["trials"][1]["history"]) > 2
+    context = prepare(asked(data, tmp_path / "out", concurrent=1, workers_per_trial=2))
+    task, seen = Task(0, 0, {"method.name": "ae_kmeans", "method.n_clusters": 4}), []
+    with ray_cluster(3):
+        record = run_task(context, task, lambda rung, score: seen.append([rung, score]))
+    assert record is not None and (record.status, record.problems) == ("finished", [])
+    assert record.history[:-1] == seen and len(seen) > 2 and record.history[-1] == [10, record.score]
+    assert record.settings["training.workers"] == 2
