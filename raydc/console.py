@@ -14,7 +14,7 @@ from raydc import methods as all_methods
 from raydc.job import Job
 from raydc.loop import Progress
 from raydc.run import Plan
-from raydc.search import SearchState, SearchWatch, TuneSettings, tune
+from raydc.search import SearchState, SearchWatch, TuneSettings, tune_and_record
 
 QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
@@ -92,11 +92,12 @@ class LiveSearch:
                     self.console.print(_line(state))
                     self.printed = time.monotonic()
 
-            summary = tune(settings, SearchWatch(show, self.console.print, stop))
+            summary, paths = tune_and_record(settings, SearchWatch(show, self.console.print, stop))
         self.console.print(trials(summary))
         winner = summary["winner"]
         self.console.print(f"winner: trial {winner['number']}, {winner['method']}, score {winner['score']:.4f}")
-        self.console.print(f"output: {settings.out}", soft_wrap=True, highlight=False)
+        for name, path in paths.items():
+            self.console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
 
 
 def _cells(state: SearchState) -> list[str]:

@@ -14,7 +14,7 @@ ORDER = [
     {"methods"},
     {"config", "loop"},
     {"model", "checkpoints"},
-    {"job"},
+    {"job", "records"},
     {"summary"},
     {"train", "registry", "pyfunc", "report", "estimator"},
     {"assign", "run", "search"},

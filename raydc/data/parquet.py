@@ -125,7 +125,15 @@ class ParquetSource(Source):
             length = int.from_bytes(stream.read(4), "little")
             stream.seek(max(0, size - 8 - length))
             footer = hashlib.sha256(stream.read(length)).hexdigest()[:16]
-            file = pq.ParquetFile(stream)
+            try:
+                file = pq.ParquetFile(stream)
+            except pa.ArrowException:
+                raise
+            except ValueError as problem:  # Ray's own reader of tensor columns, where this process has loaded Ray
+                raise DataError(
+                    f"{info.path}: its tensor column's metadata is not written as JSON, so it is not read: it may carry "
+                    "code; write the file again with Ray 2.55 or newer, or as lists"
+                ) from problem
         return f"{size} {info.mtime_ns} {footer}", file
 
     def _compare(self, schemas: dict[str, pa.Schema], first: str) -> None:
