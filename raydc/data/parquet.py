@@ -131,8 +131,8 @@ class ParquetSource(Source):
                 raise
             except ValueError as problem:  # Ray's own reader of tensor columns, where this process has loaded Ray
                 raise DataError(
-                    f"{info.path}: its tensor column's metadata is not written as JSON, so it is not read: it may carry "
-                    "code; write the file again with Ray 2.55 or newer, or as lists"
+                    f"{info.path}: its tensor column's metadata is not written as JSON, so it is not read (it may carry"
+                    " code); write the file again with Ray 2.55 or newer, or as lists"
                 ) from problem
         return f"{size} {info.mtime_ns} {footer}", file
 
