@@ -1,4 +1,4 @@
-# make demo | make test | make test-fast | make lint | make format
+# make demo | make test | make test-fast | make test-all | make lint | make format
 PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
@@ -11,11 +11,14 @@ $(VENV)/installed: pyproject.toml .ci/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: demo test test-fast lint format
+.PHONY: demo test test-fast test-all lint format
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
 test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/installed
