@@ -14,7 +14,7 @@ from raydc.clusters.service import CentroidService, Plan, Refused
 from raydc.clusters.stream import work
 from raydc.data.shard import split
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REPEATS = int(os.environ.get("RAYDC_FAULT_REPEATS", "1"))
 POINTS = ("push.before_apply", "push.after_apply", "save.before", "save.during", "save.after")
 
