@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from raydc.connection import ray_cluster
 from raydc.search import SearchState, SearchWatch, TuneSettings, tune
-from raydc.train import ray_cluster
 
 FIXED = {
     "method.network.hidden": (64, 64),

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from raydc import connection
 from raydc.data import DataError, DataSettings, Source, open_source
 from raydc.data.check import bad_cells, complaint
 from raydc.data.source import Piece, to_float32
 from raydc.failpoints import failpoint
 from raydc.model import ClusteringModel
 from raydc.storage import Store
-from raydc.train import ray_cluster
 
 MANIFEST, SUMMARY = "assignment.json", "summary.json"
 CHUNK_ROWS = 2**17
@@ -61,11 +61,14 @@ def assign(
     """Write id (and row number), cluster and confidence of every row of `data` into `out`; what it came to.
 
     Runs in this process, or in `workers` Ray actors. Raises RegistryError, ModelError, DataError or ValueError before
-    any work if the model or the rows cannot be used together, or `out` holds other assignments.
+    any work if the model or the rows cannot be used together, or `out` holds other assignments; and as
+    `connection.check` does.
     """
     started = time.time()
     if workers < 0:
         raise ValueError(f"--workers: expected 0 (this process) or more, got {workers}")
+    if workers:
+        connection.check()
     from raydc import registry  # here, so that workers need not wait for MLflow to be imported
 
     model = registry.load(model_uri, tracking_uri)
@@ -248,7 +251,7 @@ def _on_ray(
     workers: int,
 ) -> None:
     """Every chunk made by some actor; lost actors are replaced, and what they had in hand is done again."""
-    with ray_cluster(workers):
+    with connection.ray_cluster(workers):
         import ray
         from ray.exceptions import RayActorError, RayTaskError
         from ray.util import ActorPool

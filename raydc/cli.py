@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from raydc import methods
+from raydc import connection, methods
 from raydc.config import SHORT, Output, RunConfig, Training, read_yaml
 from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
 
-USAGE_ERROR, DATA_ERROR, FAILED, INTERRUPTED = 64, 65, 70, 75
-"""Exit codes as in sysexits.h: usage, data, software, try again."""
+USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, INTERRUPTED, NOT_PERMITTED = 64, 65, 69, 70, 75, 77
+"""Exit codes as in sysexits.h: usage, data, no such service, software, try again, permission."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--insecure" in arguments:
+        os.environ[connection.INSECURE] = "1"  # beside the rest of what is known of the cluster
     parser = _parser()
     command = parser.parse_args(arguments[:1] or ["--help"]).command
     try:
@@ -37,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(USAGE_ERROR, problem)
     except ValueError as problem:
         return _fail(DATA_ERROR, problem)
+    except connection.NotPermitted as problem:
+        return _fail(NOT_PERMITTED, problem)
+    except ConnectionError as problem:
+        return _fail(UNAVAILABLE, problem)
 
 
 def _fail(code: int, problem: BaseException) -> int:
@@ -60,6 +66,10 @@ class _Command(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise SettingsError(message)
+
+    def ray(self) -> None:
+        """The option of every command that may work on a Ray cluster."""
+        self.add_argument("--insecure", action="store_true", help="use a Ray cluster that asks for no token")
 
     def settings(self, title: str, at: str, cls: type[Settings], leave: Sequence[str] = ()) -> None:
         """An option for every leaf setting of `cls`, with its default and meaning."""
@@ -106,6 +116,7 @@ def _run_parser(kind: type[Method] | None) -> _Command:
     parser.usage = "raydc train --data PATH --method NAME --out DIR [--SETTING VALUE ...]"
     parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print plan and cost, start nothing")
+    parser.ray()
     group = parser.add_argument_group("method")
     group.add_argument(
         "--method", "--method.name", dest="method.name", metavar="NAME", default=argparse.SUPPRESS,
@@ -179,6 +190,7 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
     parser.add_argument("--out", required=True, help="directory (or URI) for the assignments")
     parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
+    parser.ray()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     parser.settings("data", "data", DataSettings, leave=["data.scaling", "data.storage", "data.label_column"])
     given = parser.parse_args(arguments)
@@ -221,11 +233,12 @@ def _tune(arguments: Sequence[str]) -> int:
         "--set", action="append", default=[], metavar="SETTING=VALUE",
         help="a setting that every trial has, such as method.pretrain.length=50; may be given several times",
     )  # fmt: skip
+    parser.ray()
     parser.settings("settings", "", TuneSettings, leave=["fixed"])
     given = vars(parser.parse_args(arguments))
     values = _from_file(arguments)
     fixed = dict(pair.partition("=")[::2] for pair in given.pop("set"))
-    given.pop("config")
+    given.pop("config"), given.pop("insecure")
     merged = unflatten(flatten(values) | given)
     merged["fixed"] = {**values.get("fixed", {}), **fixed}
     settings = build(TuneSettings, merged)

@@ -5,17 +5,15 @@ Workers tell the driver of each epoch through a small actor, one message that no
 """
 
 import json
-import os
-import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from raydc import connection
 from raydc import job as jobs
 from raydc.checkpoints import CheckpointError
 from raydc.config import RunConfig
@@ -61,8 +59,13 @@ class Run:
 
 
 def check(config: RunConfig) -> Run:
-    """Everything that can be wrong, found before any worker starts. SettingsError or DataError say what."""
+    """Everything that can be wrong, found before any worker starts.
+
+    SettingsError, DataError or connection.NotPermitted say what; ConnectionError where there is no cluster.
+    """
     store = Store(config.output.out)
+    if config.training.workers:
+        connection.check()
     job = jobs.prepare(config)
     if not store.exists("run.json"):
         if store.list():
@@ -143,7 +146,7 @@ class Reporter:
 def on_ray(job: Job, store: Store, watch: Watch) -> str:
     """Train on Ray Train's workers; finished or interrupted. Raises as `train` does."""
     training = job.config.training
-    with ray_cluster(training.workers * training.threads + 1):
+    with connection.ray_cluster(training.workers * training.threads + 1):
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
@@ -243,43 +246,3 @@ def _use_gpu(device: str, workers: int) -> bool:
     if device == "cuda" and there < workers:
         raise SettingsError(f"training.device cuda: {workers} workers need a GPU each, the cluster has {there}")
     return device != "cpu" and there >= workers
-
-
-@contextmanager
-def ray_cluster(cpus: int) -> Iterator[None]:
-    """The Ray cluster this process belongs to, or a local one of its own for as long as this lasts."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # the default of 2 s delays the end of a run
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    with _own_signals():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level="ERROR")
-        else:
-            ray.init(
-                address="local",
-                num_cpus=max(os.cpu_count() or 1, cpus),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the handlers of Ctrl-C and SIGTERM that stand now: `ray.init` replaces them, and its own end the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.assign import AssignmentFailed, assign, cut, for_model, read
+from raydc.connection import ray_cluster
 from raydc.data import DataError, DataSettings
 from raydc.data.source import Piece
 from raydc.methods.kmeans import KMeans
 from raydc.registry import load
-from raydc.train import ray_cluster
 from tests import run_cases
 
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "raydc"
 ORDER = [
-    {"settings", "collectives", "precision", "failpoints", "storage"},
+    {"settings", "collectives", "connection", "precision", "failpoints", "storage"},
     {"losses", "networks", "data", "metrics", "phases", "augment"},
     {"clusters"},
     {"methods"},
@@ -24,7 +24,7 @@ ORDER = [
 ]
 """From the bottom up: a module may import from its own layer and from those before it."""
 ONLY = {
-    "ray": {"train", "search", "assign", "clusters/ray"},
+    "ray": {"connection", "train", "search", "assign", "clusters/ray"},
     "mlflow": {"registry", "pyfunc"},
     "optuna": {"search"},
 }

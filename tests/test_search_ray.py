@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from raydc.connection import ray_cluster
 from raydc.search import tune
 from raydc.search.context import Task, prepare
 from raydc.search.trial import run_task
-from raydc.train import ray_cluster
 from tests.test_search import asked, data, states
 
 __all__ = ["data"]

@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from raydc import methods
+from raydc import connection, methods
 from raydc.failpoints import failpoint
 from raydc.search import selector
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
@@ -272,11 +272,16 @@ def simpler(first: list[dict[str, Any]]) -> list[int]:
 
 
 def search(settings: TuneSettings, watch: SearchWatch) -> Finished:
-    """Run every training that is still to be run. SettingsError, DataError or SearchError say what is wrong."""
+    """Run every training that is still to be run.
+
+    SettingsError, DataError, SearchError or connection.NotPermitted say what is wrong.
+    """
     space = load_space(settings.space)
     check_space(space, settings.n_clusters)
     default = default_method(space)
     _check_fixed(settings, default)
+    if settings.concurrent != 0:
+        connection.check()
     context = prepare(settings)
     with alone(context.store):
         same_search(context, settings)
@@ -329,8 +334,6 @@ def _in_process(context: Context, planner: Planner) -> None:
 
 def _on_ray(context: Context, planner: Planner) -> None:
     """Let Tune run it, in processes that take one trial after the other."""
-    from raydc.train import ray_cluster
-
     settings = context.settings
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -339,7 +342,10 @@ def _on_ray(context: Context, planner: Planner) -> None:
     }
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    with ray_cluster(settings.workers_per_trial + 1), tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
+    with (
+        connection.ray_cluster(settings.workers_per_trial + 1),
+        tempfile.TemporaryDirectory(prefix="raydc-") as scratch,
+    ):
         import ray
         from ray import tune
 

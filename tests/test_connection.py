@@ -1,0 +1,79 @@
+"""Who gets into a Ray cluster, and which clusters raydc goes into."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raydc import cli, connection
+from raydc.connection import NotPermitted, private_token, ray_cluster
+from tests.clusters import Nodes
+from tests.test_cli import options
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_only_its_owner_reads_a_token(home, monkeypatch):
+    path = home / ".ray" / "auth_token"
+    private_token()
+    assert not path.exists()
+    private_token(create=True)
+    token = path.read_text()
+    assert len(token) == 64 and path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    private_token(create=True)
+    assert path.read_text() == token and path.stat().st_mode & 0o777 == 0o600
+    other = home / "other"
+    other.write_text(token)
+    other.chmod(0o640)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(other))
+    private_token()
+    assert other.stat().st_mode & 0o777 == 0o600
+    assert sorted(file.name for file in path.parent.iterdir()) == ["auth_token"]
+
+
+@pytest.mark.ray
+def test_a_cluster_of_our_own_is_reached_from_this_machine_alone(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_cluster(2):
+        import ray
+
+        assert ray.get(ray.remote(lambda: 1).remote()) == 1
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = [c.laddr.ip for p in processes for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert len(listening) > 4
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.ray
+def test_a_cluster_that_lets_everybody_in_is_refused(tmp_path, monkeypatch, capsys):
+    with Nodes(tmp_path, token=False) as nodes:
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+        for command in (
+            ["train", *options(training__workers=1), f"--out={tmp_path / 'out'}"],
+            ["tune", "--data=digits", "--space=tune_spaces/dec.py", f"--out={tmp_path / 'out'}", "--n-clusters=3"],
+            ["assign", "--model=models:/digits@champion", "--data=digits", f"--out={tmp_path / 'out'}", "--workers=1"],
+        ):
+            assert cli.main(command) == cli.NOT_PERMITTED, command
+            error = capsys.readouterr().err
+            assert "asks for no token" in error and "RAY_AUTH_MODE=token" in error and "--insecure" in error
+            assert not (tmp_path / "out").exists()
+        with pytest.raises(NotPermitted), ray_cluster(1):
+            pass
+        monkeypatch.setenv(connection.INSECURE, "1")
+        with ray_cluster(1):
+            import ray
+
+            assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.2"]
+
+
+def test_no_cluster_at_the_address(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert cli.main(["train", *options(training__workers=1), f"--out={tmp_path / 'out'}"]) == cli.UNAVAILABLE
+    assert "no Ray cluster at 127.0.0.1:1" in capsys.readouterr().err
