@@ -182,9 +182,10 @@ class Loop:
         epoch_seed = seed_of(self.seed, "order", self.phase_index, now.epoch)
         at = self.phase_step % self.per_epoch
         batch = self.method.pick(self.shard, now.phase, epoch_seed, at, self.per_epoch)
+        seen = self.method.view(batch)
         for name, player in players.items():
             with self._autocast():
-                parts = self.method.loss(batch, now, name)
+                parts = self.method.loss(seen, now, name)
                 loss = torch.stack([weight * value.float() for weight, value in parts.values()]).sum()
             optimiser = self.optimisers[name]
             optimiser.zero_grad(set_to_none=True)

@@ -6,8 +6,11 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
+import hypothesis
 import torch
 
+hypothesis.settings.register_profile("raydc", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("raydc")
 torch.set_num_threads(1)  # tiny networks: threads only get in each other's way
 
 

@@ -48,7 +48,7 @@ def wild(draw: st.DrawFn) -> tuple[np.ndarray, dict[tuple[int, int], str], str, 
     return x, wrong, kind, draw(st.integers(1, 80))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(wild())
 def test_every_unusable_cell_is_found_and_its_row_alone_dropped(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[np.ndarray, dict[tuple[int, int], str], str, int]

@@ -12,9 +12,12 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 import raydc.loop
+from raydc.clusters import Clusters
+from raydc.data import Batch
 from raydc.loop import Progress
 from raydc.methods import available, load
-from raydc.methods.base import Method, Player
+from raydc.methods.base import Method, Now, Parts, Player
+from raydc.networks.augment import Augment
 from raydc.settings import SettingsError, build, fields, unflatten
 from tests.method_cases import BATCH, K, blobs, flat, loop_over, make, restored, saved, settings
 
@@ -210,3 +213,33 @@ def test_the_state_is_all_there_is(name: str) -> None:
     fresh.load_state_dict(run.method.state_dict())
     with torch.no_grad():
         assert torch.equal(fresh.eval().assign(x), run.method.eval().assign(x))
+
+
+@pytest.mark.parametrize("name", ["dec", "dcn"])
+def test_losses_see_augmented_rows_and_clusters_the_rows_themselves(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = blobs(load(name))
+    loop = loop_over(name, x)
+    changed = loop.method.config.model_copy(update={"augment": Augment(noise=0.1)})
+    monkeypatch.setattr(loop.method, "config", changed)
+    loss, after_step = loop.method.loss, loop.method.after_step
+    seen: dict[str, set[bool]] = {"loss": set(), "after_step": set()}
+
+    def spied_loss(batch: Batch, now: Now, player: str) -> Parts:
+        seen["loss"].add(torch.equal(batch.x, x[batch.row]))
+        return loss(batch, now, player)
+
+    def spied_after(batch: Batch, clusters: Clusters, now: Now) -> None:
+        seen["after_step"].add(torch.equal(batch.x, x[batch.row]))
+        after_step(batch, clusters, now)
+
+    monkeypatch.setattr(loop.method, "loss", spied_loss)
+    monkeypatch.setattr(loop.method, "after_step", spied_after)
+    for progress in loop:
+        if progress.alive:
+            break
+    assert seen == {"loss": {False}, "after_step": {True}}
+
+
+def test_k_means_refuses_augmentation() -> None:
+    with pytest.raises(SettingsError, match="leave augment out"):
+        build(load("kmeans").Config, {"augment": {"noise": 0.1}}, at="method")

@@ -65,7 +65,7 @@ def test_dip_by_hand():
         dip([0.0, np.nan])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=30, unique=True))
 def test_dip_ignores_shift_scale_and_mirror(values):
     moved = 3.0 - 2.0 * np.array(values)

@@ -83,7 +83,7 @@ def test_greedy_matching_would_be_wrong():
     assert accuracy([[10, 9], [9, 0]]) == 18 / 28
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(partitions)
 def test_equal_to_scikit_learn(pair):
     labels, classes = pair
@@ -99,7 +99,6 @@ def test_equal_to_scikit_learn(pair):
         assert ami(table, average) == pytest.approx(expected, abs=1e-7)
 
 
-@settings(deadline=None)
 @given(partitions, st.permutations(range(6)), st.permutations(range(8)))
 def test_renaming_clusters_or_classes_changes_nothing(pair, clusters, classes):
     table = contingency(*pair, 6, 8)

@@ -48,7 +48,7 @@ def test_similarities_are_scikit_learns():
         assert stability(labels, index) == pytest.approx((found[0, 1] + found[0, 2] + found[1, 2]) / 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(replicas, st.permutations(range(4)))
 def test_stability_ignores_the_names_of_clusters(labels, names):
     renamed = [[names[k] for k in labels[0]], *labels[1:]]
@@ -209,7 +209,7 @@ def test_align_by_hand():
     assert align([0, 0, 1, 1], [3, 3, 0, 0], 2, 4).tolist() == [3, 3, 0, 0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(replicas, st.permutations(range(4)))
 def test_align_undoes_any_renaming(labels, names):
     reference = np.array(labels[0])

@@ -118,8 +118,11 @@ class Shard:
 
 
 def split(total: int, group_rows: int | None = None) -> tuple[RowGroup, ...]:
-    """Row groups over `total` rows: of `group_rows` each, by default about 64 of them and at most 4096 rows."""
-    size = group_rows or max(16, min(4096, -(-total // 64)))
+    """Row groups over `total` rows: of `group_rows` each, by default about 64 of them and at most 4096 rows.
+
+    Few rows make about 16 groups: mapping and summing groups of under a hundred rows costs more than their arithmetic.
+    """
+    size = group_rows or max(16, min(128, -(-total // 16)), min(4096, -(-total // 64)))
     return tuple(RowGroup(i, at, min(at + size, total)) for i, at in enumerate(range(0, total, size)))
 
 

@@ -1,7 +1,7 @@
 """A method is the taxonomy of Aljalbout et al. 2018, arXiv:1801.07648, with some of its parts filled in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -13,6 +13,7 @@ from raydc.clusters import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
+from raydc.networks.augment import Augment
 from raydc.phases import Optimiser, Phase
 from raydc.settings import Settings, flatten, unflatten
 
@@ -107,6 +108,7 @@ class Method(nn.Module):
         """Number of clusters K."""
         recipe: str = "default"
         """Named set of settings that these start from; what is given beside it wins."""
+        augment: Augment = Augment()
 
         @model_validator(mode="before")
         @classmethod
@@ -163,6 +165,13 @@ class Method(nn.Module):
         row = shard.order(seed)[start:stop]
         sizes = tuple(b - a for a, b in map(span, shard.sizes))
         return Batch(shard[row], row, sum(sizes), sizes)
+
+    def view(self, batch: Batch) -> Batch:
+        """The batch as losses see it: augmented. Clusters and targets are made from rows as they are.
+
+        With DEC this is DEC-DA (Guo, Zhu, Liu & Yin, ACML 2018), and so for every other method.
+        """
+        return replace(batch, x=self.config.augment(batch.x))
 
     def batches(self, shard: Shard, batch_size: int, phase: str) -> int:
         """Batches in an epoch of this phase."""

@@ -71,6 +71,9 @@ class DAC(Method):
         grown = progress * (self.config.upper - self.config.lower) / 1.1
         return self.config.upper - grown, self.config.lower + 0.1 * grown
 
+    def view(self, batch: Batch) -> Batch:
+        return batch
+
     def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
         with torch.no_grad(), batch_statistics_only(self.net):
             seen = batch.gather(self.features(batch.x))

@@ -3,16 +3,17 @@
 Memberships of new rows are Student's t around the centroids, so that the nearest centroid has the largest.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from raydc.clusters import Clusters
 from raydc.data import Shard
 from raydc.losses.hardening import student_t
 from raydc.methods.base import Card, Method
+from raydc.networks.augment import Augment
 from raydc.phases import Phase
 
 
@@ -36,6 +37,12 @@ class KMeans(Method):
         """Stop when the centroids move less than this, relative to the mean variance of a feature."""
         spherical: bool = False
         """Compare directions (cosine) instead of positions."""
+
+        @model_validator(mode="after")
+        def _trains_nothing(self) -> Self:
+            if self.augment != Augment():
+                raise ValueError("k-means trains no network that could see augmented rows: leave augment out")
+            return self
 
     config: Config
 
