@@ -8,6 +8,7 @@ number of workers finds its own.
 import hashlib
 import io
 import json
+import pickle
 import re
 from typing import Any
 
@@ -106,4 +107,7 @@ def _read(store: Store, name: str, file: str, manifest: dict[str, Any]) -> dict[
     data = store.read_bytes(f"checkpoints/{name}/{file}")
     if hashlib.sha256(data).hexdigest() != manifest["files"][file]:
         raise ValueError(f"{file} does not have the checksum that its manifest states")
-    return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    try:
+        return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as problem:
+        raise ValueError(f"{file} holds more than tensors: {str(problem).splitlines()[0]}") from None

@@ -17,9 +17,11 @@ from raydc.config import SHORT, Output, RunConfig, Training, read_yaml
 from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
+from raydc.storage import Occupied
 
-USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, INTERRUPTED, NOT_PERMITTED = 64, 65, 69, 70, 75, 77
-"""Exit codes as in sysexits.h: usage, data, no such service, software, try again, permission."""
+USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, TRY_AGAIN, NOT_PERMITTED = 64, 65, 69, 70, 75, 77
+"""Exit codes as in sysexits.h: usage; data; no such service; software; interrupted, occupied or not yet in MLflow, so
+try again; permission."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(NOT_PERMITTED, problem)
     except ConnectionError as problem:
         return _fail(UNAVAILABLE, problem)
+    except Occupied as problem:
+        return _fail(TRY_AGAIN, problem)
 
 
 def _fail(code: int, problem: BaseException) -> int:
@@ -162,6 +166,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
     """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
     from raydc.loop import TrainingDiverged
     from raydc.search import SearchError, SearchInterrupted
+    from raydc.tracker import RecordPending
     from raydc.train import Interrupted, TrainingFailed
 
     stop = threading.Event()
@@ -175,8 +180,8 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         action(stop)
-    except (Interrupted, SearchInterrupted) as asked:
-        return _fail(INTERRUPTED, asked)
+    except (Interrupted, SearchInterrupted, RecordPending) as problem:
+        return _fail(TRY_AGAIN, problem)
     except (TrainingDiverged, TrainingFailed, SearchError) as problem:
         return _fail(FAILED, problem)
     finally:
@@ -246,6 +251,22 @@ def _tune(arguments: Sequence[str]) -> int:
     return _watched(lambda stop: live.run(settings, stop))
 
 
+def _registry(arguments: Sequence[str]) -> int:
+    parser = _Command("registry", "Send MLflow what it missed of a run's or a search's record.")
+    parser.add_argument("action", choices=["flush"], help="send what is left in the output directory")
+    parser.add_argument("--out", required=True, help="the output directory")
+    parser.add_argument("--tracking-uri", help="MLflow's store; by default the run's, else as MLflow finds it")
+    given = parser.parse_args(arguments)
+    from raydc import console
+    from raydc.tracker import RecordPending, flush
+
+    try:
+        console.flushed(*flush(given.out, given.tracking_uri))
+    except RecordPending as problem:
+        return _fail(TRY_AGAIN, problem)
+    return 0
+
+
 def _methods(arguments: Sequence[str]) -> int:
     parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1.")
     parser.add_argument("--markdown", action="store_true", help="as the README's table")
@@ -260,6 +281,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "tune": _tune,
     "assign": _assign,
     "report": _report,
+    "registry": _registry,
     "methods": _methods,
 }
 

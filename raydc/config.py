@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from raydc import methods
 from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
-from raydc.settings import Settings, SettingsError, build, flatten, unflatten
+from raydc.redaction import redact
+from raydc.settings import Settings, SettingsError, build, flatten, public, unflatten
 
 SHORT = {
     "method": "method.name",
@@ -50,14 +51,14 @@ class Training(Settings):
     """Seconds between two checkpoints, taken at the end of an epoch; 0: after every epoch."""
     max_failures: int = Field(3, ge=0)
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
-    init_from: str | None = None
+    init_from: Annotated[str, AfterValidator(public)] | None = None
     """A finished run's output directory, whose pretrained network replaces this run's pretraining."""
 
 
 class Output(Settings):
     """Where results go."""
 
-    out: str
+    out: Annotated[str, AfterValidator(public)]
     """Directory (or URI) for everything that the run writes."""
     register_as: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,128}$")
     """Name under which the model is registered in MLflow."""
@@ -118,8 +119,13 @@ class RunConfig:
             "output": self.output.model_dump(mode="json"),
         }
 
+    def written(self) -> dict[str, Any]:
+        """The same without passwords, for files."""
+        values = self.resolved()
+        return values | {"output": {name: _redacted(value) for name, value in values["output"].items()}}
+
     def yaml(self) -> str:
-        return yaml.safe_dump(self.resolved(), sort_keys=False)
+        return yaml.safe_dump(self.written(), sort_keys=False)
 
     def flat(self) -> dict[str, Any]:
         """Dotted settings, as MLflow parameters and search spaces spell them."""
@@ -128,6 +134,10 @@ class RunConfig:
     def with_settings(self, changes: Mapping[str, Any]) -> "RunConfig":
         """This configuration with some dotted settings changed."""
         return RunConfig.of(unflatten(self.flat() | dict(changes)))
+
+
+def _redacted(value: Any) -> Any:
+    return redact(value) if isinstance(value, str) else value
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -92,12 +92,14 @@ class LiveSearch:
                     self.console.print(_line(state))
                     self.printed = time.monotonic()
 
-            summary, paths = tune_and_record(settings, SearchWatch(show, self.console.print, stop))
+            _, paths = tune_and_record(settings, SearchWatch(show, self.console.print, self.found, stop))
+        for name, path in paths.items():
+            self.console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+
+    def found(self, summary: dict[str, Any]) -> None:
         self.console.print(trials(summary))
         winner = summary["winner"]
         self.console.print(f"winner: trial {winner['number']}, {winner['method']}, score {winner['score']:.4f}")
-        for name, path in paths.items():
-            self.console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
 
 
 def _cells(state: SearchState) -> list[str]:
@@ -172,6 +174,15 @@ def assigned(summary: dict[str, Any]) -> None:
     console = Console()
     for name, value in summary.items():
         console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
+
+
+def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
+    """What was sent to MLflow, and where it is."""
+    console = Console()
+    told = ", ".join(f"{count} {kind}" for kind, count in sent.items())
+    console.print(f"sent: {told or 'nothing was left'}")
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
 
 
 def methods(*, markdown: bool) -> None:

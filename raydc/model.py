@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -162,6 +163,10 @@ class ClusteringModel:
         kind = methods.load(about["method"])
         shape = tuple(about["shape"])
         method = kind(build(kind.Config, about["config"], at="method"), shape)
-        method.load_state_dict(torch.load(io.BytesIO(files["state.pt"]), weights_only=True, map_location="cpu"))
+        try:
+            state = torch.load(io.BytesIO(files["state.pt"]), weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError as problem:
+            raise ModelError(f"state.pt holds more than tensors: {str(problem).splitlines()[0]}") from None
+        method.load_state_dict(state)
         scaling = Scaling.from_json(about["scaling"])
         return ClusteringModel(about["method"], method, scaling, shape, tuple(about["columns"]), notes=about["notes"])

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import platform
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,9 @@ import pandas as pd
 
 from raydc.model import ClusteringModel
 
+Point = tuple[str, float, int, int]
+"""A metric: its name, value, time in milliseconds since 1970, and step."""
 PACKAGES = ("raydc", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "pandas", "ray", "mlflow", "optuna")
-
-
-def redact(text: str) -> str:
-    """Text without the user names and passwords of URLs in it."""
-    return re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
 
 
 def sha256_of(folder: str | Path) -> str:
@@ -64,6 +61,16 @@ def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     named: dict[str, Any] = {f"{group}.{k}": v for group, values in groups.items() for k, v in (values or {}).items()}
     named |= {name: summary.get(name) for name in ("rows", "n_clusters", "found", "seconds")}
     return {name: float(v) for name, v in named.items() if isinstance(v, (int, float))}
+
+
+def beats(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether a model's evidence (tags) beats a champion's by more than the replicas' spread, on the same rows."""
+    names = ("raydc.stage_three", "raydc.spread", "raydc.reference")
+    if any(name not in tags for tags in (ours, theirs) for name in names):
+        return False
+    gain = float(ours["raydc.stage_three"]) - float(theirs["raydc.stage_three"])
+    spread = math.hypot(float(ours["raydc.spread"]), float(theirs["raydc.spread"]))
+    return ours["raydc.reference"] == theirs["raydc.reference"] and gain > spread
 
 
 def code_of(model: ClusteringModel) -> list[str]:

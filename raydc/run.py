@@ -1,18 +1,13 @@
 """From a configuration to a recorded, registered run: training, MLflow, report, in the order that loses nothing."""
 
 import json
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from raydc import registry
 from raydc.clusters.local import CollectiveClusters
 from raydc.config import RunConfig
 from raydc.data import Shard
@@ -20,8 +15,9 @@ from raydc.job import Job
 from raydc.loop import Loop, Progress
 from raydc.phases import Phase
 from raydc.report import report
-from raydc.storage import Store
-from raydc.train import Interrupted, Run, Watch, begin, check, train
+from raydc.storage import alone
+from raydc.tracker import RecordPending, Tracker, local_folder
+from raydc.train import Interrupted, Run, Watch, begin, check, finished, train
 
 
 class View(Protocol):
@@ -37,73 +33,57 @@ class View(Protocol):
 
 
 def train_and_record(config: RunConfig, view: View, stop: threading.Event | None = None) -> dict[str, Any]:
-    """Train, draw the report, and put everything into MLflow; the summary. Running it again repeats nothing."""
+    """Train, draw the report, and put everything into MLflow; the summary. Running it again repeats nothing.
+
+    Raises Occupied where another process works in the same directory, and RecordPending where the run is finished and
+    MLflow could not be told: `raydc registry flush`, or the same command, tells it later.
+    """
     run = check(config)
-    registry.find(config.output.tracking_uri)
-    record = begin(run)
-    tracker = registry.Tracker(run.store, config.output.tracking_uri)
-    name = f"{config.method_name}-{record['id'][:8]}"
-    run_id = tracker.start(config.output.experiment, name, record["id"], config.resolved())
-    view.start(run.job, phase_steps(run.job))
-    status = "failed"
-    try:
+    output = config.output
+    tracker = Tracker(run.store, output.tracking_uri)
+    with alone(run.store):
+        run = replace(run, finished=finished(run.store, run.job))  # another process may have ended it just now
+        record = begin(run)
+        name = f"{config.method_name}-{record['id'][:8]}"
+        tracker.start(output.experiment, name, record["id"], config.resolved())
+        view.start(run.job, phase_steps(run.job))
+        try:
 
-        def hear(progress: Progress) -> None:
-            tracker.log([progress])
-            view.progress(progress)
+            def hear(progress: Progress) -> None:
+                tracker.log([progress])
+                view.progress(progress)
 
-        summary = train(run, Watch(hear, view.note, stop))
-        paths = _record(run, tracker, summary, run_id)
-        status = "finished"
-    except Interrupted:
-        status = "interrupted"
-        raise
-    finally:
-        tracker.finish(status)
-    view.finish(summary, paths)
-    return summary
+            summary = train(run, Watch(hear, view.note, stop))
+            _record(run, tracker, summary)
+        except BaseException as problem:
+            try:
+                tracker.finish("interrupted" if isinstance(problem, Interrupted) else "failed")
+            except RecordPending as pending:
+                view.note(str(pending))
+            raise
+        root = run.store.root
+        paths = {"output": root, "assignments": f"{root}/assignments", "report": f"{root}/report/index.html"}
+        try:
+            paths |= tracker.finish()
+        finally:
+            view.finish(summary, paths | tracker.paths())
+        return summary
 
 
-def _record(run: Run, tracker: registry.Tracker, summary: dict[str, Any], run_id: str) -> dict[str, str]:
-    """Report, files and model of a finished run into MLflow; where everything is."""
+def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
+    """Report, files and model of a finished run, to be put into MLflow."""
     store, output = run.store, run.job.config.output
     # the history on disk is complete, also where a killed driver never heard of some epochs
     tracker.log(json.loads(line) for line in store.read_text("metrics.jsonl").splitlines())
-    paths = {"output": store.root, "assignments": f"{store.root}/assignments", "mlflow run": run_id}
-    with _folder(store, "report", write=True) as folder:
+    with local_folder(store, "report", write=True) as folder:
         report(store.root, str(folder))
-        tracker.log_pictures(folder)
-    paths["report"] = f"{store.root}/report/index.html"
+    tracker.log_pictures()
     tracker.log_summary(summary)
     tracker.log_files()
-    with _folder(store, "model") as folder:
-        uri = tracker.log_model(folder)
-        paths["model"] = uri
-        if output.register_as:
-            tags = {"raydc.method": run.job.config.method_name, "raydc.score": str(summary["measures"]["score"])}
-            sha = registry.sha256_of(folder)
-            version = registry.register(uri, output.register_as, sha, run_id, tags, output.tracking_uri)
-            paths["registered as"] = f"models:/{output.register_as}/{version}"
-    return paths
-
-
-@contextmanager
-def _folder(store: Store, name: str, write: bool = False) -> Iterator[Path]:
-    """A folder of the output directory as a local path: itself, or a copy of what is remote."""
-    if store.local:
-        path = Path(store.path) / name
-        path.mkdir(exist_ok=True)
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
-        for file in store.list(name):
-            Path(scratch, file).parent.mkdir(parents=True, exist_ok=True)
-            Path(scratch, file).write_bytes(store.read_bytes(file))
-        Path(scratch, name).mkdir(exist_ok=True)
-        yield Path(scratch, name)
-        if write:
-            for path in Path(scratch, name).iterdir():
-                store.write_bytes(f"{name}/{path.name}", path.read_bytes())
+    tracker.log_model()
+    if output.register_as:
+        tags = {"raydc.method": run.job.config.method_name, "raydc.score": str(summary["measures"]["score"])}
+        tracker.register(output.register_as, tags)
 
 
 def phase_steps(job: Job) -> dict[str, int]:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from raydc.redaction import holds_secret, redact
+
 T = TypeVar("T", bound="Settings")
 
 
@@ -42,6 +44,13 @@ class Settings(BaseModel):
             for key, given in values.items()
             if isinstance(given, dict) and isinstance(defaults.get(key), Settings)
         }
+
+
+def public(uri: str) -> str:
+    """The URI, if it holds no password: it will be written down."""
+    if holds_secret(uri):
+        raise ValueError("expected a URI without names and passwords: give those by the environment or a profile")
+    return uri
 
 
 class SettingsError(ValueError):
@@ -87,7 +96,7 @@ def _explain(cls: type[Settings], problem: Any, at: str) -> str:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}, got {problem['input']!r}" if name else message
+    return redact(f"{name}: {message}, got {problem['input']!r}" if name else message)
 
 
 def fields(cls: type[Settings], at: str = "") -> Iterator[tuple[str, FieldInfo]]:

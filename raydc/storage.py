@@ -1,10 +1,21 @@
 """The output directory of a run, on a local disk or any file system that pyarrow opens."""
 
+import fcntl
 import os
+import socket
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.fs as pafs
+
+LOCK = "lock"
+
+
+class Occupied(RuntimeError):
+    """Another process works in this directory; the message says which."""
 
 
 class Store:
@@ -80,3 +91,25 @@ class Store:
         if not name or name.startswith("/") or ".." in parts:
             raise ValueError(f"expected a name inside {self.root}, got {name!r}")
         return f"{self.path.rstrip('/')}/{name}"
+
+
+@contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Only one driver at a time works in a local directory; a killed one's lock goes with it.
+
+    Raises Occupied. A remote directory cannot be locked: two drivers there are for the user to avoid.
+    """
+    if not store.local:
+        yield
+        return
+    Path(store.path).mkdir(parents=True, exist_ok=True)
+    with open(Path(store.path) / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Occupied(f"{store.root} is in use by {file.read()}; wait for it, or name another --out") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield

@@ -21,7 +21,7 @@ from raydc.data import save_dropped
 from raydc.job import Job
 from raydc.loop import Loop, Progress, TrainingDiverged
 from raydc.settings import SettingsError, flatten
-from raydc.storage import Store
+from raydc.storage import LOCK, Store
 from raydc.summary import summarise
 
 
@@ -63,22 +63,26 @@ def check(config: RunConfig) -> Run:
 
     SettingsError, DataError or connection.NotPermitted say what; ConnectionError where there is no cluster.
     """
-    store = Store(config.output.out)
     if config.training.workers:
         connection.check()
-    job = jobs.prepare(config)
+    store, job = Store(config.output.out), jobs.prepare(config)
+    return Run(job, store, finished(store, job))
+
+
+def finished(store: Store, job: Job) -> bool:
+    """Whether the directory holds this very run already, finished; SettingsError if it holds something else."""
     if not store.exists("run.json"):
-        if store.list():
-            raise SettingsError(f"output.out: {config.output.out} holds other files; name a new or empty directory")
-        return Run(job, store, False)
+        if set(store.list()) - {LOCK}:
+            raise SettingsError(f"output.out: {store.root} holds other files; name a new or empty directory")
+        return False
     before = json.loads(store.read_text("run.json"))
     if before["key"] != job.key:
-        old, new = flatten(before["config"]), config.flat()
+        old, new = flatten(before["config"]), job.config.flat()
         skipped = ("output.", "training.workers", "training.device", "training.threads")
         other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
         what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other) or "its rows have changed"
-        raise SettingsError(f"output.out: {config.output.out} holds another run: {what}; name another --out")
-    return Run(job, store, before["status"] == "finished")
+        raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")
+    return bool(before["status"] == "finished")
 
 
 def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def begin(run: Run) -> dict[str, Any]:
     if run.store.exists("run.json"):
         return json.loads(run.store.read_text("run.json"))
     record = {"id": uuid.uuid4().hex, "key": run.job.key, "created": time.time(), "seconds": 0.0, "status": "running"}
-    record["config"] = run.job.config.resolved()
+    record["config"] = run.job.config.written()
     run.store.write_text("config.yaml", run.job.config.yaml())
     run.store.write_text("run.json", json.dumps(record, indent=1))
     return record

@@ -8,15 +8,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "raydc"
 ORDER = [
+    {"redaction"},
     {"settings", "collectives", "connection", "precision", "failpoints", "storage"},
     {"losses", "networks", "data", "metrics", "phases", "augment"},
     {"clusters"},
     {"methods"},
     {"config", "loop"},
     {"model", "checkpoints"},
-    {"job", "records"},
+    {"job", "records", "outbox"},
     {"summary"},
     {"train", "registry", "pyfunc", "report", "estimator"},
+    {"tracker"},
     {"assign", "run", "search"},
     {"console"},
     {"cli"},

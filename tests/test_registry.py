@@ -1,11 +1,8 @@
 import json
 import os
-import re
-import socket
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +12,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from raydc import registry
-from raydc.loop import Progress
 from raydc.model import ClusteringModel, ModelError
-from raydc.registry import RegistryError, Tracker
+from raydc.records import example_rows
+from raydc.registry import RegistryError
 from raydc.report import report
 from raydc.storage import Store
+from raydc.tracker import Tracker
 from tests import run_cases
 
 PASSWORD = "hunter2"
@@ -38,53 +35,15 @@ def client(mlflow_uri):
     return MlflowClient(mlflow_uri)
 
 
-@pytest.fixture
-def tracker(tmp_path, mlflow_uri):
-    made = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.02)
-    yield made
-    made._stop.set()
-
-
-@pytest.fixture
-def key(request):
-    return re.sub(r"\W", "-", request.node.name)
-
-
-def epochs(*steps, phase="pretrain"):
-    return [
-        Progress(phase, i, 9, step, {"network": 1 / step}, None, None, None, False) for i, step in enumerate(steps, 1)
-    ]
-
-
-def history(client, run_id, name="loss.network"):
-    return [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run_id, name)]
-
-
-def refuse_metrics(monkeypatch, forever=True):
-    """Make MLflow lose its server for metrics; returns how often it was asked."""
-    asked, real = [], MlflowClient.log_batch
-
-    def log_batch(self, run_id, metrics=(), params=(), tags=(), **rest):
-        if not metrics:
-            return real(self, run_id, metrics, params, tags, **rest)
-        asked.append(len(metrics))
-        if forever or len(asked) == 1:
-            raise MlflowException("API request failed: http://me:hunter2@server")
-        return real(self, run_id, metrics, params, tags, **rest)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
-    return asked
-
-
-def test_a_run_is_found_again_by_its_key(tracker, client, key, tmp_path, mlflow_uri):
+def test_a_run_is_found_again_by_its_key(client, mlflow_uri):
     config = {
         "method": {"name": "dec", "nu": 1.0},
         "data": {"path": f"s3://me:{PASSWORD}@bucket/x"},
         "long": "x" * 9000,
     }
-    first = tracker.start("tests", "a name", key, config)
-    assert Tracker(str(tmp_path / "other"), mlflow_uri).start("tests", "a name", key, config) == first
-    assert Tracker(str(tmp_path / "third"), mlflow_uri).start("tests", "a name", key + "2", {}) != first
+    first = registry.start_run("tests", "a name", "found-again", config, mlflow_uri)
+    assert registry.start_run("tests", "a name", "found-again", config, mlflow_uri) == first
+    assert registry.start_run("tests", "a name", "another", {}, mlflow_uri) != first
     found = client.get_run(first)
     assert found.info.run_name == "a name"
     assert found.data.params["method.nu"] == "1.0"
@@ -94,14 +53,15 @@ def test_a_run_is_found_again_by_its_key(tracker, client, key, tmp_path, mlflow_
     assert {"python", "torch", "mlflow"} <= set(versions)
 
 
-def test_more_parameters_than_one_request_takes(tracker, client, key):
+def test_more_parameters_than_one_request_takes(client, mlflow_uri):
     config = {f"group{i}": {f"setting{j}": i * j for j in range(25)} for i in range(10)}
-    assert len(client.get_run(tracker.start("tests", "x", key, config)).data.params) == 250
+    run_id = registry.start_run("tests", "x", "many-parameters", config, mlflow_uri)
+    assert len(client.get_run(run_id).data.params) == 250
 
 
-def test_a_doubled_run_is_marked_and_the_oldest_kept(tracker, client, key, monkeypatch):
-    experiment = registry._experiment(client, tracker.uri, "tests")
-    older = client.create_run(experiment, tags={"raydc.run_key": key}).info.run_id
+def test_a_doubled_run_is_marked_and_the_oldest_kept(client, mlflow_uri, monkeypatch):
+    experiment = registry._experiment(client, mlflow_uri, "tests")
+    older = client.create_run(experiment, tags={"raydc.run_key": "doubled"}).info.run_id
     real, calls = registry._find_run, []
 
     def blind_once(*arguments):  # as if the older one had been made in between
@@ -109,115 +69,36 @@ def test_a_doubled_run_is_marked_and_the_oldest_kept(tracker, client, key, monke
         return None if len(calls) == 1 else real(*arguments)
 
     monkeypatch.setattr(registry, "_find_run", blind_once)
-    assert tracker.start("tests", "x", key, {}) == older
-    assert Tracker(tracker.store, tracker.uri).start("tests", "x", key, {}) == older
+    assert registry.start_run("tests", "x", "doubled", {}, mlflow_uri) == older
+    assert registry.start_run("tests", "x", "doubled", {}, mlflow_uri) == older
     runs = client.search_runs([experiment], f"tags.`raydc.duplicate_of` = '{older}'")
     assert [run.info.status for run in runs] == ["KILLED"]
 
 
-def test_metrics_by_step_and_none_twice(tracker, client, key, tmp_path, mlflow_uri):
-    run_id = tracker.start("tests", "x", key, {})
-    tracker.log(epochs(3, 6, 9))
-    tracker.log([Progress("cluster", 1, 2, 12, {"clustering": 0.5}, 0.25, 3, 0.4, True)])
-    assert tracker.finish("interrupted")
-    assert client.get_run(run_id).info.status == "KILLED"
-    again = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.02)
-    assert again.start("tests", "x", key, {}) == run_id
-    assert client.get_run(run_id).info.status == "RUNNING"
-    again.log([vars(line) for line in epochs(6, 9, 15)])  # as dictionaries too, such as a history's lines
-    assert again.finish()
-    assert [step for step, _, _ in history(client, run_id)] == [3, 6, 9, 15]
-    metrics = client.get_run(run_id).data.metrics
-    assert (metrics["changed"], metrics["alive"], metrics["largest"]) == (0.25, 3, 0.4)
-    assert metrics["loss.clustering"] == 0.5
-    assert client.get_run(run_id).info.status == "FINISHED"
-
-
-def test_requests_are_few(tmp_path, mlflow_uri, key, monkeypatch):
-    asked = refuse_metrics(monkeypatch, forever=False)
-    asked.append(0)  # so that none is refused
-    tracker = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.2)
-    tracker.start("tests", "x", key, {})
-    start = time.monotonic()
-    for step in range(1, 41):
-        tracker.log(epochs(step))
-        time.sleep(0.01)
-    spent = time.monotonic() - start
-    assert tracker.finish()
-    assert len(asked) - 1 <= spent / 0.2 + 3
-
-
-def test_training_never_waits_and_what_a_server_missed_is_sent_at_the_next_start(
-    tracker, client, key, tmp_path, mlflow_uri, monkeypatch, caplog
-):
-    run_id = tracker.start("tests", "x", key, {})
-    with monkeypatch.context() as patch:
-        refuse_metrics(patch)
-        start = time.monotonic()
-        tracker.log(epochs(3, 6))
-        assert time.monotonic() - start < 0.5
-        assert not tracker.finish(seconds=1)
-    assert "the same command sends it" in caplog.text and PASSWORD not in caplog.text
-    kept = [json.loads(line) for line in (tmp_path / "out" / registry.OUTBOX).read_text().splitlines()]
-    assert {line["step"] for line in kept} == {3, 6}
-    assert history(client, run_id) == []
-    again = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.02)
-    again.start("tests", "x", key, {})
-    again.log(epochs(6, 9))  # 6 waits in the outbox already
-    assert again.finish()
-    assert [step for step, _, _ in history(client, run_id)] == [3, 6, 9]
-    times = {line["step"]: line["timestamp"] for line in kept}
-    assert [(step, when) for step, _, when in history(client, run_id)][:2] == sorted(times.items())
-    assert (tmp_path / "out" / registry.OUTBOX).read_text() == ""
-
-
-def test_a_request_whose_answer_was_lost_adds_nothing_when_sent_again(tracker, client, key, monkeypatch):
-    real, asked = MlflowClient.log_batch, []
-
-    def commit_then_fail(self, run_id, metrics=(), **rest):
-        real(self, run_id, metrics=metrics, **rest)
-        if metrics and not asked:
-            asked.append(1)
-            raise MlflowException("500 after the commit")
-
-    run_id = tracker.start("tests", "x", key, {})
-    monkeypatch.setattr(MlflowClient, "log_batch", commit_then_fail)
-    tracker.log(epochs(3))
-    assert tracker.flush(5) and asked
-    assert len(history(client, run_id)) == 1
-
-
-def test_an_unreachable_server_is_named_at_the_start_without_its_password(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    tracker = Tracker(str(tmp_path), f"http://me:{PASSWORD}@127.0.0.1:{port}")
-    start = time.monotonic()
-    with pytest.raises(RegistryError, match=rf"MLflow at http://\*\*\*@127.0.0.1:{port}: .*--tracking-uri") as caught:
-        tracker.start("tests", "x", "key", {})
-    assert PASSWORD not in str(caught.value)
-    assert time.monotonic() - start < 30
-
-
-def test_the_tracking_uri_of_the_process_stays(tracker, key):
+def test_settings_of_the_process_stay(mlflow_uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "6")
     before = mlflow.get_tracking_uri()
-    tracker.start("tests", "x", key, {})
+    registry.champion("nobody", mlflow_uri)
+    with registry._asking(mlflow_uri):
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "MLflow would create things twice"
     assert mlflow.get_tracking_uri() == before
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "6"
+    with pytest.raises(RegistryError, match=r"does not write its password down"):
+        registry.find("http://***@server")
 
 
 @pytest.fixture(scope="module")
 def recorded(run, mlflow_uri):
     """A finished run put on record whole: (run id, model URI)."""
     tracker = Tracker(run, mlflow_uri)
-    run_id = tracker.start("tests", "recorded", "recorded", {"method": {"name": "kmeans"}})
+    tracker.start("tests", "recorded", "recorded", {"method": {"name": "kmeans"}})
     summary = json.loads(Path(run, "summary.json").read_text())
     tracker.log_summary({**summary, "warnings": ["careful"]})
     tracker.log_files()
-    uri = tracker.log_model(Path(run, "model"))
-    assert tracker.log_model(Path(run, "model")) == uri  # not logged twice
-    assert tracker.finish()
-    return run_id, uri
+    tracker.log_model()
+    paths = tracker.finish()
+    assert registry.log_model(Path(run, "model"), paths["mlflow run"], mlflow_uri) == paths["model"]  # not twice
+    return paths["mlflow run"], paths["model"]
 
 
 @pytest.fixture
@@ -291,7 +172,7 @@ def test_signature_and_example(served):
 
 
 def test_nothing_in_the_model_is_pickled(recorded, mlflow_uri, tmp_path):
-    with registry._asking(mlflow_uri):
+    with registry._reading(mlflow_uri):
         folder = mlflow.artifacts.download_artifacts(artifact_uri=recorded[1], dst_path=str(tmp_path))
     names = {path.name for path in Path(folder).rglob("*") if path.is_file()}
     assert not {name for name in names if name.endswith((".pkl", ".pickle", ".cloudpickle", ".joblib"))}
@@ -390,7 +271,7 @@ def test_a_changed_artifact_is_refused(mlflow_uri, recorded):
     registry.register(uri, "changed", "0" * 64, run_id, None, mlflow_uri)  # not the checksum of these files
     with pytest.raises(ModelError, match="damaged"):
         registry.load("models:/changed@champion", mlflow_uri)
-    with registry._asking(mlflow_uri) as asking:
+    with registry._reading(mlflow_uri) as asking:
         asking.create_registered_model("foreign")
         asking.create_model_version("foreign", uri, run_id=run_id)
     with pytest.raises(RegistryError, match="not registered by raydc"):
@@ -412,7 +293,7 @@ def test_a_recorded_run_can_be_fetched_and_drawn(recorded, mlflow_uri, run, tmp_
 
 def test_example_rows_are_what_the_model_takes(run):
     model = ClusteringModel.load(Path(run, "model"))
-    assert isinstance(registry.example_rows(model), pd.DataFrame)
+    assert isinstance(example_rows(model), pd.DataFrame)
     for columns in ((), ("pixels",)):
         other = replace(model, columns=columns)
-        assert len(other.predict(registry.example_rows(other))) == 2
+        assert len(other.predict(example_rows(other))) == 2

@@ -17,7 +17,7 @@ from raydc.search.context import Task, baselines, kmeans_curve, prepare, subsamp
 from raydc.search.driver import open_study
 from raydc.search.trial import Flags, Record, run_task
 from raydc.settings import SettingsError
-from raydc.storage import Store
+from raydc.storage import Occupied, Store
 
 SPACES = Path(__file__).parents[1] / "tune_spaces"
 FIXED = {
@@ -379,7 +379,7 @@ def test_two_drivers(data: str, tmp_path: Path) -> None:
 
     def again(state: SearchState) -> None:
         if not second:
-            with pytest.raises(SearchError, match="another search is running") as problem:
+            with pytest.raises(Occupied, match=r"in use by process \d+ on .* since 20") as problem:
                 tune(settings)
             second.append(problem)
 

@@ -12,8 +12,9 @@ from raydc import registry
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.model import ClusteringModel
+from raydc.records import beats
 from raydc.search import TuneSettings, pictures
-from raydc.search.record import beats, evidence, record
+from raydc.search.record import evidence, record
 
 
 def entry(number: int, method: str, score: float, status: str = "finished", **point: Any) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PositiveInt, field_validator
+from pydantic import AfterValidator, BeforeValidator, PositiveInt, field_validator
 
-from raydc.settings import Settings
+from raydc.settings import Settings, public
 
 ScalingKind = Literal["none", "power", "standard", "unit", "symmetric"]
 Storage = Literal["auto", "device", "memory", "disk"]
@@ -20,7 +20,7 @@ def _parts(value: Any) -> Any:
 class DataSettings(Settings):
     """Where the rows are, which columns are features, and what happens to them before a network sees them."""
 
-    path: str
+    path: Annotated[str, AfterValidator(public)]
     """Rows: Parquet (file or directory), .npy, .npz (X, optional y), SciPy's sparse .npz, a URI of one, or digits."""
     columns: Annotated[tuple[str, ...] | None, BeforeValidator(_parts)] = None
     """Feature columns by name (a,b,c); by default all numeric ones that do not look like a label or an id."""

@@ -24,11 +24,12 @@ from raydc import connection, methods
 from raydc.failpoints import failpoint
 from raydc.search import selector
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
-from raydc.search.place import SearchError, alone, open_study, same_search
+from raydc.search.place import SearchError, open_study, same_search
 from raydc.search.settings import TuneSettings
 from raydc.search.space import Space, check_point, check_space, default_method, load_space, method_settings, suggest
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError
+from raydc.storage import alone
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
@@ -63,6 +64,8 @@ class SearchWatch:
 
     state: Callable[[SearchState], None] = lambda state: None
     note: Callable[[str], None] = lambda text: None
+    found: Callable[[dict[str, Any]], None] = lambda summary: None
+    """Called with the summary of a finished search, before that is recorded."""
     stop: threading.Event | None = None
 
 

@@ -1,21 +1,19 @@
 """Where a search is kept: its directory, which one search and one driver own at a time, and Optuna's study."""
 
-import fcntl
 import hashlib
 import json
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from raydc.redaction import redact
 from raydc.search.context import Context
 from raydc.search.settings import TuneSettings
 from raydc.settings import SettingsError
-from raydc.storage import Store
+from raydc.storage import LOCK
 
 STUDY = "raydc"
 FREE = ("out", "trials", "concurrent", "time_budget", "study", "register_as", "promote", "tracking_uri", "experiment")
@@ -46,18 +44,13 @@ def open_study(context: Context) -> optuna.Study:
     except Exception as problem:  # a driver's own kind of error for each database, all meaning the same here
         first = str(problem).strip().split("\n")[0]
         raise SearchError(
-            f"study: cannot open Optuna's storage {_without_password(place)}: {first}. Check the URL and that its "
+            f"study: cannot open Optuna's storage {redact(place)}: {redact(first)}. Check the URL and that its "
             "server runs, or leave --study out to keep the study in --out"
         ) from problem
     # begun anew, a sampler would suggest the same first points again
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + finished)
     study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=2)
     return study
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else scheme + separator + rest
 
 
 def key(context: Context) -> str:
@@ -82,26 +75,12 @@ def same_search(context: Context, settings: TuneSettings) -> None:
         raise SettingsError(
             f"out: {settings.out} holds another search: {what or 'its rows or space have changed'}; name another --out"
         )
-    if [name for name in store.list() if name not in ("lock", "stop")]:
+    if set(store.list()) - {LOCK, "stop"}:
         raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
     about = {
         "id": uuid.uuid4().hex,
         "key": key(context),
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude=set(FREE)),
         "reference": context.reference_name,
     }
     store.write_text("tune.json", json.dumps(about, indent=1))
-
-
-@contextmanager
-def alone(store: Store) -> Iterator[None]:
-    """Only one driver at a time works in a directory; a killed one's lock goes with it."""
-    Path(store.path).mkdir(parents=True, exist_ok=True)
-    with open(Path(store.path) / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SearchError(
-                f"another search is running in {store.root}; wait for it, or name another --out"
-            ) from None
-        yield

@@ -1,0 +1,276 @@
+"""A run's record in MLflow, which training never waits for.
+
+Everything that MLflow is to be told becomes a message in the outbox of the output directory. A thread of the driver
+sends what waits. What is left at the end, because a server was away, `flush` sends at any later time: each message may
+be sent twice, so nothing is lost and nothing is there twice.
+"""
+
+import hashlib
+import logging
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydc import registry
+from raydc.outbox import OUTBOX, Message, Outbox
+from raydc.records import Point, metrics_of, sha256_of, summary_metrics
+from raydc.redaction import redact
+from raydc.registry import Promotion, RegistryError
+from raydc.settings import flatten
+from raydc.storage import Store, alone
+
+log = logging.getLogger("raydc")
+
+UPLOADED_ASSIGNMENTS = 64 * 2**20
+"""Bytes of assignments up to which a run's record holds a copy of them."""
+LONGEST_PAUSE = 30.0
+"""Seconds between two attempts while a server is away."""
+
+
+class RecordPending(RuntimeError):
+    """The run is over and its result is kept, but MLflow lacks part of its record."""
+
+
+class Tracker:
+    """One run's record."""
+
+    def __init__(self, out: str | Store, tracking_uri: str | None = None, every: float = 1.0) -> None:
+        """`out` keeps the outbox; `every` is the least number of seconds between two requests for metrics."""
+        self.store = out if isinstance(out, Store) else Store(out)
+        self.uri = registry.find(tracking_uri)
+        self.server = redact(self.uri)
+        self.outbox = Outbox(self.store)
+        self.problem: Exception | None = None
+        """Why the last attempt to send failed."""
+        self._every = every
+        self._new: list[Message] = []
+        self._lock = threading.Lock()
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, experiment: str, run_name: str, key: str, config: Mapping[str, Any]) -> None:
+        """Record a run of this `key` (sha256 of what is computed), found or created; `config` becomes parameters."""
+        settings = {name: redact(str(value)) for name, value in flatten(config).items()}
+        body = {"experiment": experiment, "name": run_name, "key": registry.check_name(key, "run key")}
+        self._put("run", body | {"settings": settings}, key)
+        self._put("status", {"status": "running", "at": time.time()})
+        self._thread = threading.Thread(target=self._send_on, name="raydc-mlflow", daemon=True)
+        self._thread.start()
+
+    def log(self, progresses: Iterable[Any]) -> None:
+        """Epochs (`loop.Progress`, or the same as dictionaries) to be sent soon; an epoch is told once."""
+        for progress in progresses:
+            line = asdict(progress) if is_dataclass(progress) else dict(progress)  # type: ignore[arg-type]
+            body = {"step": line["step"], "metrics": metrics_of(line)}
+            self._put("epoch", body, f"{line['step']} {line['phase']}")
+        self._wake.set()
+
+    def log_summary(self, summary: Mapping[str, Any]) -> None:
+        """summary.json's scores as metrics, its warnings as a tag."""
+        self._put("summary", {"metrics": summary_metrics(summary), "warnings": [*summary.get("warnings", ())]})
+
+    def log_trial(self, trial: Mapping[str, Any]) -> None:
+        """A child run, as `registry.log_trial` takes it."""
+        self._put("trial", trial, trial["key"])
+
+    def log_pictures(self) -> None:
+        """Every file of the output directory's report/."""
+        self._put("pictures", {"sha256": self._sha256("report")})
+
+    def log_files(self) -> None:
+        """Settings, summary, history and (if they are not too large) assignments: what a report is drawn from."""
+        self._put("files", {"sha256": self._sha256("summary.json", "metrics.jsonl")})
+
+    def log_model(self) -> None:
+        """The model of the output directory's model/."""
+        self._put("model", {"sha256": self._sha256("model")})
+
+    def register(self, name: str, tags: Mapping[str, str], promotion: Promotion = "first") -> None:
+        """That model as a version of a registered one."""
+        body = {"name": registry.check_name(name), "tags": dict(tags), "promotion": promotion}
+        self._put("register", body | {"sha256": self._sha256("model")})
+
+    def finish(self, status: str = "finished", patience: float = 10.0) -> dict[str, str]:
+        """Send what is left, and say where everything is; the run is finished, failed or interrupted.
+
+        Raises RecordPending if MLflow still lacks something when it has failed for `patience` seconds.
+        """
+        self._put("status", {"status": status, "at": time.time()})
+        self._stop.set()
+        self._wake.set()
+        if self._thread:
+            self._thread.join()
+        return self.send(patience)
+
+    def send(self, patience: float = 10.0) -> dict[str, str]:
+        """Send everything now, in this thread; as `finish` does."""
+        failing_since = None
+        while True:
+            left = len(self.outbox.pending(self.server))
+            if self._attempt():
+                return self.paths()
+            if failing_since is None or len(self.outbox.pending(self.server)) < left:
+                failing_since = time.monotonic()
+            if time.monotonic() - failing_since >= patience:
+                break
+            time.sleep(min(0.5, patience / 4))
+        raise RecordPending(
+            f"{self.problem}\n{len(self.outbox.pending(self.server))} messages for MLflow are kept in "
+            f"{self.store.root}, beside the result; `raydc registry flush --out {self.store.root}` sends them"
+        )
+
+    def paths(self) -> dict[str, str]:
+        """Where MLflow has the run, its model and the registered version, as far as it was told."""
+        names = {"run": "mlflow run", "model": "model", "register": "registered as"}
+        found = {name: self.outbox.answer(kind, self.server) for kind, name in names.items()}
+        return {name: answer for name, answer in found.items() if answer is not None}
+
+    def _put(self, kind: str, body: Mapping[str, Any], key: str | None = None) -> None:
+        with self._lock:
+            self._new.append(Message.of(kind, body, key))
+
+    def _sha256(self, *names: str) -> str:
+        """Of the files of the output directory that have these names, or lie in folders of these names."""
+        digest = hashlib.sha256()
+        for name in names:
+            for file in self.store.list(name) or [name]:
+                digest.update(file.encode() + b"\0" + (self.store.read_bytes(file) if self.store.exists(file) else b""))
+        return digest.hexdigest()
+
+    def _send_on(self) -> None:
+        """The thread: send what waits, one request each `every` seconds, and fewer while the server is away."""
+        pause = self._every
+        while not self._stop.is_set():
+            self._wake.wait(timeout=pause)
+            self._wake.clear()
+            was = self.problem
+            if self._attempt():
+                pause = self._every
+            else:
+                pause = min(LONGEST_PAUSE, max(1.0, 2 * pause))
+                if was is None:
+                    log.warning("%s; the run goes on, and its record waits in %s", self.problem, self.store.root)
+            self._stop.wait(pause)
+
+    def _attempt(self) -> bool:
+        """Keep what is new, then send all that waits; whether that worked."""
+        try:
+            with self._lock:
+                new = list(self._new)
+            self.outbox.add(new)
+            with self._lock:
+                del self._new[: len(new)]
+            for batch in _batches(self.outbox.pending(self.server)):
+                self.outbox.sent(batch, self.server, self._tell(batch))
+        except (RegistryError, OSError) as problem:
+            self.problem = problem
+            return False
+        self.problem = None
+        return True
+
+    def _tell(self, batch: Sequence[Message]) -> Any:
+        """Tell MLflow; its answer. Every kind may be told twice."""
+        message, uri = batch[0], self.uri
+        body, run_id = message.body, self.outbox.answer("run", self.server)
+        match message.kind:
+            case "run":
+                return registry.start_run(body["experiment"], body["name"], body["key"], body["settings"], uri)
+            case "status":
+                registry.set_status(run_id, body["status"], uri)
+            case "epoch":
+                registry.log_points(run_id, [point for one in batch for point in _points(one)], uri)
+            case "summary":
+                registry.log_points(run_id, _points(message), uri, body["warnings"])
+            case "trial":
+                registry.log_trial(run_id, body, uri)
+            case "pictures":
+                with local_folder(self.store, "report") as folder:
+                    registry.log_folder(run_id, folder, "report", uri)
+            case "files":
+                with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
+                    self._copy_files(Path(folder))
+                    registry.log_folder(run_id, folder, None, uri)
+            case "model":
+                with local_folder(self.store, "model") as folder:
+                    return registry.log_model(folder, run_id, uri)
+            case "register":
+                with local_folder(self.store, "model") as folder:
+                    sha, model = sha256_of(folder), self.outbox.answer("model", self.server)
+                name = body["name"]
+                version = registry.register(model, name, sha, run_id, body["tags"], uri, body["promotion"])
+                return f"models:/{name}/{version}"
+            case unknown:
+                raise RegistryError(f"{self.store.root}: no such kind of message: {unknown!r}; update raydc")
+        return None
+
+    def _copy_files(self, folder: Path) -> None:
+        names = [name for name in ("config.yaml", "summary.json", "metrics.jsonl") if self.store.exists(name)]
+        parts = {name: self.store.read_bytes(name) for name in self.store.list("assignments")}
+        if sum(map(len, parts.values())) > UPLOADED_ASSIGNMENTS:
+            parts = {}
+        for name in [*names, *parts]:
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(parts[name] if name in parts else self.store.read_bytes(name))
+
+
+def flush(out: str, tracking_uri: str | None = None, patience: float = 10.0) -> tuple[dict[str, int], dict[str, str]]:
+    """Send what an output directory still holds for MLflow: how many messages of each kind, and where everything is.
+
+    The tracking URI is the one given, else the run's, else as MLflow finds it. Raises ValueError where the directory
+    holds no record, and RecordPending if MLflow cannot be told.
+    """
+    store = Store(out)
+    if tracking_uri is None and store.exists("config.yaml"):
+        tracking_uri = yaml.safe_load(store.read_text("config.yaml"))["output"]["tracking_uri"]
+    if not store.exists(OUTBOX):
+        raise ValueError(f"{out} holds no record for MLflow: expected the --out of a training or a search")
+    with alone(store):
+        tracker = Tracker(store, tracking_uri)
+        waiting = tracker.outbox.pending(tracker.server)
+        paths = tracker.send(patience)
+    return dict(Counter(message.kind for message in waiting)), paths
+
+
+@contextmanager
+def local_folder(store: Store, name: str, write: bool = False) -> Iterator[Path]:
+    """A folder of the output directory as a local path: itself, or a copy of what is remote."""
+    if store.local:
+        path = Path(store.path) / name
+        path.mkdir(exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
+        for file in store.list(name):
+            Path(scratch, file).parent.mkdir(parents=True, exist_ok=True)
+            Path(scratch, file).write_bytes(store.read_bytes(file))
+        Path(scratch, name).mkdir(exist_ok=True)
+        yield Path(scratch, name)
+        if write:
+            for path in Path(scratch, name).iterdir():
+                store.write_bytes(f"{name}/{path.name}", path.read_bytes())
+
+
+def _batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """Epochs that follow each other go together; anything else alone."""
+    batch: list[Message] = []
+    for message in messages:
+        if batch and not (batch[0].kind == message.kind == "epoch"):
+            yield batch
+            batch = []
+        batch.append(message)
+    if batch:
+        yield batch
+
+
+def _points(message: Message) -> list[Point]:
+    step = message.body.get("step", 0)
+    return [(name, value, message.time, step) for name, value in message.body["metrics"].items()]

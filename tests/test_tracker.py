@@ -1,0 +1,193 @@
+import json
+import logging
+import re
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from raydc import cli, registry
+from raydc.loop import Progress
+from raydc.outbox import OUTBOX, Message, Outbox
+from raydc.storage import Store
+from raydc.tracker import RecordPending, Tracker, flush
+from tests import run_cases
+from tests.servers import free_port
+
+PASSWORD = "hunter2"
+
+
+@pytest.fixture
+def client(mlflow_uri):
+    return MlflowClient(mlflow_uri)
+
+
+@pytest.fixture
+def tracker(tmp_path, mlflow_uri):
+    made = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.02)
+    yield made
+    made._stop.set()
+
+
+@pytest.fixture
+def key(request):
+    return re.sub(r"\W", "-", request.node.name)
+
+
+def epochs(*steps, phase="pretrain"):
+    return [
+        Progress(phase, i, 9, step, {"network": 1 / step}, None, None, None, False) for i, step in enumerate(steps, 1)
+    ]
+
+
+def history(client, run_id, name="loss.network"):
+    return [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run_id, name)]
+
+
+def refuse_metrics(monkeypatch):
+    """Make MLflow lose its server for metrics; returns how often it was asked."""
+    asked, real = [], MlflowClient.log_batch
+
+    def log_batch(self, run_id, metrics=(), params=(), tags=(), **rest):
+        if not metrics:
+            return real(self, run_id, metrics, params, tags, **rest)
+        asked.append(len(metrics))
+        raise MlflowException("API request failed: http://me:hunter2@server")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    return asked
+
+
+def test_an_outbox_keeps_messages_once_and_says_what_each_server_has(tmp_path):
+    outbox = Outbox(Store(tmp_path))
+    first, second = Message.of("epoch", {"step": 1}, "1"), Message.of("epoch", {"step": 2}, "2")
+    outbox.add([first, second, first])
+    outbox.sent([first], "here", "an answer")
+    again = Message.of("epoch", {"step": 1, "loss": 3.0}, "1")
+    assert again in outbox and again.id == first.id
+    for reader in (outbox, Outbox(Store(tmp_path))):
+        reader.add([again])
+        assert [*reader.messages.values()] == [first, second]
+        assert reader.pending("here") == [second] and reader.pending("there") == [first, second]
+        assert reader.answer("epoch", "here") == "an answer" and reader.answer("epoch", "there") is None
+    assert len((tmp_path / OUTBOX).read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_line_cut_off_by_a_kill_is_no_message_and_harms_no_other(tmp_path, cut):
+    messages = [Message.of("epoch", {"step": step}) for step in range(3)]
+    Outbox(Store(tmp_path)).add(messages[:2])
+    path = tmp_path / OUTBOX
+    path.write_bytes(path.read_bytes()[:-cut])
+    outbox = Outbox(Store(tmp_path))
+    kept = messages[: 1 if cut > 1 else 2]  # a line that lacks its end alone is whole
+    assert outbox.pending("here") == kept
+    outbox.add(messages)
+    assert {m.id for m in Outbox(Store(tmp_path)).pending("here")} == {m.id for m in messages}
+
+
+def test_metrics_by_step_and_none_twice(tracker, client, key, tmp_path, mlflow_uri):
+    tracker.start("tests", "x", key, {})
+    tracker.log(epochs(3, 6, 9))
+    tracker.log([Progress("cluster", 1, 2, 12, {"clustering": 0.5}, 0.25, 3, 0.4, True)])
+    run_id = tracker.finish("interrupted")["mlflow run"]
+    assert client.get_run(run_id).info.status == "KILLED"
+    again = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.02)
+    again.start("tests", "x", key, {})
+    again.log([vars(line) for line in epochs(6, 9, 15)])  # as dictionaries too, such as a history's lines
+    assert again.send()["mlflow run"] == run_id
+    assert client.get_run(run_id).info.status == "RUNNING"
+    again.finish()
+    assert [step for step, _, _ in history(client, run_id)] == [3, 6, 9, 15]
+    metrics = client.get_run(run_id).data.metrics
+    assert (metrics["changed"], metrics["alive"], metrics["largest"]) == (0.25, 3, 0.4)
+    assert metrics["loss.clustering"] == 0.5
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_requests_are_few(tmp_path, mlflow_uri, key, monkeypatch):
+    asked, real = [], MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *a, **k: (asked.append(k), real(*a, **k)))
+    tracker = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.2)
+    start = time.monotonic()
+    tracker.start("tests", "x", key, {})
+    for step in range(1, 41):
+        tracker.log(epochs(step))
+        time.sleep(0.01)
+    tracker.finish()
+    assert len(asked) <= (time.monotonic() - start) / 0.2 + 3
+
+
+def test_training_never_waits_and_what_a_server_missed_is_sent_by_flush(
+    tracker, client, key, tmp_path, mlflow_uri, monkeypatch, caplog
+):
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        refuse_metrics(patch)
+        start = time.monotonic()
+        tracker.start("tests", "x", key, {})
+        tracker.log(epochs(3, 6))
+        assert time.monotonic() - start < 0.5
+        with pytest.raises(RecordPending, match=rf"3 messages .* `raydc registry flush --out {tmp_path}/out`") as told:
+            tracker.finish(patience=0.5)
+    assert "its record waits in" in caplog.text and PASSWORD not in caplog.text + str(told.value)
+    times = {m.body["step"]: m.time for m in Outbox(tracker.store).messages.values() if m.kind == "epoch"}
+    run_id = tracker.paths()["mlflow run"]
+    assert history(client, run_id) == []
+    assert cli.main(["registry", "flush", "--out", str(tmp_path / "out"), "--tracking-uri", mlflow_uri]) == 0
+    assert [(step, when) for step, _, when in history(client, run_id)] == sorted(times.items()), "when they arose"
+    assert flush(str(tmp_path / "out"), mlflow_uri) == ({}, {"mlflow run": run_id}), "nothing was left"
+    assert len(history(client, run_id)) == 2
+
+
+@pytest.mark.slow
+def test_another_server_gets_everything(tracker, key, tmp_path, client):
+    tracker.start("tests", "x", key, {})
+    tracker.log(epochs(3, 6))
+    tracker.finish()
+    other = f"sqlite:///{tmp_path}/other.db"
+    sent, paths = flush(str(tmp_path / "out"), other)
+    assert sent == {"run": 1, "status": 2, "epoch": 2}
+    assert len(history(MlflowClient(other), paths["mlflow run"])) == 2
+
+
+def test_a_request_whose_answer_was_lost_adds_nothing_when_sent_again(tracker, client, key, monkeypatch):
+    real, asked = MlflowClient.log_batch, []
+
+    def commit_then_fail(self, run_id, metrics=(), **rest):
+        real(self, run_id, metrics=metrics, **rest)
+        if metrics and not asked:
+            asked.append(1)
+            raise MlflowException("500 after the commit")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", commit_then_fail)
+    tracker.start("tests", "x", key, {})
+    tracker.log(epochs(3))
+    run_id = tracker.finish(patience=5)["mlflow run"]
+    assert asked and len(history(client, run_id)) == 1
+
+
+def test_without_a_server_a_run_is_finished_and_the_exit_code_says_that_its_record_waits(
+    tmp_path, monkeypatch, capsys, caplog, mlflow_uri
+):
+    """The whole command: the result is kept, the message names what to do, and doing it records the run."""
+    monkeypatch.setattr("raydc.tracker.Tracker.finish.__defaults__", ("finished", 0.2))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{PASSWORD}@127.0.0.1:{free_port()}")
+    data, out = run_cases.write(run_cases.table(), tmp_path / "rows.parquet"), tmp_path / "out"
+    command = ["train", "--data", data, "--method", "kmeans", "--n-clusters", "3", "--method.restarts", "2"]
+    command += ["--workers", "0", "--out", str(out), "--register", "pending"]
+    assert cli.main(command) == cli.TRY_AGAIN == 75
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+    shown = capsys.readouterr()
+    message = " ".join((shown.out + shown.err).split())
+    assert f"`raydc registry flush --out {out}` sends them" in message
+    assert PASSWORD not in message + caplog.text + "".join(
+        path.read_text(errors="replace") for path in Path(out).rglob("*") if path.is_file()
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    assert cli.main(["registry", "flush", "--out", str(out)]) == 0
+    assert "1 register" in capsys.readouterr().out
+    assert registry.load("models:/pending@champion", mlflow_uri).n_clusters == 3
+    with pytest.raises(ValueError, match="holds no record for MLflow"):
+        flush(str(tmp_path), mlflow_uri)
