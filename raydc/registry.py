@@ -70,16 +70,24 @@ def check_name(name: str, what: str = "model name") -> str:
 def _asking(uri: str, retries: str = "0") -> Iterator[MlflowClient]:
     """A client for `uri`; what MLflow raises becomes a RegistryError that names it."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    before = os.environ.get(RETRIES)
-    os.environ[RETRIES] = retries
     try:
-        yield MlflowClient(tracking_uri=uri)
+        with _retries(retries):
+            yield MlflowClient(tracking_uri=uri)
     except (MlflowException, OSError, ImportError) as problem:
         first = redact(str(problem)).strip().split("\n")[0][:400].rstrip(".")
         hint = "; check --tracking-uri (or MLFLOW_TRACKING_URI), and that its server runs"
         if getattr(problem, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             hint = ""
         raise RegistryError(f"MLflow at {redact(uri)}: {first}{hint}") from problem
+
+
+@contextlib.contextmanager
+def _retries(times: str) -> Iterator[None]:
+    """How often MLflow itself repeats a request; none where that could create something twice."""
+    before = os.environ.get(RETRIES)
+    os.environ[RETRIES] = times
+    try:
+        yield
     finally:
         if before is None:
             del os.environ[RETRIES]
@@ -146,7 +154,7 @@ def log_points(run_id: str, points: Sequence[Point], uri: str, warnings: Sequenc
 
 def log_folder(run_id: str, folder: str | Path, at: str | None, uri: str) -> None:
     """Every file of a folder, under `at` of the run."""
-    with _asking(uri) as client:
+    with _asking(uri, "2") as client:
         client.log_artifacts(run_id, str(folder), at)
 
 
@@ -201,7 +209,7 @@ def _log_files(model: ClusteringModel, folder: str | Path, run_id: str, model_id
     outputs = [ColSpec(DataType.long, "cluster"), ColSpec(DataType.float, "confidence")]
     outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in range(model.n_clusters)]
     soft = ParamSpec("soft", DataType.boolean, False)
-    with _everywhere(uri), _undisturbed():
+    with _everywhere(uri), _retries("2"), _undisturbed():  # files of the same names replace each other
         Model.log(
             artifact_path=None,
             name="model",
