@@ -105,12 +105,14 @@ def _reading(uri: str) -> Iterator[MlflowClient]:
 @contextlib.contextmanager
 def _everywhere(uri: str) -> Iterator[None]:
     """`uri` also for those parts of MLflow that take it from the process."""
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     try:
         mlflow.set_tracking_uri(uri)
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # else what is set now would hide the environment's for ever
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def start_run(experiment: str, run_name: str, key: str, config: Mapping[str, Any], uri: str) -> str:
@@ -314,6 +316,9 @@ def load(uri: str, tracking_uri: str | None = None) -> ClusteringModel:
             location, expected = _locate(client, uri)
             target = f"{location}/artifacts/model"
             model = Path(mlflow.artifacts.download_artifacts(artifact_uri=target, dst_path=folder))
+        others = {path.name for path in model.iterdir()} - {"model.json", "state.pt"}
+        if others:
+            raise ModelError(f"{uri} is no model of raydc: it also holds {', '.join(sorted(others))[:200]}")
         if expected is not None and sha256_of(model) != expected:
             raise ModelError(f"{uri} is damaged: its files do not have the checksum of its registration")
         return ClusteringModel.load(model)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 LOCK = "lock"
+LONGEST_NAME = 200
+"""Bytes of a name at most; what a file is called while it is written is longer by some 40."""
 
 
 class Occupied(RuntimeError):
@@ -87,10 +89,15 @@ class Store:
         return Store(f"{self.root.rstrip('/')}/{name}")
 
     def _at(self, name: str) -> str:
+        """Where a name lies; ValueError if that is not inside the root, also by way of a link."""
+        at = f"{self.path.rstrip('/')}/{name}"
         parts = name.split("/")
-        if not name or name.startswith("/") or ".." in parts:
-            raise ValueError(f"expected a name inside {self.root}, got {name!r}")
-        return f"{self.path.rstrip('/')}/{name}"
+        good = all(part not in ("", ".", "..") and len(part.encode()) <= LONGEST_NAME for part in parts)
+        if good and "\0" not in name:
+            root = os.path.realpath(self.path)
+            if not self.local or os.path.realpath(at).startswith(root.rstrip("/") + "/"):
+                return at
+        raise ValueError(f"expected a name inside {self.root}, got {name[:80]!r}")
 
 
 @contextmanager

@@ -82,6 +82,9 @@ def test_settings_of_the_process_stay(mlflow_uri, monkeypatch):
     with registry._asking(mlflow_uri):
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "MLflow would create things twice"
     assert mlflow.get_tracking_uri() == before
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    registry.champion("nobody", mlflow_uri)
+    assert registry.find() == "http://elsewhere", "the environment still counts"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "6"
     with pytest.raises(RegistryError, match=r"does not write its password down"):
         registry.find("http://***@server")
