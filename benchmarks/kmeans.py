@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from raydc.clusters import kmeans
-from raydc.clusters.kmeans import Assigner, FixedPoint, Geometry
+from raydc.clusters.kmeans import FixedPoint, Geometry
 
 SIZES = [(200_000, 64), (200_000, 512), (1_000_000, 64), (1_000_000, 128)]
 QUICK = [(50_000, 64), (20_000, 512)]
@@ -60,7 +60,7 @@ def faiss(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
 
 
 def limit(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
-    rows = Assigner(start[None], Geometry(torch.zeros(x.shape[1]), FixedPoint(torch.ones(1)), 0.0)).rows
+    rows = max(min((1 << 18) // len(start), (1 << 18) // x.shape[1], 4096), 64)
     room = torch.empty(rows * len(start))
 
     def product() -> None:

@@ -1,56 +1,217 @@
 """Compiled inner loops of k-means on the CPU (numba): one thread, rows in their order, the same bits every time.
 
-Measured beside scikit-learn and faiss by `benchmarks/kmeans.py`. Scores come as [K, N], rows along the vector lanes, so
-that the search for the lowest has neither horizontal steps nor branches.
+A row's label is the cluster k with the lowest `half[k] - x c[k]` in float64, added in the order of `vectors.dot`, and
+the lowest such k. Few rows need float64 to know it: any product whose error is bounded tells which clusters can be the
+lowest, and mostly one is left. So labels depend neither on how products are made nor on the processor.
 """
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from raydc.clusters import vectors
+from raydc.clusters.vectors import LANES, ROWS
+
+simd: Any = vectors
+
+BLOCK = 8 * LANES
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def nearest(products: np.ndarray, half: np.ndarray, lowest: np.ndarray, labels: np.ndarray) -> None:  # pragma: no cover
-    """Labels int32 [R, N] of the lowest of half [R K] - products [R K, N] float32, the lowest index of equals.
+def label_directly(
+    x: np.ndarray,
+    panels: np.ndarray,
+    bounds: np.ndarray,
+    tops: np.ndarray,
+    centroids: np.ndarray,
+    half: np.ndarray,
+    labels: np.ndarray,
+) -> None:  # pragma: no cover
+    """Labels int32 [R, N] of rows x [N, D], by float32 products that stay in the first-level cache.
 
-    `lowest` [R, N] receives that score: half the squared distance, less half of |x|^2.
+    Centroids are [R K, D] float32 and half their squared lengths [R K] float64. `panels` [R, P, D, 16 V] has them with
+    clusters along the lanes and zeros behind the last; for `bounds` and `tops` see `_label`.
     """
+    restarts, rows = labels.shape
+    dim, wide = panels.shape[2:]
+    padded, clusters = bounds.shape[2], len(half) // restarts
+    products = np.empty((ROWS, padded), np.float32)
+    lowest = np.empty(tops.shape[2], np.float32)
+    last = np.zeros((ROWS, dim), np.float32)
+    for start in range(0, rows, ROWS):
+        many = min(ROWS, rows - start)
+        block, at = x, start * dim
+        if many < ROWS:
+            last[:many] = x[start:]
+            block, at = last, 0
+        size = _size(block, at, ROWS, dim)
+        for r in range(restarts):
+            for p in range(panels.shape[1]):
+                panel = (r * panels.shape[1] + p) * dim * wide
+                if wide == LANES:
+                    simd.product1(block, at, panels, panel, dim, products, p * wide, padded)
+                elif wide == 2 * LANES:
+                    simd.product2(block, at, panels, panel, dim, products, p * wide, padded)
+                else:
+                    simd.product3(block, at, panels, panel, dim, products, p * wide, padded)
+            low = near = far = simd.splat(size)
+            if padded == LANES:
+                low, near = simd.load(bounds, 3 * r * LANES), simd.load(bounds, (3 * r + 2) * LANES)
+                far = simd.fma(near, simd.splat(size), simd.load(bounds, (3 * r + 1) * LANES))
+            for i in range(many):
+                if padded == LANES:  # what `_label` does, where a vector has it all
+                    product = simd.load(products, i * LANES)
+                    cut = simd.splat(simd.smallest(simd.minus(far, product)))
+                    bits = simd.within(simd.minus(low, product), simd.fma(near, simd.splat(size), cut))
+                    if bits and not bits & (bits - 1):
+                        labels[r, start + i] = simd.first(bits)
+                        continue
+                labels[r, start + i], _ = _label(
+                    products, i * padded, bounds, tops, r, size, lowest, block, at + i * dim, centroids, half, clusters
+                )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def label_screened(
+    x: np.ndarray,
+    products: np.ndarray,
+    bounds: np.ndarray,
+    tops: np.ndarray,
+    centroids: np.ndarray,
+    half: np.ndarray,
+    labels: np.ndarray,
+    budget: int,
+) -> bool:  # pragma: no cover
+    """What `label_directly` does, from products [N, R 16 V P] in bfloat16 (their bits, uint16) that are there already.
+
+    False, with labels unfinished, if more than `budget` products had to be made again.
+    """
+    restarts, rows = labels.shape
+    dim, padded, clusters = x.shape[1], bounds.shape[2], len(half) // restarts
+    lowest = np.empty(tops.shape[2], np.float32)
+    for i in range(rows):
+        size = _size(x, i * dim, 1, dim)
+        for r in range(restarts):
+            labels[r, i], tried = _label(
+                products,
+                (i * restarts + r) * padded,
+                bounds,
+                tops,
+                r,
+                size,
+                lowest,
+                x,
+                i * dim,
+                centroids,
+                half,
+                clusters,
+            )
+            budget -= tried
+        if budget < 0:
+            return False
+    return True
+
+
+@njit(forceinline=True, error_model="numpy")
+def _label(products, p, bounds, tops, r, size, lowest, x, i, centroids, half, clusters):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The label of the row x[i:] from its products[p:], and how many of these float64 had to tell apart.
+
+    A score is at least bounds[r, 0] - product - size * bounds[r, 2] and at most bounds[r, 1] - product + size *
+    bounds[r, 2], where no row is longer than `size`. The lowest of the upper bounds is `cut`; clusters with a lower
+    bound beyond it are out. A block of clusters is passed by where its lowest upper bounds are beyond it by more than
+    bounds differ in that block: tops[r, 0] + size * tops[r, 1].
+    """
+    padded = bounds.shape[2]
+    low, high, slack = 3 * r * padded, (3 * r + 1) * padded, (3 * r + 2) * padded
+    gap, reach = 2 * r * len(lowest), (2 * r + 1) * len(lowest)
+    none, wide = simd.splat(np.float32(np.inf)), simd.splat(size)
+    best, at = none, 0
+    for k in range(0, padded, BLOCK):
+        block = none
+        for j in range(k, min(k + BLOCK, padded), LANES):
+            upper = simd.fma(simd.load(bounds, slack + j), wide, simd.load(bounds, high + j))
+            block = simd.smaller(block, simd.minus(upper, simd.load(products, p + j)))
+        simd.store(lowest, at, block)
+        best = simd.smaller(best, block)
+        at += LANES
+    cut = simd.splat(simd.smallest(best))
+    label, score, tried, at = -1, np.inf, 0, 0
+    for k in range(0, padded, BLOCK):
+        far = simd.fma(simd.load(tops, reach + at), wide, simd.load(tops, gap + at))
+        if simd.within(simd.minus(simd.load(lowest, at), far), cut):
+            for j in range(k, min(k + BLOCK, padded), LANES):
+                near = simd.fma(simd.load(bounds, slack + j), wide, cut)
+                bits = simd.within(simd.minus(simd.load(bounds, low + j), simd.load(products, p + j)), near)
+                while bits:
+                    cluster = j + simd.first(bits)
+                    bits &= bits - 1
+                    if label < 0:
+                        label = cluster
+                        continue
+                    if tried == 0:
+                        score, tried = _score(x, i, centroids, half, r * clusters + label), 1
+                    other = _score(x, i, centroids, half, r * clusters + cluster)
+                    tried += 1
+                    if other < score:
+                        label, score = cluster, other
+        at += LANES
+    return max(label, 0), tried
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _score(x, i, centroids, half, k):  # type: ignore[no-untyped-def]  # pragma: no cover
+    return half[k] - simd.dot(x, i, centroids, k * x.shape[1], x.shape[1])
+
+
+@njit(forceinline=True, error_model="numpy")
+def _size(x, i, rows, dim):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """A float32 that none of these rows from x[i:] on is longer than, whatever is rounded or too small for float32."""
+    none = simd.splat(np.float32(0))
+    most, rest, row = none, np.float32(0), i // dim
+    for r in range(rows):
+        at, own, d = i + r * dim, none, 0
+        while d + LANES <= dim:
+            own = simd.fma(simd.load(x, at + d), simd.load(x, at + d), own)
+            d += LANES
+        most = simd.larger(most, own)
+        left = np.float32(0)
+        while d < dim:
+            left += x[row + r, d] * x[row + r, d]
+            d += 1
+        rest = max(rest, left)
+    length = np.sqrt(simd.total(most) + rest)
+    return np.float32(1.01) * length + np.float32(1e-18) * np.sqrt(np.float32(dim))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def label_and_add(
+    x: np.ndarray,
+    panels: np.ndarray,
+    bounds: np.ndarray,
+    tops: np.ndarray,
+    centroids: np.ndarray,
+    half: np.ndarray,
+    labels: np.ndarray,
+    sums: np.ndarray,
+    counts: np.ndarray,
+) -> None:  # pragma: no cover
+    """`label_directly` and `add_floats` by turns, so that rows are read from memory once."""
+    for at in range(0, len(x), 64):
+        rows, own = x[at : at + 64], labels[:, at : at + 64]
+        label_directly(rows, panels, bounds, tops, centroids, half, own)
+        add_floats(rows, own, sums, counts)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scores(
+    x: np.ndarray, centroids: np.ndarray, half: np.ndarray, labels: np.ndarray, out: np.ndarray
+) -> None:  # pragma: no cover
+    """half - x c of each row's own cluster, float64 [R, N]: half the squared distance, less half of |x|^2."""
     clusters = len(half) // len(labels)
     for r in range(len(labels)):
-        _nearest(products[r * clusters : (r + 1) * clusters], half[r * clusters :], lowest[r], labels[r])
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _nearest(
-    products: np.ndarray, half: np.ndarray, lowest: np.ndarray, labels: np.ndarray
-) -> None:  # pragma: no cover
-    clusters, rows = products.shape
-    for i in range(rows):
-        lowest[i] = half[0] - products[0, i]
-        labels[i] = 0
-    k = 1
-    while k + 3 < clusters:  # four at a time: `lowest` is read and written once for all of them
-        h0, h1, h2, h3 = half[k], half[k + 1], half[k + 2], half[k + 3]
-        p0, p1, p2, p3 = products[k], products[k + 1], products[k + 2], products[k + 3]
-        for i in range(rows):
-            v0, v1, v2, v3 = h0 - p0[i], h1 - p1[i], h2 - p2[i], h3 - p3[i]
-            a, b = np.int32(k), np.int32(k + 2)
-            if v1 < v0:
-                v0, a = v1, np.int32(k + 1)
-            if v3 < v2:
-                v2, b = v3, np.int32(k + 3)
-            if v2 < v0:
-                v0, a = v2, b
-            before, label = lowest[i], labels[i]
-            lowest[i] = v0 if v0 < before else before
-            labels[i] = a if v0 < before else label
-        k += 4
-    while k < clusters:
-        h, p = half[k], products[k]
-        for i in range(rows):
-            v, before, label = h - p[i], lowest[i], labels[i]
-            lowest[i] = v if v < before else before
-            labels[i] = np.int32(k) if v < before else label
-        k += 1
+        for i in range(len(x)):
+            out[r, i] = _score(x, i * x.shape[1], centroids, half, r * clusters + labels[r, i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -70,13 +231,21 @@ def add_integers(
 @njit(cache=True, nogil=True, error_model="numpy")
 def add_floats(x: np.ndarray, labels: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> None:  # pragma: no cover
     """Add rows x [N, D] float32 to float64 sums [R, K, D], and to counts [R, K], by labels [R, N]."""
+    dim, clusters = x.shape[1], counts.shape[1]
     for r in range(len(labels)):
         for i in range(len(x)):
             k = labels[r, i]
             counts[r, k] += 1
-            row, total = x[i], sums[r, k]
-            for d in range(len(row)):
-                total[d] += row[d]
+            simd.add(x, i * dim, sums, (r * clusters + k) * dim, dim)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_as_integers(partial: np.ndarray, scale: np.ndarray, sums: np.ndarray) -> None:  # pragma: no cover
+    """Add float64 sums [R, K, D] times scale [D] to int64 sums."""
+    for r in range(sums.shape[0]):
+        for k in range(sums.shape[1]):
+            for d in range(sums.shape[2]):
+                sums[r, k, d] += np.int64(partial[r, k, d] * scale[d])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

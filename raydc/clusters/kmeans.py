@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from raydc.clusters import kernels
+from raydc.clusters.vectors import LANES
 
 LARGEST = 1e15
 """Beyond this, squared distances leave the range of float32."""
@@ -73,44 +74,128 @@ def unit(z: Tensor) -> Tensor:
 
 
 class Assigner:
-    """Labels of tiles of rows by centroids [R, K, D] around the origin: R clusterings of the same rows at once."""
+    """Labels of tiles of rows by centroids [R, K, D] around the origin: R clusterings of the same rows at once.
+
+    Labels are exact, as `kernels` says, so how products are made is a question of speed alone. In float32 they never
+    leave the first-level cache. Where the processor multiplies bfloat16 in hardware, a bfloat16 product of a whole tile
+    leaves a few clusters for float64 to tell apart; should it leave many, the tile gets float32 products after all.
+    """
 
     def __init__(self, centroids: Tensor, geometry: Geometry) -> None:
         self.restarts, self.clusters, dim = centroids.shape
-        self.centroids = centroids.reshape(-1, dim).float()
+        self.centroids = centroids.float().contiguous()
+        exact = self.centroids.double()
         # On the sphere all centroids have length one; leaving that out keeps zero rows tied, and so in cluster 0.
-        norms = torch.zeros_like(centroids[..., 0]) if geometry.spherical else centroids.square().sum(-1)
-        self.half = (norms.flatten() / 2).float()
-        # The scores and the rows of a tile stay in the second-level cache (found with benchmarks/kmeans.py).
-        rows = min((1 << 18) // len(self.centroids), (1 << 18) // max(dim, 1), 4096)
-        self.rows = max(rows // 16 * 16, 64)
+        self.half = torch.zeros_like(exact[..., 0]) if geometry.spherical else exact.square().sum(2) / 2
+        self.screens = screening_pays(self.clusters, dim, centroids.device.type)
+        # A float32 sum of products is off by this share of the lengths' product, in any order; so is what comes after.
+        rounding = 1.02 * 2.0**-24 * (dim + 16)
+        self.direct = bounds(self.half, rounding * exact.norm(dim=2), dim)
+        if self.screens:  # bfloat16 takes up to 2^-8 of each number of a row, and of the product
+            rounded = self.centroids.bfloat16()
+            residual, length = (exact - rounded.double()).norm(dim=2), rounded.double().norm(dim=2)
+            self.screen = bounds(self.half, 1.01 * (residual + (2.02 * 2.0**-8 + rounding) * length), dim)
+            self.rounded = torch.nn.functional.pad(rounded, (0, 0, 0, self.direct[0].shape[2] - self.clusters))
+            self.rounded = self.rounded.flatten(0, 1)
+        if centroids.device.type == "cpu":
+            limits = [panels(self.centroids), *self.direct], self.screen if self.screens else ()
+            self.known, self.screening = ([each.numpy() for each in some] for some in limits)
+            self.exact = [self.centroids.flatten(0, 1).numpy(), self.half.flatten().numpy()]
+        # The rows of a tile and their products stay in the second-level cache (found with benchmarks/kmeans.py).
+        products = self.restarts * self.clusters if self.screens else 1
+        self.rows = max(min((1 << 18) // max(dim, 1), (1 << 20) // products, 4096) // 64 * 64, 64)
         if centroids.device.type == "cuda":
-            self.rows = max((1 << 28) // len(self.centroids), 1024)
-        self.products = torch.empty(self.rows * len(self.centroids), device=centroids.device)
+            self.rows = max((1 << 26) // (self.restarts * self.clusters), 1024)
 
     def tiles(self, x: Tensor) -> Iterable[Tensor]:
         """x [N, D] in tiles."""
         return (x[at : at + self.rows] for at in range(0, len(x), self.rows))
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels int32 [R, n] of a tile x [n, D], and half the squared distances [R, n] less half of |x|^2."""
-        products = self.products[: len(self.centroids) * len(x)].view(-1, len(x))
-        torch.mm(self.centroids, x.T, out=products)
-        if x.device.type == "cpu":
-            labels = np.empty((self.restarts, len(x)), np.int32)
-            lowest = np.empty((self.restarts, len(x)), np.float32)
-            kernels.nearest(products.numpy(), self.half.numpy(), lowest, labels)
-            return torch.from_numpy(labels), torch.from_numpy(lowest)
-        return nearest(products, self.half, self.restarts)
+    def __call__(self, x: Tensor, sums: np.ndarray | None = None, counts: np.ndarray | None = None) -> Tensor:
+        """Labels int32 [R, n] of a tile x [n, D]; on the CPU, add it to float64 sums [R, K, D] and counts [R, K]."""
+        if x.device.type != "cpu":
+            return self._elsewhere(x)
+        rows, labels, done = x.numpy(), np.empty((self.restarts, len(x)), np.int32), False
+        if self.screens:
+            products = torch.mm(x.bfloat16(), self.rounded.T).view(torch.uint16).numpy()
+            done = kernels.label_screened(rows, products, *self.screening, *self.exact, labels, 8 * labels.size)
+        if sums is None or counts is None:
+            if not done:
+                kernels.label_directly(rows, *self.known, *self.exact, labels)
+        elif done:
+            kernels.add_floats(rows, labels, sums, counts)
+        else:
+            kernels.label_and_add(rows, *self.known, *self.exact, labels, sums, counts)
+        return torch.from_numpy(labels)
+
+    def _elsewhere(self, x: Tensor) -> Tensor:
+        """What `kernels` does, in terms of torch; float64 sums in the device's own order."""
+        products, (limits, _) = x @ self.centroids.flatten(0, 1).T, self.direct
+        if self.screens:
+            products, (limits, _) = torch.mm(x.bfloat16(), self.rounded.T, out_dtype=torch.float32), self.screen
+        return nearest(x, products, limits, self.centroids, self.half)
+
+    def scores(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Half the squared distance of each row of a tile to its own centroid, less half of |x|^2: float64 [R, n]."""
+        scores = np.empty(labels.shape)
+        kernels.scores(x.numpy(), *self.exact, labels.numpy(), scores)
+        return torch.from_numpy(scores)
 
 
-def nearest(products: Tensor, half: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
-    """What `kernels.nearest` does, on any device: labels int32 [R, N] and the lowest scores [R, N]."""
-    scores = (half[:, None] - products).view(restarts, -1, products.shape[1])
-    lowest = scores.amin(1, keepdim=True)
-    index = torch.arange(scores.shape[1], dtype=torch.int32, device=products.device)[:, None]
-    # CUDA's argmin breaks ties as it likes.
-    return torch.where(scores == lowest, index, scores.shape[1]).amin(1), lowest[:, 0]
+def screening_pays(clusters: int, dim: int, device: str) -> bool:
+    """Whether products in bfloat16, and float64 where they do not suffice, are faster than float32."""
+    if device == "cuda":
+        return clusters * dim >= 1 << 14
+    return torch.cpu.get_capabilities().get("amx_bf16", False) and clusters >= 64 and dim >= 32
+
+
+def bounds(half: Tensor, slack: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Bounds [R, 3, 16 V] and tops [R, 2, ...] of `kernels`, for products wrong by up to slack [R, K] times the row.
+
+    Numbers too small for float32 or bfloat16 count as zero there, which the last term makes up for.
+    """
+    around = half * 2.0**-21 + (dim + slack) * 2.0**-110
+    pad = (0, -(-half.shape[1] // padding(half.shape[1])) * padding(half.shape[1]) - half.shape[1])
+    low, high = (torch.nn.functional.pad(each, pad, value=math.inf) for each in (half - around, half + around))
+    slack, around = (torch.nn.functional.pad(each, pad) for each in (slack, around))
+    differ = torch.stack((4 * around, 3 * slack), 1)  # by 2 of each, and rounding
+    differ = torch.nn.functional.pad(differ, (0, -differ.shape[2] % kernels.BLOCK))
+    tops = differ.unflatten(2, (-1, kernels.BLOCK // LANES, LANES)).amax(3).flatten(2)
+    return torch.stack((low, high, slack), 1).float(), tops.float()
+
+
+def padding(clusters: int) -> int:
+    """Clusters of a panel: 16, 32 or 48, where the last is filled best. More are faster; 16 only where they suffice."""
+    return LANES if clusters <= LANES else min((48, 32), key=lambda each: -clusters % each)
+
+
+def panels(centroids: Tensor) -> Tensor:
+    """Centroids [R, K, D] with clusters along the lanes [R, P, D, 16 V], zeros behind the last."""
+    wide = padding(centroids.shape[1])
+    padded = torch.nn.functional.pad(centroids, (0, 0, 0, -centroids.shape[1] % wide))
+    return padded.unflatten(1, (-1, wide)).transpose(2, 3).contiguous()
+
+
+def nearest(x: Tensor, products: Tensor, limits: Tensor, centroids: Tensor, half: Tensor) -> Tensor:
+    """Labels int32 [R, N] as `kernels` has them, on any device, from float32 products [N, R 16 V]."""
+    restarts, clusters = half.shape
+    low, high, slack = limits[..., :clusters].unbind(1)  # [R, K]
+    products = products.view(len(x), restarts, -1)[..., :clusters]
+    reach = (x.double().norm(dim=1).float() * 1.01 + 1e-18 * math.sqrt(x.shape[1]))[:, None, None]
+    cut = (torch.addcmul(high, reach, slack) - products).amin(2, keepdim=True)
+    near = low - products <= torch.addcmul(cut, reach, slack)
+    labels = near.to(torch.uint8).argmax(2).flatten()
+    near &= near.sum(2, keepdim=True) > 1
+    row, r, k = near.nonzero(as_tuple=True)
+    pairs = zip(*(each.split(1 << 16) for each in (row, r, k)), strict=True)
+    products64 = [(x[i].double() * centroids[j, c].double()).sum(1) for i, j, c in pairs]
+    scores = half[r, k] - torch.cat(products64) if products64 else half.new_empty(0)
+    own = row * restarts + r
+    lowest = torch.full_like(labels, torch.inf, dtype=torch.float64).scatter_reduce_(0, own, scores, "amin")
+    won = scores == lowest[own]
+    labels[own] = clusters
+    labels.scatter_reduce_(0, own[won], k[won], "amin")  # the first of equals
+    return labels.view(-1, restarts).T.int()
 
 
 def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -118,7 +203,7 @@ def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> l
     assigner = Assigner(centroids[None], geometry)
     labels = []
     for x in groups:
-        parts = [assigner(tile)[0][0].long() for tile in assigner.tiles(x)]
+        parts = [assigner(tile)[0].long() for tile in assigner.tiles(x)]
         labels.append(torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=x.device))
     return labels
 
@@ -137,28 +222,29 @@ def statistics(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) 
     return sums, counts
 
 
-def add(
-    x: Tensor, assigner: Assigner, geometry: Geometry, sums: Tensor, counts: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Add a row group x [n, D] to fixed-point sums [R, K, D] and counts [R, K]; what the assigner says of each tile.
+def add(x: Tensor, assigner: Assigner, geometry: Geometry, sums: Tensor, counts: Tensor) -> Iterator[Tensor]:
+    """Add a row group x [n, D] to fixed-point sums [R, K, D] and counts [R, K]; the labels [R, m] of each tile.
 
     A large row group is first summed in float64 in the order of its rows, which is faster; the choice depends on sizes
     alone.
     """
-    scale = geometry.fixed.scale.expand(x.shape[1])
-    floats = x.device.type == "cpu" and len(x) >= 8 * assigner.clusters
-    partial = torch.zeros(sums.shape if floats else 0, dtype=torch.float64)
+    if x.device.type != "cpu":
+        for tile in assigner.tiles(x):
+            labels = assigner(tile)
+            add_integers(geometry.fixed.integers(tile), labels, sums, counts)  # CUDA adds in any order
+            yield labels
+        return
+    scale = np.broadcast_to(geometry.fixed.scale.numpy(), x.shape[1:])
+    if len(x) < 8 * assigner.clusters:
+        for tile in assigner.tiles(x):
+            labels = assigner(tile)
+            kernels.add_integers(tile.numpy(), labels.numpy(), scale, sums.numpy(), counts.numpy())
+            yield labels
+        return
+    partial = np.zeros(sums.shape)
     for tile in assigner.tiles(x):
-        labels, lowest = assigner(tile)
-        if floats:
-            kernels.add_floats(tile.numpy(), labels.numpy(), partial.numpy(), counts.numpy())
-        elif x.device.type == "cpu":
-            kernels.add_integers(tile.numpy(), labels.numpy(), scale.numpy(), sums.numpy(), counts.numpy())
-        else:  # integers: CUDA adds in any order
-            add_integers(geometry.fixed.integers(tile), labels, sums, counts)
-        yield labels, lowest
-    if floats:
-        sums += geometry.fixed.integers(partial)
+        yield assigner(tile, partial, counts.numpy())
+    kernels.add_as_integers(partial, scale, sums.numpy())
 
 
 def add_integers(rows: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:

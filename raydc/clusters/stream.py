@@ -92,11 +92,11 @@ class Step:
         counts = torch.zeros(self.centroids.shape[:2], dtype=torch.int64)
         labels, squared, squares = [], [], []
         counted = kmeans.add(x, self.assigner, self.geometry, sums, counts)
-        for tile, (nearest, lowest) in zip(self.assigner.tiles(x), counted, strict=True):
+        for tile, nearest in zip(self.assigner.tiles(x), counted, strict=True):
             square = tile.double().square().sum(1)
             # On the sphere a centroid has length 1. What is left of a row that is its own centroid is rounding.
-            distance = (2 * lowest.double() + square + self.geometry.spherical).clamp_(min=0)
-            squared.append(torch.where(distance < 4e-6 * square, 0.0, distance))
+            distance = (2 * self.assigner.scores(tile, nearest) + square + self.geometry.spherical).clamp_(min=0)
+            squared.append(torch.where(distance < 1e-12 * square, 0.0, distance))
             squares.append(square)
             labels.append(nearest)
         far, whose = torch.cat(squared, 1), torch.cat(labels, 1).long()  # [A, n]
