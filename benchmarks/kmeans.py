@@ -6,8 +6,11 @@
 Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Each
 assigns all rows and makes new centroids: scikit-learn by its own iteration over chunks of rows, faiss (where it is
 installed) by an iteration of `Clustering` on all points. `limit` is one product of the rows with the centroids,
-[N, D] x [D, K], by the same BLAS in tiles that fit the cache: nobody who multiplies in float32 is faster. `read` is a
+[N, D] x [D, K], in float32 by torch's BLAS in tiles that fit the cache: a bfloat16 product can be faster. `read` is a
 float32 sum over the rows.
+
+raydc / best peer, so far, on one thread of a Xeon with AMX that other work kept busy (medians of 3, so a tenth either
+way): 200k x 64 1.12, .99, .85 for K = 10, 100, 1000; 200k x 512 .95 and 1.31 for K = 10 and 100.
 """
 
 import argparse

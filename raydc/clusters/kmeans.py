@@ -149,8 +149,8 @@ class Assigner:
 def screening_pays(clusters: int, dim: int, device: str) -> bool:
     """Whether products in bfloat16, and float64 where they do not suffice, are faster than float32: by sizes alone.
 
-    Measured time of the labels, screened by direct, on a Xeon with AMX and normal rows: K x D = 10 x 64 2.0, 10 x 512
-    2.0, 100 x 64 1.05, 100 x 128 .92, 100 x 512 .90, 1000 x 64 .70, 1000 x 512 .51.
+    CPU time, screened by direct, on a busy Xeon with AMX, normal rows. Whole iterations at K = 10: 2.0 for D = 64 and
+    512. Labels alone, K x D: 100 x 64 1.05, 100 x 512 .90, 1000 x 64 .70, 1000 x 512 .51.
     """
     if device == "cuda":
         return clusters * dim >= 1 << 14
