@@ -1,36 +1,47 @@
 """How well the label-free selector chooses, on data whose classes are known.
 
     python -m benchmarks.selection search --data DIR --out selection      # trains; sees no classes
-    python -m benchmarks.selection evaluate --out selection               # reads classes, over finished searches alone
+    python -m benchmarks.selection evaluate --data DIR --out selection    # reads classes, over frozen searches alone
 
-Studies: every data set, search seed, and K fixed or free; one mixed space over ae_kmeans, dec, idec and dcn, 24 trials,
-all of which get replicas, so that every criterion can rank them. Real sets are NAME.npz files with X and y under --data
-(those missing are left out and named); digits comes with scikit-learn; three synthetic families with known structure
-are made here. The same command goes on where it was stopped. Exponents and constants of the selector are the
-package's own: nothing is fitted here. `--quick` runs digits and noise with a few short trials, to see that all works:
-its figures say nothing about the selector.
+A case is a data set, a search seed, and K fixed or free. Real sets are NAME.npz files with X and y under --data (those
+missing are left out and named); digits comes with scikit-learn; three synthetic families with known structure are made
+here. Every case searches one mixed space over ae_kmeans, dec, idec and dcn, 24 trials beside the baselines, with the
+same short trainings for every set (FIXED), because the order of trials is what is asked about, not their best figure.
+When a search ends, every criterion's value for every trial is written to frozen.json, before classes are read.
+Exponents and constants of the selector are the package's own: nothing is fitted here.
+
+The cases come in this order: each set once with K fixed, then K free, then further seeds; `--minutes` ends the search,
+and the same command goes on. `--quick` runs digits and noise with a few short trials, to see that all works: its
+figures say nothing about the selector.
 """
 
 import argparse
 import json
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from sklearn.datasets import load_digits
 
 from raydc.metrics.external import accuracy, ari, contingency, nmi
-from raydc.search import SearchError, SearchWatch, TuneSettings, tune
-from raydc.search.context import Context, prepare
+from raydc.search import SearchError, SearchInterrupted, SearchWatch, TuneSettings, tune
+from raydc.search.context import prepare
 from raydc.search.finish import candidate
 from raydc.search.selector import Candidate, criteria
 from raydc.search.settings import Criterion
 from raydc.search.trial import Record, read_array
+from raydc.storage import Store
 
 REAL = ("pendigits", "coil20", "mnist", "newsgroups20_tfidf2000")
 SYNTHETIC = ("unbalanced", "nested", "none")
-ROWS = 4000
+SETS = ("digits", "pendigits", "coil20", *SYNTHETIC, "mnist", "newsgroups20_tfidf2000")
+MEASURES = ("acc", "nmi", "ari")
+OF_REPLICAS = ("selector", "stability ami", "stability ari", "stability rand", "fang wang", "prediction strength")
+"""Criteria that need replicas, with consensus; all others take a trial's one training."""
 SPACE = """from pathlib import Path
 
 from raydc.search.space import load_space
@@ -40,12 +51,28 @@ def space(trial):
     name = trial.suggest_categorical("method.name", ("idec", "dec", "dcn", "ae_kmeans"))
     return load_space(Path({spaces!r}) / f"{{name}}.py")(trial)
 """
-QUICK = {
-    "method.network.hidden": (64, 64),
-    "method.denoise.length": "0 steps",
-    "method.pretrain.length": "10 epochs",
-    "method.cluster.length": "10 epochs",
+FIXED = {
+    "method.network.hidden": (128, 128),
+    "method.denoise.length": "100 steps",
+    "method.pretrain.length": "300 steps",
+    "method.cluster.length": "150 steps",
+    "training.batch_size": 128,
+    "training.precision": "fp32",
 }
+"""Of every trial of every case, decided before any case was run."""
+QUICK = FIXED | {f"method.{phase}.length": "20 steps" for phase in ("denoise", "pretrain", "cluster")}
+RESAMPLES = 2000
+
+
+class Case(NamedTuple):
+    name: str
+    seed: int
+    mode: str
+    """Number of clusters: fixed (the number of classes), or free (from half to twice that)."""
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.seed}-{self.mode}"
 
 
 def synthetic(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -62,175 +89,314 @@ def synthetic(name: str) -> tuple[np.ndarray, np.ndarray]:
     return (centres[y] + rng.standard_normal((1500, 20))).astype(np.float32), y
 
 
-def load(name: str, folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """At most ROWS rows and their classes; None where the set is not there."""
+def load(name: str, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray] | None:
+    """At most --rows rows [N, D] and their classes [N]; None where the set is not there."""
     if name == "digits":
         digits = load_digits()
-        return digits.data.astype(np.float32), digits.target
-    if name in SYNTHETIC:
-        return synthetic(name)
-    if folder is None or not (folder / f"{name}.npz").exists():
+        x, y = digits.data, digits.target
+    elif name in SYNTHETIC:
+        x, y = synthetic(name)
+    elif given.data is None or not (Path(given.data) / f"{name}.npz").exists():
         return None
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-        if "X" not in file.files or "y" not in file.files:
-            return None
-        chosen = np.sort(np.random.default_rng(0).permutation(len(file["y"]))[:ROWS])
-        return file["X"][chosen].astype(np.float32), file["y"][chosen]
+    else:
+        with np.load(Path(given.data) / f"{name}.npz", allow_pickle=False) as file:
+            x, y = file["X"], file["y"]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(y))[: given.rows])
+    return x[chosen].reshape(len(chosen), -1).astype(np.float32), np.unique(y[chosen], return_inverse=True)[1]
 
 
-def studies(given: argparse.Namespace) -> list[tuple[str, int, str]]:
-    sets = ("digits", "none") if given.quick else ("digits", *REAL, *SYNTHETIC)
+def cases(given: argparse.Namespace) -> list[Case]:
+    sets = ("digits", "none") if given.quick else given.sets
     seeds = range(1 if given.quick else given.seeds)
-    return [(name, seed, k) for name in sets for seed in seeds for k in ("fixed", "free")]
+    return [Case(name, seed, mode) for seed in seeds for mode in ("fixed", "free") for name in sets]
 
 
 def search(given: argparse.Namespace) -> None:
-    """Run every study that is not finished. Classes are left behind here: a search is given a file of rows alone."""
-    out = Path(given.out).absolute()
+    """Run every case that is not finished. Classes are left behind here: a search is given a file of rows alone."""
+    out, stop = Path(given.out).absolute(), threading.Event()
     out.mkdir(parents=True, exist_ok=True)
-    space = out / "space.py"
-    space.write_text(SPACE.format(spaces=str(Path(given.spaces).absolute())))
-    for name, seed, mode in studies(given):
-        found = load(name, Path(given.data) if given.data else None)
+    (out / "space.py").write_text(SPACE.format(spaces=str(Path(given.spaces).absolute())))
+    clock = threading.Timer(60 * given.minutes, stop.set)
+    clock.daemon = True
+    clock.start()
+    for case in cases(given):
+        found = load(case.name, given)
         if found is None:
-            print(f"{name}: no {name}.npz with X and y under --data: left out")
+            print(f"{case.folder}: no {case.name}.npz with X and y under --data: left out")
             continue
-        if not (out / f"{name}.npy").exists():
-            np.save(out / f"{name}.npy", found[0])
-            np.save(out / f"{name}.classes.npy", np.unique(found[1], return_inverse=True)[1])
-        k = 6 if name == "none" else len(np.unique(found[1]))
-        settings = {
-            "data": {"path": str(out / f"{name}.npy")},
-            "space": str(space),
-            "n_clusters": k if mode == "fixed" else f"{max(2, k // 2)}..{2 * k}",
-            "trials": 3 if given.quick else 24,
-            "fixed": QUICK if given.quick else {},
-            "concurrent": given.concurrent,
-            "seed": seed,
-            "replicas": 1 if given.quick else 2,
-            "finalists": 1.0,
-            "early_stopping": False,
-            "evaluation_rows": 1000 if given.quick else ROWS,
-            "out": str(out / f"{name}-{seed}-{mode}"),
-        }
+        if not (out / f"{case.name}.npy").exists():
+            np.save(out / f"{case.name}.npy", found[0])
+        k = 6 if case.name == "none" else len(np.unique(found[1]))
+        settings = settings_of(case, k, out, given)
         try:
-            summary = tune(TuneSettings.model_validate(settings), SearchWatch(note=print))
+            summary = tune(settings, SearchWatch(stop=stop))
+        except SearchInterrupted:
+            print(f"{case.folder}: out of time; the same command goes on")
+            return
         except SearchError as problem:
-            print(f"{name}, seed {seed}, K {mode}: failed: {problem}")
+            print(f"{case.folder}: failed: {problem}")
             continue
+        freeze(case, settings, summary)
         winner = summary["winner"]
-        print(f"{name}, seed {seed}, K {mode}: trial {winner['number']} ({winner['method']}), K {winner['n_clusters']}")
+        print(f"{case.folder}: trial {winner['number']} ({winner['method']}), K {winner['n_clusters']}", flush=True)
 
 
-def scores(labels: np.ndarray, classes: np.ndarray) -> dict[str, float]:
-    """ACC, NMI and ARI of labels [n]."""
-    table = contingency(labels, classes, int(labels.max()) + 1, int(classes.max()) + 1)
-    return {"acc": accuracy(table), "nmi": nmi(table), "ari": ari(table)}
-
-
-def rate(context: Context, able: list[Candidate], records: list[Record], summary: Any, classes: Any) -> dict[str, Any]:
-    """Spearman correlation and regret of every criterion and opponent in one study."""
-    each = [[scores(labels, classes) for labels in one.labels] for one in able]
-    truth = {
-        name: np.array([np.mean([found[name] for found in own]) for own in each]) for name in ("acc", "nmi", "ari")
+def settings_of(case: Case, k: int, out: Path, given: argparse.Namespace) -> TuneSettings:
+    values = {
+        "data": {"path": str(out / f"{case.name}.npy")},
+        "space": str(out / "space.py"),
+        "n_clusters": k if case.mode == "fixed" else f"{max(2, k // 2)}..{2 * k}",
+        "trials": 3 if given.quick else given.trials,
+        "fixed": QUICK if given.quick else FIXED,
+        "concurrent": given.concurrent,
+        "seed": case.seed,
+        "replicas": 1 if given.quick else 2,
+        "finalists": given.replicated,
+        "early_stopping": False,
+        "evaluation_rows": given.rows,
+        "out": str(out / case.folder),
     }
-    values = criteria(able, context.graph, get_args(Criterion), context.reference)
-    loss = {record.number: record.loss for record in records}
-    values["lowest loss"] = np.array([np.nan if (v := loss[one.number]) is None else -v for one in able])  # type: ignore[index]
+    return TuneSettings.model_validate(values)
+
+
+def freeze(case: Case, settings: TuneSettings, summary: Mapping[str, Any]) -> None:
+    """Write what each criterion says of each trial of a finished search, once; evaluation adds classes to that."""
+    store = Store(settings.out)
+    if store.exists("frozen.json"):
+        return
+    context = prepare(settings)
+    records = [r for entry in summary["trials"] if (r := Record.read(store, entry["number"])) is not None]
+    again = {r.number: [Record.read(store, r.number, i + 1) for i in range(settings.replicas)] for r in records}
+    found = [candidate(context, r, [one for one in again[r.number] if one is not None]) for r in records]
+    guarded = [r.number for r in records if r.status != "finished"]
+    able = [one for one in found if one is not None and one.registrable and one.number not in guarded]
+    several = [one for one in able if len(one.labels) > 1]
+    alone = [Candidate(one.number, one.n_clusters, one.seconds, one.labels[:1], one.features) for one in able]
+    names = get_args(Criterion)
+    replicated = [name for name in names if name in (*OF_REPLICAS, "consensus")]
+    single = [name for name in names if name not in replicated]
+    values = {name: (alone, own) for name, own in criteria(alone, context.graph, single, context.reference).items()}
+    values |= {name: (several, own) for name, own in criteria(several, context.graph, replicated).items()}
+    said = {
+        name: {str(one.number): float(value) for one, value in zip(whom, own, strict=True) if np.isfinite(value)}
+        for name, (whom, own) in values.items()
+    }
+    losses = {str(r.number): -r.loss for r in records if r.loss is not None and r.number not in guarded}
+    about = {
+        "case": [*case],
+        "trials": [r.number for r in records],
+        "replicas": settings.replicas,
+        "criteria": said | {"lowest loss": losses},
+        "guarded": guarded,
+        "baselines": summary["baselines"],
+        "winner": summary["winner"]["number"],
+        "n_clusters": summary["winner"]["n_clusters"],
+        "structure": summary["structure"],
+        "trainings": summary["cost"]["trainings"],
+        "seconds": summary["cost"]["seconds of trials"] + summary["cost"]["seconds of replicas"],
+    }
+    store.write_text("frozen.json", json.dumps(about, indent=1))
+
+
+def true_scores(store: Store, number: int, replicas: int, classes: NDArray[np.int64]) -> dict[str, float] | None:
+    """ACC, NMI and ARI of a trial: means over its trainings; None where it has no labels."""
+    found = []
+    for replica in range(replicas + 1):
+        record = Record.read(store, number, replica)
+        labels = None if record is None else read_array(store, f"{record.folder}/labels.npy")
+        if labels is not None:
+            table = contingency(labels.astype(np.int64), classes, int(labels.max()) + 1, int(classes.max()) + 1)
+            found.append({"acc": accuracy(table), "nmi": nmi(table), "ari": ari(table)})
+    return {name: float(np.mean([one[name] for one in found])) for name in MEASURES} if found else None
+
+
+def rate(values: Mapping[int, float], truth: Mapping[int, float], guarded: Sequence[int]) -> dict[str, float]:
+    """Rank correlations of a criterion with the truth over a case's trials, and what its first choice loses.
+
+    Guarded trials are last under every criterion in `rho` and `tau`, and left out in `rho unguarded`. Trials without
+    replicas, where only the best have some, are not ranked by criteria that need them.
+    """
+    own = [n for n in truth if n in values]
+    worst = min(values[n] for n in own) - 1
+    every = own + [n for n in truth if n in guarded and n not in values]
+    said, true = [values.get(n, worst) for n in every], [truth[n] for n in every]
+    best, mean = max(truth.values()), float(np.mean([*truth.values()]))
+    pick = max(own, key=lambda n: values[n])
+    lost = best - truth[pick]
+    return {
+        "trials": len(every),
+        "rho": _correlation(stats.spearmanr, said, true),
+        "tau": _correlation(stats.kendalltau, said, true),
+        "rho unguarded": _correlation(stats.spearmanr, [values[n] for n in own], [truth[n] for n in own]),
+        "regret": lost,
+        "normalised": lost / (best - mean) if best > mean else 0.0,
+        "top": float(truth[pick] >= sorted(truth.values())[-min(3, len(truth))]),
+    }
+
+
+def _correlation(index: Any, said: Sequence[float], true: Sequence[float]) -> float:
+    return float(index(said, true).statistic) if np.ptp(said) and np.ptp(true) else 0.0
+
+
+def judge(frozen: Mapping[str, Any], store: Store, classes: NDArray[np.int64]) -> dict[str, Any]:
+    """Every criterion and opponent of one case, against its classes."""
+    each = {n: true_scores(store, n, frozen["replicas"], classes) for n in frozen["trials"]}
+    scores = {n: found for n, found in each.items() if found is not None}
+    baselines = frozen["baselines"]
+    ward = baselines.index("ward")
+    able = {n: found for n, found in scores.items() if n != ward}
     lines: dict[str, Any] = {}
-    for name, own in values.items():
-        has = np.isfinite(own)
-        if has.sum() < 3:
-            continue
-        lines[name] = {
-            measure: {
-                "rho": float(stats.spearmanr(own[has], true[has]).statistic)
-                if np.ptp(own[has]) and np.ptp(true[has])
-                else 0,
-                "regret": float(true.max() - true[np.flatnonzero(has)[own[has].argmax()]]),
-            }
-            for measure, true in truth.items()
-        }
-    numbers = [one.number for one in able]
-    plain = summary["baselines"].index("kmeans")
-    for name, number in (("default", 0), ("raw k-means", plain), ("returned", summary["winner"]["number"])):
-        if number in numbers:
-            lines[name] = {m: {"regret": float(t.max() - t[numbers.index(number)])} for m, t in truth.items()}
-    lines["random trial"] = {m: {"regret": float(t.max() - t.mean())} for m, t in truth.items()}
-    return lines
+    for name, said in frozen["criteria"].items():
+        values = {int(n): value for n, value in said.items()}
+        if len(values) > 2:
+            lines[name] = {m: rate(values, {n: s[m] for n, s in able.items()}, frozen["guarded"]) for m in MEASURES}
+    opponents = {"what tune returns": frozen["winner"], "default configuration": 0, "Ward": ward}
+    opponents |= {"raw k-means": baselines.index("kmeans"), "AE + k-means": baselines.index("ae_kmeans")}
+    best = {m: max(s[m] for s in able.values()) for m in MEASURES}
+    for name, number in opponents.items():
+        if number in scores:
+            lines[name] = {m: {"regret": best[m] - scores[number][m]} for m in MEASURES}
+    lines["random trial"] = {m: {"regret": best[m] - float(np.mean([s[m] for s in able.values()]))} for m in MEASURES}
+    return {"lines": lines, "best": best, "returned": scores[frozen["winner"]]}
 
 
 def evaluate(given: argparse.Namespace) -> None:
-    """The only part that reads classes: tables over all finished studies, and every failure by name."""
+    """The only part that reads classes: tables over all frozen searches, and every failure by name."""
     out = Path(given.out).absolute()
     found: dict[str, Any] = {}
-    for folder in sorted(path.parent for path in out.glob("*/search.json")):
-        about = json.loads((folder / "tune.json").read_text())["settings"]
-        summary = json.loads((folder / "search.json").read_text())
-        context = prepare(TuneSettings.model_validate(about))
-        name, seed, mode = folder.name.rsplit("-", 2)
-        classes = np.load(out / f"{name}.classes.npy", allow_pickle=False)[context.chosen]
-        records = [Record.read(context.store, entry["number"]) for entry in summary["trials"]]
-        whole = [record for record in records if record is not None]
-        again = {
-            r.number: [Record.read(context.store, r.number, i + 1) for i in range(about["replicas"])] for r in whole
-        }
-        able = [candidate(context, r, [one for one in again[r.number] if one is not None]) for r in whole]
-        usable = [one for one in able if one is not None and one.registrable and len(one.labels) > 1]
-        line: dict[str, Any] = {"set": name, "seed": int(seed), "K": mode, "trials": len(usable)}
-        line |= {"n_clusters": summary["winner"]["n_clusters"], "structure": summary["structure"]}
-        line |= {"true K": int(classes.max()) + 1 if name != "none" else None}
-        if name != "none":
-            line["criteria"] = rate(context, usable, whole, summary, classes)
-            ward = [r for r in whole if r.method == "ward"]
-            own = read_array(context.store, f"{ward[0].folder}/labels.npy") if ward else None
-            line["ward"] = None if own is None else scores(own.astype(np.int64), classes)
-        found[folder.name] = line
-    (out / "evaluation.json").write_text(json.dumps(found, indent=1))
-    (out / "table.md").write_text(table(found))
-    print(table(found))
-
-
-def table(found: dict[str, Any]) -> str:
-    """Means over studies, K fixed and free apart, and what went wrong."""
-    lines = []
-    for mode in ("fixed", "free"):
-        own = [line for line in found.values() if line["K"] == mode and "criteria" in line]
-        if not own:
+    for case in cases(given):
+        store, rows = Store(str(out / case.folder)), load(case.name, given)
+        if rows is None or not store.exists("frozen.json"):
             continue
-        lines += [
-            f"K {mode}: {len(own)} studies, mean rho / mean regret",
-            "",
-            "| | ACC | NMI | ARI |",
-            "|---|---|---|---|",
-        ]
-        for name in dict.fromkeys(name for line in own for name in line["criteria"]):
-            cells = []
-            for measure in ("acc", "nmi", "ari"):
-                has = [line["criteria"][name][measure] for line in own if name in line["criteria"]]
-                rho = [cell["rho"] for cell in has if "rho" in cell]
-                cells.append(f"{np.mean(rho):.2f}" if rho else "-")
-                cells[-1] += f" / {np.mean([cell['regret'] for cell in has]):.3f}"
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines.append("")
+        frozen = json.loads(store.read_text("frozen.json"))
+        line = frozen | {"set": case.name, "K": case.mode, "true K": int(rows[1].max()) + 1}
+        if case.name != "none":
+            line |= judge(frozen, store, rows[1])
+        found[case.folder] = line
+    text = tables(found)
+    (out / "evaluation.json").write_text(json.dumps(found, indent=1))
+    (out / "table.md").write_text(text)
+    print(text)
+
+
+def interval(lines: Sequence[Mapping[str, Any]], values: Sequence[float]) -> str:
+    """Mean, with a 95 % bootstrap interval over data sets (a set's cases stay together) from three sets on."""
+    names = sorted({line["set"] for line in lines})
+    mean = f"{np.mean(values):.3f}"
+    if len(names) < 3:
+        return mean
+    of_set = [[v for line, v in zip(lines, values, strict=True) if line["set"] == name] for name in names]
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(names), (RESAMPLES, len(names)))
+    draws = [np.mean(np.concatenate([of_set[i] for i in sets])) for sets in drawn]
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return f"{mean} [{low:.2f}, {high:.2f}]"
+
+
+def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Ranking and regret, K fixed and free apart; then what was said of K and of structure, and every failure."""
+    text: list[str] = []
+    for mode in ("fixed", "free"):
+        own = [line for line in found.values() if line["K"] == mode and "lines" in line]
+        if own:
+            names = dict.fromkeys(name for line in own for name in line["lines"])
+            text += [f"## K {mode}: {len(own)} cases of {len({line['set'] for line in own})} sets", ""]
+            text += ranking(own, [name for name in names if name in own[0]["criteria"]])
+            text += regrets(own, [*names])
+    trainings, hours = (
+        sum(line["trainings"] for line in found.values()),
+        sum(line["seconds"] for line in found.values()),
+    )
+    free = [line for line in found.values() if line["K"] == "free" and line["set"] != "none"]
+    right = sum(line["n_clusters"] == line["true K"] for line in free)
+    said = sum(line["structure"] == (line["set"] != "none") for line in found.values())
+    text += [
+        f"K right in {right} of {len(free)} cases with K free. "
+        f"Structure, or none, said rightly in {said} of {len(found)} cases. "
+        f"{trainings} trainings, {hours / 3600:.2f} hours.",
+        "",
+        "Failures:",
+        "",
+        *(failures(found) or ["- none"]),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def ranking(own: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Rank correlation of each criterion with the truth over the trials of a case: means over cases."""
+    head = "| criterion | cases | trials |" + "".join(f" {m.upper()} rho | tau | rho unguarded |" for m in MEASURES)
+    lines = ["Ranking of trials (Spearman's rho, Kendall's tau):", "", head, "|---" * (3 + 9) + "|"]
+    for name in names:
+        has = [line for line in own if name in line["lines"]]
+        cells = [name, str(len(has)), f"{np.mean([line['lines'][name]['acc']['trials'] for line in has]):.0f}"]
+        for measure in MEASURES:
+            each = [line["lines"][name][measure] for line in has]
+            cells += [interval(has, [one["rho"] for one in each])]
+            cells += [f"{np.mean([one[key] for one in each]):.3f}" for key in ("tau", "rho unguarded")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def regrets(own: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """What the first choice of each criterion, and each opponent, loses against the best trial: means over cases."""
+    head = "| choice | cases |" + "".join(f" {m.upper()} regret | p | of mean | top 3 |" for m in MEASURES)
+    lines = [
+        "Regret (best trial less chosen; p: Wilcoxon signed-rank against the default configuration; of mean: regret",
+        "over that of the mean trial; top 3: share of cases in which the choice is one of the three best):",
+        "",
+        head,
+        "|---" * (2 + 12) + "|",
+    ]
+    for name in names:
+        has = [line for line in own if name in line["lines"] and "default configuration" in line["lines"]]
+        cells = [name, str(len(has))]
+        for measure in MEASURES:
+            each = [line["lines"][name][measure] for line in has]
+            default = [line["lines"]["default configuration"][measure]["regret"] for line in has]
+            lost = [one["regret"] for one in each]
+            differ = np.ptp(np.subtract(lost, default)) > 0
+            p = f"{stats.wilcoxon(lost, default, zero_method='zsplit').pvalue:.2f}" if differ else "-"
+            rest = [f"{np.mean([one[k] for one in each]):.2f}" if k in each[0] else "-" for k in ("normalised", "top")]
+            cells += [interval(has, lost), p, *rest]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def failures(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Where the search returned less than the default configuration, the wrong K, or was wrong about structure."""
+    lines = []
     for name, line in found.items():
-        if line["K"] == "free" and line["true K"] not in (None, line["n_clusters"]):
-            lines.append(f"- {name}: chose K = {line['n_clusters']}, true is {line['true K']}")
-        if line["structure"] == (line["set"] == "none"):
-            lines.append(f"- {name}: {'structure' if line['structure'] else 'no structure'} said, wrongly")
-    return "\n".join(lines) + "\n"
+        if line["structure"] != (line["set"] != "none"):
+            lines.append(f"- {name}: said {'structure' if line['structure'] else 'no structure'}")
+        if line["K"] == "free" and line["set"] != "none" and line["n_clusters"] != line["true K"]:
+            lines.append(f"- {name}: chose K = {line['n_clusters']}, the classes are {line['true K']}")
+        for measure in MEASURES if "lines" in line else ():
+            regret = {
+                who: line["lines"][who][measure]["regret"] for who in ("what tune returns", "default configuration")
+            }
+            worse = regret["what tune returns"] - regret["default configuration"]
+            if worse > 0:
+                lines.append(f"- {name}: {measure.upper()} {worse:.3f} below the default configuration's")
+    return lines
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["search", "evaluate"])
     parser.add_argument("--data", help="folder with NAME.npz (X, y) of " + ", ".join(REAL))
     parser.add_argument("--spaces", default="tune_spaces", help="folder of the search spaces [tune_spaces]")
-    parser.add_argument("--out", default="selection", help="where studies are kept [selection]")
+    parser.add_argument("--out", default="selection", help="where cases are kept [selection]")
+    parser.add_argument(
+        "--sets", type=lambda text: text.split(","), default=SETS, help=f"some of {','.join(SETS)} [all]"
+    )
+    parser.add_argument("--rows", type=int, default=4000, help="rows of a set at most [4000]")
     parser.add_argument("--seeds", type=int, default=3, help="search seeds [3]")
-    parser.add_argument("--concurrent", type=int, default=None, help="trials at once; 0: in this process [all CPUs]")
+    parser.add_argument("--trials", type=int, default=24, help="trials beside the baselines [24]")
+    parser.add_argument("--replicated", type=float, default=1.0, help="share of trials that get two replicas [1]")
+    parser.add_argument("--minutes", type=float, default=1e6, help="when to end the search, to go on another time")
+    parser.add_argument("--concurrent", type=int, default=0, help="trials at once; 0: one by one in this process [0]")
     parser.add_argument("--quick", action="store_true", help="digits and noise, few short trials")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     {"search": search, "evaluate": evaluate}[given.command](given)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality, training_speed
+from benchmarks import quality, selection, training_speed
 from raydc.data import ArraySource, DataSettings
 from raydc.settings import SettingsError
 
@@ -131,3 +131,38 @@ def test_two_workers_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
     training_speed.workers(training_speed.open_rows(None, 128, 12), 32, 1, 1, bf16=False)
     shown = capsys.readouterr().out
     assert "CPU-ms a step" in shown and " 1.00 " in shown
+
+
+def test_a_criterion_that_ranks_as_the_classes_do_loses_nothing() -> None:
+    truth = {0: 0.5, 1: 0.6, 2: 0.8, 3: 0.1}
+    right = selection.rate({0: -3.0, 1: -2.0, 2: -1.0}, truth, guarded=[3])
+    assert right == {
+        "trials": 4, "rho": 1, "tau": 1, "rho unguarded": 1, "regret": 0, "normalised": 0, "top": 1,
+    }  # fmt: skip
+    wrong = selection.rate({0: 3.0, 1: 2.0, 2: 1.0}, truth, guarded=[])
+    assert (wrong["trials"], wrong["rho"], wrong["regret"]) == (3, -1, pytest.approx(0.3))
+    assert wrong["normalised"] == pytest.approx(0.3 / 0.3) and wrong["top"] == 1
+
+
+def test_intervals_keep_the_cases_of_a_set_together() -> None:
+    lines = [{"set": name} for name in ("a", "a", "b", "c")]
+    assert selection.interval(lines[:3], [0.0, 1.0, 0.5]) == "0.500"
+    assert selection.interval(lines, [0.5, 0.5, 0.5, 0.5]) == "0.500 [0.50, 0.50]"
+    assert selection.interval(lines, [0.0, 1.0, 0.5, 0.5]) == "0.500 [0.50, 0.50]"
+
+
+@pytest.mark.slow
+def test_selection_sees_classes_only_when_it_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--quick", "--rows", "300", "--out", str(tmp_path)]
+    selection.main(["search", *arguments])
+    frozen = {path: path.read_bytes() for path in tmp_path.glob("*/frozen.json")}
+    assert {path.parent.name for path in frozen} == {
+        f"{s}-0-{k}" for s in ("digits", "none") for k in ("fixed", "free")
+    }
+    assert not [path for path in tmp_path.rglob("*") if "class" in path.name]
+    monkeypatch.setattr(selection, "tune", None)  # evaluation trains nothing
+    selection.main(["evaluate", *arguments])
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/frozen.json")} == frozen
+    found = json.loads((tmp_path / "evaluation.json").read_text())["digits-0-fixed"]
+    assert set(found["lines"]["stage one"]) == set(selection.MEASURES)
+    assert "Failures:" in (tmp_path / "table.md").read_text()
