@@ -1,10 +1,13 @@
-"""The whole way on scikit-learn's digits: rows in, a registered clustering model out, new rows assigned.
+"""The whole way on scikit-learn's digits: rows in, a tuned and registered clustering model out, new rows assigned.
 
-Trains on 80 % of the rows with two data-parallel workers, assigns the other 20 % with the registered model, and ends
-with a table that compares both parts with shallow methods. Labels are read by the final scores alone.
+On 80 % of the rows, DEC is trained with two data-parallel workers and registered; then 12 short trials (and those that
+every search adds) are tuned without labels, and the winner becomes champion. Both models assign the other 20 %. It ends
+with a table that compares them with shallow methods, and with what the search says. Labels are read by the final scores
+alone.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -22,6 +25,9 @@ from raydc.cli import main as raydc
 from raydc.metrics import external
 
 CLUSTERS = 10
+SPACE = Path(__file__).parents[1] / "tune_spaces" / "dec.py"
+SHORT = ("network.hidden=128,128", "denoise.length=0", "pretrain.length=40 epochs", "cluster.length=40 epochs")
+"""Of every trial, so that all of them take about a minute."""
 
 
 def write_rows(folder: Path) -> tuple[Path, Path]:
@@ -59,40 +65,51 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="directory for everything")
     parser.add_argument("--epochs", type=int, default=60, help="epochs of each phase [60]")
+    parser.add_argument("--trials", type=int, default=12, help="trials of the search, beside its baselines [12]")
     given = parser.parse_args()
     out, started = Path(given.out).absolute(), time.time()
     train_path, new_path = write_rows(out / "data")
     store = f"sqlite:///{out}/mlflow.db"
+    common = ["--n-clusters", str(CLUSTERS), "--register", "digits", "--tracking-uri", store]
+    common += ["--data", str(train_path), "--label-column", "y", "--id-column", "id", "--data.shape", "8,8"]
     lengths = [f"--method.{phase}.length={given.epochs} epochs" for phase in ("denoise", "pretrain", "cluster")]
-    common = ["--tracking-uri", store]
-    rows = ["--label-column", "y", "--id-column", "id", "--data.shape", "8,8"]
-    code = raydc(
-        ["train", "--data", str(train_path), "--method", "dec", "--n-clusters", str(CLUSTERS), "--workers", "2",
-         "--out", str(out / "run"), "--register", "digits", *rows, *lengths, *common]
-    )  # fmt: skip
-    if code:
-        return code
-    model = "models:/digits@champion"
-    code = raydc(
-        ["assign", "--model", model, "--data", str(new_path), "--id-column", "id", "--out", str(out / "new"), *common]
-    )
-    if code:
-        return code
+    short = [word for setting in SHORT for word in ("--set", f"method.{setting}")]
+    search = ["--space", str(SPACE), "--trials", str(given.trials), "--promote", "true", *short]
+    rows = ["--data", str(new_path), "--id-column", "id", "--tracking-uri", store]
+    commands = [
+        ["train", "--method", "dec", "--workers", "2", "--out", str(out / "run"), *lengths, *common],
+        ["tune", "--out", str(out / "search"), *search, *common],
+        ["assign", "--model", "models:/digits/1", "--out", str(out / "new-run"), *rows],
+        ["assign", "--model", "models:/digits@champion", "--out", str(out / "new"), *rows],
+    ]
+    for command in commands:
+        code = raydc(command)
+        if code:
+            return code
+    found = json.loads((out / "search" / "search.json").read_text())
+    winner = found["winner"]
     (x, ids, y), (new_x, new_ids, new_y) = read(train_path), read(new_path)
-    kmeans = KMeans(CLUSTERS, n_init=20, random_state=0).fit(x)
-    ward = AgglomerativeClustering(CLUSTERS).fit_predict(x)
-    table = Table(title="digits: 1437 rows trained on, 360 new")
+    table = Table(title=f"digits: {len(y)} rows trained on, {len(new_y)} new")
     for column in ("method", "ACC", "NMI", "ARI", "new ACC", "new NMI", "new ARI"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    ours, new = clusters(out / "run" / "assignments", ids), clusters(out / "new", new_ids)
-    table.add_row("raydc dec", *scores(ours, y), *scores(new, new_y))
+    models = {
+        "dec, 2 workers": ("run", "new-run"),
+        f"tuned: trial {winner['number']}, {winner['method']}": ("search", "new"),
+    }
+    for name, (trained, assigned) in models.items():
+        ours, new = clusters(out / trained / "assignments", ids), clusters(out / assigned, new_ids)
+        table.add_row(f"raydc {name}", *scores(ours, y), *scores(new, new_y))
+    kmeans = KMeans(CLUSTERS, n_init=20, random_state=0).fit(x)
+    ward = AgglomerativeClustering(CLUSTERS).fit_predict(x)
     table.add_row("k-means", *scores(kmeans.labels_, y), *scores(kmeans.predict(new_x), new_y))
     nearest = KNeighborsClassifier(1).fit(x, ward).predict(new_x)
     table.add_row("Ward (new rows: as the nearest)", *scores(ward, y), *scores(nearest, new_y))
     console = Console()
     console.print(table)
+    for note in found["notes"]:
+        console.print(f"the search says: {note}", highlight=False)
     console.print(f"MLflow store: {store}", soft_wrap=True)
-    console.print(f"report: {out / 'run' / 'report' / 'index.html'}", soft_wrap=True)
+    console.print(f"reports: {out / 'run' / 'report' / 'index.html'}, {out / 'search' / 'report'}", soft_wrap=True)
     console.print(f"assignments: {out / 'run' / 'assignments'}, {out / 'new'}", soft_wrap=True)
     console.print(f"{time.time() - started:.0f} s")
     return 0

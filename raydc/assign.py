@@ -23,7 +23,7 @@ from raydc.data import DataError, DataSettings, Source, open_source
 from raydc.data.check import bad_cells, complaint
 from raydc.data.source import Piece, to_float32
 from raydc.failpoints import failpoint
-from raydc.model import ClusteringModel
+from raydc.model import ClusteringModel, weights_hash
 from raydc.storage import Store
 
 MANIFEST, SUMMARY = "assignment.json", "summary.json"
@@ -123,15 +123,17 @@ def cut(pieces: Sequence[Piece], chunk_rows: int) -> list[Chunk]:
 
 
 def identity(model: ClusteringModel) -> str:
-    """sha256 of all that decides which cluster a row gets."""
+    """sha256 of all that decides which cluster and confidence a row gets."""
     rest = [model.method_name, model.config, model.shape, model.columns, model.scaling.to_json()]
-    return hashlib.sha256((model.weights_hash() + json.dumps(rest, sort_keys=True)).encode()).hexdigest()
+    hashes = [weights_hash(method) for method in (model.method, *(replica.method for replica in model.replicas))]
+    rest += [hashes, [replica.names.tolist() for replica in model.replicas]]
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _accelerate(model: ClusteringModel) -> None:
     """Move a network to this process's GPU, where there is one; rows follow the model's parameters."""
     if torch.cuda.is_available() and any(True for _ in model.method.parameters()):
-        model.method.to("cuda")
+        model.to("cuda")
 
 
 def _claim(store: Store, manifest: dict[str, Any], what: str) -> None:
@@ -178,11 +180,11 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         if bad is not None and not drop:
             raise DataError(complaint(source, piece, block, bad))
         dropped += (piece.start + np.setdiff1d(np.arange(piece.rows), rows)).tolist()
-        memberships = model.memberships(to_float32(block.x[rows]))
+        found = model.assign(to_float32(block.x[rows]))
         columns["row"].append(piece.start + rows)
         columns["id"].append(block.ids[rows])
-        columns["cluster"].append(memberships.argmax(1))
-        columns["confidence"].append(memberships.max(1))
+        columns["cluster"].append(found.clusters)
+        columns["confidence"].append(found.confidence)
     whole = {name: np.concatenate(parts) for name, parts in columns.items()}
     about = {
         "model": manifest["model"],

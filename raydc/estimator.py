@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from raydc.config import RunConfig
 from raydc.data import ArraySource
 from raydc.job import in_process, prepare
+from raydc.model import ClusteringModel
 from raydc.settings import SettingsError, unflatten
 
 
@@ -27,6 +28,13 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         self.method = method
         self.n_clusters = n_clusters
         self.settings = settings
+
+    @classmethod
+    def of(cls, model: ClusteringModel) -> Self:
+        """A fitted estimator around a trained model, such as `raydc.registry.load("models:/digits@champion")`."""
+        estimator = cls(model.method_name, model.n_clusters)
+        estimator.model_, estimator.n_features_in_ = model, model.n_features
+        return estimator
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on rows X [n, D]; y is ignored. Raises ValueError where X or a setting cannot be used."""
@@ -49,6 +57,12 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         """Memberships [n, K], rows summing to 1."""
         checked = self._checked(X)
         return self.model_.memberships(checked)
+
+    def confidence(self, X: Any) -> np.ndarray:
+        """How sure each row's cluster is, float32 [n]: agreement of replicas where the model has any, else the largest
+        membership.
+        """
+        return self.model_.assign(self._checked(X)).confidence
 
     def transform(self, X: Any) -> np.ndarray:
         """Embedding [n, D] in which the clusters lie, of X's own precision."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,26 @@ class ModelError(ValueError):
     """A model folder that is damaged or was made by something else."""
 
 
+class Assigned(NamedTuple):
+    """What a model says of rows."""
+
+    clusters: np.ndarray
+    """int64 [B]."""
+    confidence: np.ndarray
+    """float32 [B]: share of the model's replicas that agree on the row; its largest membership without replicas."""
+    memberships: np.ndarray
+    """float32 [B, K]."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """The model's configuration trained anew, with another seed and on other rows: a witness of its assignments."""
+
+    method: Method
+    names: np.ndarray
+    """int64 [K], the model's cluster that each of the replica's clusters stands for."""
+
+
 @dataclass
 class ClusteringModel:
     """Assigns rows to clusters."""
@@ -42,6 +62,8 @@ class ClusteringModel:
     """Rows of a batch in prediction."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Plain data that travels with the model, such as the stability of its clusters."""
+    replicas: tuple[Replica, ...] = ()
+    """What confidence comes from, where a search chose the model."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -71,6 +93,21 @@ class ClusteringModel:
     def predict(self, data: Any) -> np.ndarray:
         """Cluster of each row, int64 [B]."""
         return self.memberships(data).argmax(1)
+
+    def assign(self, data: Any) -> Assigned:
+        """Cluster, confidence and memberships of each row; raises as `memberships` does."""
+        x = data if isinstance(data, Tensor) else self.rows(data)
+        memberships = self.memberships(x)
+        clusters = memberships.argmax(1)
+        if not self.replicas:
+            return Assigned(clusters, memberships.max(1), memberships)
+        votes = [replica.names[self._map(replica.method.assign, x).argmax(1)] == clusters for replica in self.replicas]
+        return Assigned(clusters, np.stack(votes).mean(axis=0, dtype=np.float32), memberships)
+
+    def to(self, device: str) -> None:
+        """Move the networks; rows follow them."""
+        for method in (self.method, *(replica.method for replica in self.replicas)):
+            method.to(device)
 
     def transform(self, data: Any) -> np.ndarray:
         """Embedding of each row, float32 [B, D]."""
@@ -112,9 +149,8 @@ class ClusteringModel:
 
     def files(self) -> dict[str, bytes]:
         """The model as files by name; `model.json` has the others' checksums."""
-        state = io.BytesIO()
-        torch.save({key: value.cpu() for key, value in self.method.state_dict().items()}, state)
-        files = {"state.pt": state.getvalue()}
+        files = {"state.pt": _state(self.method)}
+        files |= {f"replica-{i}.pt": _state(replica.method) for i, replica in enumerate(self.replicas)}
         about = {
             "format": FORMAT,
             "method": self.method_name,
@@ -123,17 +159,14 @@ class ClusteringModel:
             "columns": list(self.columns),
             "scaling": self.scaling.to_json(),
             "notes": self.notes,
+            "replicas": [replica.names.tolist() for replica in self.replicas],
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         return {**files, "model.json": json.dumps(about, indent=1).encode()}
 
     def weights_hash(self) -> str:
-        """sha256 over every weight's name and bytes: equal for equal models, whatever the container's format."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.method.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """sha256 of the weights, without those of replicas."""
+        return weights_hash(self.method)
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -144,29 +177,56 @@ class ClusteringModel:
     @staticmethod
     def load(folder: str | Path) -> "ClusteringModel":
         """Raises ModelError if a file is missing, damaged, or of another format."""
-        folder = Path(folder)
-        names = ("model.json", "state.pt")
+        paths = [path for path in Path(folder).glob("*") if path.is_file()]
         try:
-            return ClusteringModel.of({name: (folder / name).read_bytes() for name in names})
-        except FileNotFoundError as missing:
-            raise ModelError(f"{folder} is no raydc model: {Path(missing.filename).name} is missing") from None
+            return ClusteringModel.of({path.name: path.read_bytes() for path in paths})
+        except KeyError as missing:
+            raise ModelError(f"{folder} is no raydc model: {missing.args[0]} is missing") from None
 
     @staticmethod
     def of(files: dict[str, bytes]) -> "ClusteringModel":
-        """From what `files` gave."""
+        """From what `files` gave. KeyError for a file that is not there, ModelError for one that is damaged."""
         about = json.loads(files["model.json"])
         if about.get("format") != FORMAT:
             raise ModelError(f"expected a model of format {FORMAT}, got {about.get('format')!r}: update raydc")
         for name, digest in about["sha256"].items():
             if hashlib.sha256(files[name]).hexdigest() != digest:
                 raise ModelError(f"{name} is damaged: it does not have the checksum that model.json states")
-        kind = methods.load(about["method"])
-        shape = tuple(about["shape"])
-        method = kind(build(kind.Config, about["config"], at="method"), shape)
-        try:
-            state = torch.load(io.BytesIO(files["state.pt"]), weights_only=True, map_location="cpu")
-        except pickle.UnpicklingError as problem:
-            raise ModelError(f"state.pt holds more than tensors: {str(problem).splitlines()[0]}") from None
-        method.load_state_dict(state)
-        scaling = Scaling.from_json(about["scaling"])
-        return ClusteringModel(about["method"], method, scaling, shape, tuple(about["columns"]), notes=about["notes"])
+        kind, shape = methods.load(about["method"]), tuple(about["shape"])
+
+        def method(name: str) -> Method:
+            made = kind(build(kind.Config, about["config"], at="method"), shape)
+            try:
+                state = torch.load(io.BytesIO(files[name]), weights_only=True, map_location="cpu")
+            except pickle.UnpicklingError as problem:
+                raise ModelError(f"{name} holds more than tensors: {str(problem).splitlines()[0]}") from None
+            made.load_state_dict(state)
+            return made
+
+        return ClusteringModel(
+            about["method"],
+            method("state.pt"),
+            Scaling.from_json(about["scaling"]),
+            shape,
+            tuple(about["columns"]),
+            notes=about["notes"],
+            replicas=tuple(
+                Replica(method(f"replica-{i}.pt").eval(), np.array(names, np.int64))
+                for i, names in enumerate(about.get("replicas", []))
+            ),
+        )
+
+
+def _state(method: Method) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({key: value.cpu() for key, value in method.state_dict().items()}, buffer)
+    return buffer.getvalue()
+
+
+def weights_hash(method: Method) -> str:
+    """sha256 over every weight's name and bytes: equal for equal models, whatever the container's format."""
+    digest = hashlib.sha256()
+    for name, value in sorted(method.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

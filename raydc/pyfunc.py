@@ -7,7 +7,6 @@ from typing import Any
 
 import mlflow.models
 import mlflow.pyfunc
-import numpy as np
 import pandas as pd
 
 from raydc.model import ClusteringModel
@@ -22,13 +21,10 @@ class Clusters(mlflow.pyfunc.PythonModel):
     # an array of any real type may come too; MLflow checks nothing under this annotation, `ClusteringModel.rows` does
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """cluster (int64), confidence (float32) and, with params={"soft": True}, memberships p0, p1, ... a row."""
-        memberships = self.model.memberships(model_input)
-        columns: dict[str, Any] = {
-            "cluster": memberships.argmax(1).astype(np.int64),
-            "confidence": memberships.max(1).astype(np.float32),
-        }
+        found = self.model.assign(model_input)
+        columns: dict[str, Any] = {"cluster": found.clusters, "confidence": found.confidence}
         if (params or {}).get("soft"):
-            columns |= {f"p{k}": memberships[:, k] for k in range(memberships.shape[1])}
+            columns |= {f"p{k}": found.memberships[:, k] for k in range(found.memberships.shape[1])}
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None
         return pd.DataFrame(columns, index=index)
 

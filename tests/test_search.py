@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from raydc.assign import read
+from raydc.metrics.stability import row_agreement
 from raydc.model import ClusteringModel
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, TuneSettings, trial, tune
 from raydc.search.context import Task, baselines, kmeans_curve, prepare, subsample
 from raydc.search.driver import open_study
+from raydc.search.finish import _write_evaluated
 from raydc.search.trial import Flags, Record, run_task
 from raydc.settings import SettingsError
 from raydc.storage import Occupied, Store
@@ -75,10 +79,13 @@ def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path) -> 
     labels = model.predict(rows()[0])
     assert len(np.unique(labels)) == 4
     assert [cluster["rows"] for cluster in model.notes["clusters"]] == np.bincount(labels).tolist()
-    agree = np.genfromtxt(out / "agreement.csv", delimiter=",", names=True)
-    assert len(agree) == 240 and (agree["cluster"] == labels).all() and set(agree["agreement"]) <= {0, 0.5, 1}
-    curve = model.notes["agreement"]
-    assert (np.diff(curve["membership"]) > 0).all() and (np.diff(curve["agreement"]) >= 0).all()
+    stored, asked_again = pa.concat_tables(read(str(out / "assignments"))), model.assign(rows()[0])
+    assert stored["id"].to_pylist() == [*range(240)] and (stored["cluster"].to_numpy() == labels).all()
+    assert (stored["confidence"].to_numpy() == asked_again.confidence).all()
+    winner = summary["winner"]
+    replicas = [Record.read(Store(out), winner["number"], r) for r in range(3) if r != winner["replica"]]
+    others = [np.load(out / one.folder / "labels.npy") for one in replicas if one]
+    assert (asked_again.confidence == row_agreement(np.stack([labels, *others]), 4, 0)).all() and len(others) == 2
     assert seen[-1].replicas[0] == seen[-1].replicas[1] > 0 and len(seen[-1].records) == 6
     score, steps = summary["trials"][0]["score"], [step for step, _ in summary["trials"][0]["history"]]
     assert steps[-1] == 10 and steps == sorted(set(steps)) and summary["trials"][0]["history"][-1][1] == score
@@ -263,6 +270,22 @@ def test_a_subsample_of_rows_some_of_which_were_dropped(tmp_path: Path) -> None:
     found = subsample(context.survey, keep)
     assert found.dropped_rows.tolist() == [0, 3, 4, 100, 239] and found.rows == 235
     assert sum(map(len, found.groups)) == 235
+
+
+def test_rows_are_kept_by_id_where_the_model_cannot_be_asked(tmp_path: Path) -> None:
+    x = rows()[0]
+    x[[3, 100]] = np.nan
+    np.savez(tmp_path / "rows.npz", X=x, id=np.arange(1000, 1240))
+    settings = asked(str(tmp_path / "rows.npz"), tmp_path / "out", evaluation_rows=50)
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"on_bad_row": "drop"})})
+    context = prepare(settings)
+    own, other = np.arange(50) % 4, (np.arange(50) + 1) % 4
+    other[0] = own[0]
+    _write_evaluated(context, 4, own, [other])
+    kept = pa.concat_tables(read(f"{settings.out}/assignments"))
+    assert kept["row"].to_pylist() == (np.array(kept["id"]) - 1000).tolist() and len(kept) == 50
+    assert (np.array(kept["row"])[[0, -1]] == [0, 239]).all() and not {3, 100} & set(kept["row"].to_pylist())
+    assert kept["confidence"].to_pylist() == [0] + [1] * 49 and kept["cluster"].to_pylist() == own.tolist()
 
 
 def test_the_default_comes_first_once(data: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from raydc import registry
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
-from raydc.model import ClusteringModel
+from raydc.model import ClusteringModel, Replica
 from raydc.records import beats
 from raydc.search import TuneSettings, pictures
 from raydc.search.record import evidence, record
@@ -95,7 +95,10 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     method = KMeans(KMeans.Config(n_clusters=3), (4,))
     torch.nn.init.normal_(method.centroids)
     scaling = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
-    ClusteringModel("kmeans", method, scaling, (4,)).save(out / "model")
+    other = KMeans(KMeans.Config(n_clusters=3), (4,)).eval()
+    other.centroids.copy_(method.centroids[[1, 2, 0]])
+    replicas = (Replica(other, np.array([1, 2, 0])), Replica(other, np.array([1, 0, 2])))
+    ClusteringModel("kmeans", method, scaling, (4,), replicas=replicas).save(out / "model")
     (out / "tune.json").write_text(json.dumps({"id": "f" * 32}))
     settings = TuneSettings(data={"path": "digits"}, space="s.py", out=str(out), register_as="digits", tracking_uri=uri)  # type: ignore[arg-type]
     first = record(settings, summary)
@@ -104,7 +107,13 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     assert registry.load("models:/digits@champion", uri).weights_hash()
     champion = registry.champion("digits", uri)
     assert champion is not None and champion[1]["raydc.stage_three"] == "0.42"
+    import mlflow.pyfunc
     from mlflow import MlflowClient
+
+    mlflow.set_tracking_uri(uri)
+    served = mlflow.pyfunc.load_model("models:/digits@champion").predict(method.centroids.numpy())
+    mlflow.set_tracking_uri(None)
+    assert served["cluster"].tolist() == [0, 1, 2] and served["confidence"].tolist() == [0.5, 1, 0.5]
 
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs(["1"])

@@ -238,8 +238,8 @@ def medoid(labels: ArrayLike, index: Index = "ami") -> int:
     return int(similarities(labels, index).sum(axis=1).argmax())
 
 
-def align(labels: ArrayLike, reference: ArrayLike, n_clusters: int, n_reference: int | None = None) -> Labels:
-    """Labels [N] in [0, K) renamed by the ids of the reference [N] so that most rows agree, one to one.
+def names_in(labels: ArrayLike, reference: ArrayLike, n_clusters: int, n_reference: int | None = None) -> Labels:
+    """Ids [K] of the reference [N] that clusters of labels [N] in [0, K) stand for: one to one, most rows agreeing.
 
     Clusters without a counterpart get the free ids from the smallest on, in their own order. Known failure: a merged
     and a split cluster look like one kept and one new. Kuhn 1955, as in `external.match`.
@@ -248,7 +248,12 @@ def align(labels: ArrayLike, reference: ArrayLike, n_clusters: int, n_reference:
     names = match(contingency(labels, reference, n_clusters, bound))
     free = np.setdiff1d(np.arange(max(n_clusters, bound)), names)
     names[names < 0] = free[: (names < 0).sum()]
-    return names[np.asarray(labels, np.int64)]
+    return names
+
+
+def align(labels: ArrayLike, reference: ArrayLike, n_clusters: int, n_reference: int | None = None) -> Labels:
+    """Labels [N] in [0, K) renamed by the ids of the reference [N], as `names_in` has it."""
+    return names_in(labels, reference, n_clusters, n_reference)[np.asarray(labels, np.int64)]
 
 
 def row_agreement(labels: ArrayLike, n_clusters: int, reference: int | None = None) -> Floats:

@@ -52,6 +52,8 @@ class Context:
     """Positions of the evaluation rows among all that are used."""
     rows: NDArray[np.float32]
     """[n, D], the evaluation rows as stored."""
+    ids: NDArray[Any]
+    """[n], theirs."""
     reference: NDArray[np.float32]
     """[n, F], the space in which neighbours count."""
     graph: graph.NeighbourGraph
@@ -59,6 +61,12 @@ class Context:
     @property
     def store(self) -> Store:
         return Store(self.settings.out)
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """[n], places of the evaluation rows among all rows of the data."""
+        found = self.survey
+        return np.delete(np.arange(found.rows + len(found.dropped_rows)), found.dropped_rows)[self.chosen]
 
     @property
     def reference_name(self) -> str:
@@ -110,7 +118,7 @@ def prepare(settings: TuneSettings) -> Context:
     chosen = np.unique(np.linspace(0, found.rows - 1, min(settings.evaluation_rows, found.rows)).astype(np.int64))
     if len(chosen) <= settings.neighbours:
         raise DataError(f"{found.rows} rows are too few for a graph of {settings.neighbours} neighbours")
-    rows = stored_rows(source, found, chosen)
+    rows, ids = stored_rows(source, found, chosen)
     if settings.reference is None:
         scaling = Scaling.of(settings.data.scaling or "power", found)
         reference = (rows - scaling.shift) * scaling.factor
@@ -118,7 +126,7 @@ def prepare(settings: TuneSettings) -> Context:
         reference = _embedding(settings.reference, found.rows)[chosen]
     settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).path})
     built = graph.neighbour_graph(reference, settings.neighbours)
-    return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, reference, built)
+    return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
 
 
 @lru_cache(maxsize=1)
@@ -127,15 +135,17 @@ def opened(data: DataSettings) -> Source:
     return open_source(data)
 
 
-def stored_rows(source: Source, found: Survey, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Rows [n, D] at these ascending positions, as stored, reading only the groups that hold them."""
-    plain, parts = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32)), []
+def stored_rows(source: Source, found: Survey, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Rows [n, D] at these ascending positions, as stored, and their ids, reading only the groups that hold them."""
+    plain = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
+    parts, ids = [], []
     for group in found.groups:
         inside = chosen[(chosen >= group.start) & (chosen < group.stop)] - group.start
         if len(inside):
             shard = load_shard(source, found, plain, [[group]], 0, "cpu", "memory")
             parts.append(shard.rows.take(slice(0, len(group)))[inside].flatten(1).numpy())
-    return np.concatenate(parts)
+            ids.append(np.asarray(shard.ids)[inside])
+    return np.concatenate(parts), np.concatenate(ids)
 
 
 def subsample(found: Survey, keep: NDArray[np.bool_]) -> Survey:

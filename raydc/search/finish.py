@@ -1,5 +1,6 @@
 """After the trainings: the choice, the winner's model with its evidence, and search.json, which reports draw."""
 
+import io
 import json
 import math
 import time
@@ -8,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.parquet as pq
 from optuna.trial import TrialState
-from sklearn.isotonic import IsotonicRegression
 
+from raydc import assign
 from raydc.metrics import stability
-from raydc.model import ClusteringModel
+from raydc.model import ClusteringModel, Replica
 from raydc.search import selector
-from raydc.search.context import Context, plain_kmeans
+from raydc.search.context import Context, Labels, plain_kmeans
 from raydc.search.driver import Finished, SearchWatch, search, simpler
 from raydc.search.selector import Candidate, Choice
 from raydc.search.settings import Criterion, TuneSettings
@@ -36,7 +38,8 @@ SHOWN: tuple[Criterion, ...] = (
     "ace",
 )
 """Criteria that the finalists are shown side by side by, whichever chooses."""
-CURVE_POINTS = 20
+WITNESSES = 4
+"""Replicas that travel with the winner's model at most; each is as large as the model and costs as much to ask."""
 
 
 def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, Any]:
@@ -56,16 +59,22 @@ def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, 
     return json.loads(text)
 
 
+def labelled(context: Context, record: Record, replicas: list[Record]) -> list[tuple[Record, Labels]]:
+    """Those trainings of a trial that came to labels [n] of the evaluation rows; none where its first did not."""
+    found = []
+    for one in (record, *replicas):
+        own = read_array(context.store, f"{one.folder}/labels.npy")
+        if one.status in ("finished", "guarded") and own is not None:
+            found.append((one, own.astype(np.int64)))
+    return found if found and found[0][0] is record else []
+
+
 def candidate(context: Context, record: Record, replicas: list[Record]) -> Candidate | None:
     """A trial with those of its replicas that came to labels; None where it has none itself."""
-    store, labels = context.store, []
-    for one in (record, *replicas):
-        own = read_array(store, f"{one.folder}/labels.npy")
-        if one.status in ("finished", "guarded") and own is not None:
-            labels.append(own.astype(np.int64))
-    if not labels or record.status not in ("finished", "guarded"):
+    labels = [own for _, own in labelled(context, record, replicas)]
+    if not labels:
         return None
-    features = read_array(store, f"{record.folder}/features.npy")
+    features = read_array(context.store, f"{record.folder}/features.npy")
     seconds = float(np.mean([one.seconds for one in (record, *replicas)]))
     k = max(int(own.max()) + 1 for own in labels)
     return Candidate(record.number, k, seconds, np.stack(labels), features, record.method != "ward")
@@ -78,12 +87,10 @@ def conclude(finished: Finished) -> dict[str, Any]:
     found = [candidate(context, by_number[number], own) for number, own in finished.replicas.items()]
     able = [one for one in found if one is not None and len(one.labels) > 1]
     choice, standings = _choose(finished, able)
-    trainings = [by_number[choice.number], *finished.replicas.get(choice.number, [])]
-    trainings = [one for one in trainings if one.status in ("finished", "guarded")]
-    winner = trainings[choice.medoid]
-    chosen = next((one for one in able if one.number == choice.number), None)
-    clusters = _clusters(chosen, choice, winner)
-    weights = _write_model(context, winner, chosen, choice, clusters)
+    trainings = labelled(context, by_number[choice.number], finished.replicas.get(choice.number, []))
+    (winner, own), others = trainings[choice.medoid], [one for i, one in enumerate(trainings) if i != choice.medoid]
+    clusters = _clusters(winner, own, [labels for _, labels in others])
+    weights = _write_model(context, winner, own, others, clusters)
     band = selector.null(
         context.reference,
         lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
@@ -146,14 +153,13 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
     return Choice(best.number, best.number, 0, [note]), {}
 
 
-def _clusters(chosen: Candidate | None, choice: Choice, winner: Record) -> list[dict[str, Any]]:
+def _clusters(winner: Record, own: Labels, others: list[Labels]) -> list[dict[str, Any]]:
     """Size, Jaccard stability and mean agreement of each of the winner's clusters, on the evaluation rows."""
-    if chosen is None:
+    if not others:
         return []
-    own, others = chosen.labels[choice.medoid], np.delete(chosen.labels, choice.medoid, axis=0)
-    k = max(winner.n_clusters, chosen.n_clusters)
-    overlap = stability.cluster_jaccard(own, others, k)
-    agree = stability.row_agreement(chosen.labels, k, choice.medoid)
+    k = max(winner.n_clusters, *(int(labels.max()) + 1 for labels in others))
+    overlap = stability.cluster_jaccard(own, np.stack(others), k)
+    agree = stability.row_agreement(np.stack([own, *others]), k, 0)
     found = []
     for cluster in range(k):
         rows = own == cluster
@@ -165,43 +171,48 @@ def _clusters(chosen: Candidate | None, choice: Choice, winner: Record) -> list[
 
 
 def _write_model(
-    context: Context, winner: Record, chosen: Candidate | None, choice: Choice, clusters: list[dict[str, Any]]
+    context: Context,
+    winner: Record,
+    own: Labels,
+    others: list[tuple[Record, Labels]],
+    clusters: list[dict[str, Any]],
 ) -> str:
-    """`out`/model with what is known of its stability in its notes, and each evaluation row's agreement beside it."""
-    store, run = context.store, context.store / f"{winner.folder}/run"
-    model = ClusteringModel.of({name: run.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
-    notes: dict[str, Any] = {"search": {"trial": winner.number, "replica": winner.replica, "score": winner.score}}
-    if chosen is not None:
-        own = chosen.labels[choice.medoid]
-        agree = stability.row_agreement(chosen.labels, max(winner.n_clusters, chosen.n_clusters), choice.medoid)
-        text = "row,cluster,agreement\n" + "".join(
-            f"{row},{cluster},{share:.4f}\n" for row, cluster, share in zip(context.chosen, own, agree, strict=True)
+    """`out`/model with its replicas as witnesses, and `out`/assignments: every row's cluster and their agreement."""
+    store, model = context.store, _model(context, winner)
+    model.notes = {"search": {"trial": winner.number, "replica": winner.replica, "score": winner.score}}
+    model.notes["clusters"] = clusters
+    if not model.refuses:
+        model.replicas = tuple(
+            Replica(_model(context, other).method, stability.names_in(labels, own, model.n_clusters))
+            for other, labels in others[:WITNESSES]
         )
-        store.write_text("agreement.csv", text)
-        notes["clusters"] = clusters
-        notes["agreement"] = None if model.refuses else calibration(model.memberships(_rows(context, model)), agree)
-    model.notes = notes
+    store.delete("model")
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)
+    if model.refuses:
+        _write_evaluated(context, model.n_clusters, own, [labels for _, labels in others])
+        return model.weights_hash()
+    manifest = f"assignments/{assign.MANIFEST}"
+    if store.exists(manifest) and json.loads(store.read_text(manifest))["model"] != assign.identity(model):
+        store.delete("assignments")  # of the winner of fewer trials
+    assign.assign(f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
     return model.weights_hash()
 
 
-def _rows(context: Context, model: ClusteringModel) -> Any:
-    import torch
+def _model(context: Context, record: Record) -> ClusteringModel:
+    run = context.store / f"{record.folder}/run"
+    return ClusteringModel.of({name: run.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
 
-    return model.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
 
-
-def calibration(memberships: NDArray[np.float32], agree: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Agreement that rows with this largest membership have on average, never falling: points to interpolate between.
-
-    So a new row's confidence is the share of replicas that would put it there, of memberships [n, K] and agreement [n].
-    Isotonic regression (Barlow et al. 1972).
-    """
-    confidence = memberships.max(axis=1).astype(np.float64)
-    at = np.unique(np.quantile(confidence, np.linspace(0, 1, CURVE_POINTS)))
-    fitted = IsotonicRegression(out_of_bounds="clip").fit(confidence, agree)
-    return {"membership": at.tolist(), "agreement": fitted.predict(at).tolist()}
+def _write_evaluated(context: Context, n_clusters: int, own: Labels, others: list[Labels]) -> None:
+    """Assignments of the evaluation rows, where a model cannot be asked for those of other rows."""
+    k = max(n_clusters, *(int(labels.max()) + 1 for labels in (own, *others)))
+    agree = stability.row_agreement(np.stack([own, *others]), k, 0) if others else np.full(len(own), np.nan)
+    columns = {"row": context.numbers, "id": pa.array(context.ids), "cluster": own, "confidence": agree.astype("f4")}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, write_page_checksum=True)
+    context.store.delete("assignments")
+    context.store.write_bytes("assignments/part-000000000000.parquet", buffer.getvalue())
 
 
 def _entry(record: Record, baselines: int) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""A model's files, and what its replicas say of rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raydc import DeepClustering
+from raydc.assign import identity
+from raydc.data import Scaling
+from raydc.methods.kmeans import KMeans
+from raydc.model import ClusteringModel, ModelError, Replica
+
+POINTS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]], np.float32)
+
+
+def kmeans(centroids: np.ndarray) -> KMeans:
+    method = KMeans(KMeans.Config(n_clusters=3), (2,))
+    method.centroids.copy_(torch.from_numpy(centroids))
+    return method.eval()
+
+
+@pytest.fixture
+def model() -> ClusteringModel:
+    """Two replicas: one has the same centroids by other names; to the other, the third lies far off."""
+    plain = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
+    moved = np.array([[0.0, 0.0], [4.0, 0.0], [40.0, 40.0]], np.float32)
+    replicas = (Replica(kmeans(POINTS[[2, 0, 1]]), np.array([2, 0, 1])), Replica(kmeans(moved), np.arange(3)))
+    return ClusteringModel("kmeans", kmeans(POINTS), plain, (2,), replicas=replicas)
+
+
+def test_confidence_is_the_share_of_replicas_that_agree(model: ClusteringModel) -> None:
+    found = model.assign(POINTS)
+    assert found.clusters.tolist() == [0, 1, 2] and found.clusters.dtype == np.int64
+    assert found.confidence.tolist() == [1, 1, 0.5] and found.confidence.dtype == np.float32
+    assert (found.memberships == model.memberships(POINTS)).all()
+    model.replicas = ()
+    assert (model.assign(POINTS).confidence == found.memberships.max(1)).all()
+
+
+def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model.json",
+        "replica-0.pt",
+        "replica-1.pt",
+        "state.pt",
+    ]
+    again = ClusteringModel.load(tmp_path)
+    assert again.assign(POINTS).confidence.tolist() == [1, 1, 0.5]
+    assert again.weights_hash() == model.weights_hash() and identity(again) == identity(model)
+    again.replicas = again.replicas[:1]
+    assert identity(again) != identity(model)  # it gives other confidences
+    (tmp_path / "replica-1.pt").write_bytes((tmp_path / "replica-0.pt").read_bytes())
+    with pytest.raises(ModelError, match=r"replica-1\.pt is damaged"):
+        ClusteringModel.load(tmp_path)
+    (tmp_path / "replica-1.pt").unlink()
+    with pytest.raises(ModelError, match=r"replica-1\.pt is missing"):
+        ClusteringModel.load(tmp_path)
+
+
+def test_an_estimator_of_a_model(model: ClusteringModel) -> None:
+    estimator = DeepClustering.of(model)
+    assert estimator.predict(POINTS).tolist() == [0, 1, 2]
+    assert estimator.confidence(POINTS).tolist() == [1, 1, 0.5]
+    with pytest.raises(ValueError, match="3 features"):
+        estimator.predict(np.zeros((1, 3)))
