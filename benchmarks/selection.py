@@ -47,9 +47,9 @@ SPACE = """from pathlib import Path
 from raydc.search.space import load_space
 
 
-def space(trial):
+def space(trial, rows):
     name = trial.suggest_categorical("method.name", ("idec", "dec", "dcn", "ae_kmeans"))
-    return load_space(Path({spaces!r}) / f"{{name}}.py")(trial)
+    return load_space(Path({spaces!r}) / f"{{name}}.py")(trial, rows)
 """
 FIXED = {
     "method.network.hidden": (128, 128),

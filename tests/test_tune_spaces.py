@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from raydc import methods
-from raydc.search.space import check_space, default_method, load_space, suggest
+from raydc.search.space import Rows, _Corner, check_space, default_method, load_space, methods_for, suggest
 from raydc.settings import SettingsError
 
 SPACES = Path(__file__).parents[1] / "tune_spaces"
@@ -25,6 +25,19 @@ def test_every_point_is_a_configuration(file: Path) -> None:
     expected = "idec" if file.stem == "any" else file.stem
     assert default_method(space) == expected
     assert ("method.n_clusters" in names) == (file.stem != "dcc")
+
+
+def test_any_takes_every_method_that_can_take_the_rows() -> None:
+    images, table = methods_for(Rows(1000, (1, 16, 16))), methods_for(Rows(1000, (16,)))
+    assert images == methods.available()
+    assert set(images) - set(table) == {"aljalbout", "dac", "dbc", "depict", "dsc", "infogan", "jule"}
+    assert not {"dsc", "jule"} & set(methods_for(Rows(10**8, (1, 16, 16))))
+    space, names = load_space(SPACES / "any.py"), set()
+    for choice in range(len(images)):
+        point = suggest(space, _Corner(False, choice), (10, 10), Rows(1000, (1, 16, 16)))
+        names.add(point["method.name"])
+        assert ("method.n_clusters" in point) == (point["method.name"] != "dcc")
+    assert names == set(images)
 
 
 def made(tmp_path: Path, body: str) -> Any:

@@ -26,7 +26,16 @@ from raydc.search import selector
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.place import SearchError, open_study, same_search
 from raydc.search.settings import TuneSettings
-from raydc.search.space import Space, check_point, check_space, default_method, load_space, method_settings, suggest
+from raydc.search.space import (
+    Rows,
+    Space,
+    check_point,
+    check_space,
+    default_method,
+    load_space,
+    method_settings,
+    suggest,
+)
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError
 from raydc.storage import alone
@@ -155,7 +164,8 @@ class Planner(Searcher):
         """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
         if number < len(self.first):
             return self.first[number]
-        return suggest(self.space, self.asked[number], self.context.settings.n_clusters)
+        rows = Rows(self.context.survey.rows, self.context.shape)
+        return suggest(self.space, self.asked[number], self.context.settings.n_clusters, rows)
 
     def _replicas(self) -> list[Task]:
         """Trainings still to be done, the best trial's first; the models of other trials go."""

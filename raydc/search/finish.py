@@ -265,7 +265,8 @@ def importance(finished: Finished) -> dict[str, float]:
     apart.add_trials(trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {name: float(value) for name, value in optuna.importance.get_param_importances(apart).items()}
+        found = optuna.importance.get_param_importances(apart)
+    return {name.rpartition(": ")[2]: float(value) for name, value in found.items()}
 
 
 def _k_curve(finished: Finished) -> dict[str, dict[str, float]]:

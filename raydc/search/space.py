@@ -1,13 +1,15 @@
 """Search spaces: Python files with a function `space(trial)` that asks an Optuna trial for dotted settings.
 
-It returns constants, of which `method.name` is needed unless the function suggests it. The first choice of a suggested
-`method.name` is the method whose default configuration every search runs first.
+Where it has a second parameter, that tells of the rows (`Rows`). It returns constants, of which `method.name` is needed
+unless the function suggests it. The first choice of a suggested `method.name` is the method whose default configuration
+every search runs first.
 """
 
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 
@@ -17,7 +19,18 @@ from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
 
-Space = Callable[[Any], dict[str, Any] | None]
+
+class Rows(NamedTuple):
+    """What a space may want to know of the rows."""
+
+    number: int
+    shape: tuple[int, ...]
+    """Of a row: (D,) or (C, H, W)."""
+
+
+TABLE, IMAGES = Rows(1000, (16,)), Rows(1000, (1, 16, 16))
+"""Rows for which a space is checked before any are read."""
+Space = Callable[[Any, Rows], dict[str, Any] | None]
 SAMPLES = 64
 """Random points of a space that are checked before anything starts, beside its corners."""
 OTHERS: dict[str, type[Settings]] = {"data": DataSettings, "training": Training}
@@ -43,13 +56,29 @@ def load_space(path: str | Path) -> Space:
     function = getattr(module, "space", None)
     if not callable(function):
         raise SettingsError(f"space: {path} defines no function space(trial)")
-    return function
+    if len(inspect.signature(function).parameters) > 1:
+        return function
+    return lambda trial, rows: function(trial)
 
 
-def suggest(space: Space, trial: Any, n_clusters: tuple[int, int]) -> dict[str, Any]:
+def methods_for(rows: Rows) -> list[str]:
+    """Methods that can take such rows; those whose networks are made for images only where rows are images."""
+    able = []
+    for name in methods.available():
+        kind = methods.load(name)
+        try:
+            if len(rows.shape) == 3 or not (kind.needs_image or kind.card.architecture in ("CNN", "GAN")):
+                kind(kind.Config(), rows.shape).check(rows.number)
+                able.append(name)
+        except ValueError:  # it says which number is too large
+            continue
+    return able
+
+
+def suggest(space: Space, trial: Any, n_clusters: tuple[int, int], rows: Rows = TABLE) -> dict[str, Any]:
     """Dotted settings of one point: what `space` suggests and returns, and the number of clusters."""
     captured = _Captor(trial)
-    constants = space(captured) or {}
+    constants = space(captured, rows) or {}
     low, high = n_clusters
     found: dict[str, Any] = {**constants, **captured.values}
     if "method.n_clusters" not in found and takes_clusters(found):
@@ -67,20 +96,28 @@ def takes_clusters(point: Mapping[str, Any]) -> bool:
 
 
 class _Captor:
-    """A trial that remembers what it was asked for."""
+    """A trial that remembers what it was asked for.
+
+    Once a method is suggested, Optuna knows its settings by names of their own: another method's setting of the same
+    name has another range, and another meaning.
+    """
 
     def __init__(self, trial: Any) -> None:
         self.trial = trial
         self.values: dict[str, Any] = {}
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        return self._kept(name, self.trial.suggest_float(name, low, high, **options))
+        return self._kept(name, self.trial.suggest_float(self._own(name), low, high, **options))
 
     def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        return self._kept(name, self.trial.suggest_int(name, low, high, **options))
+        return self._kept(name, self.trial.suggest_int(self._own(name), low, high, **options))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._kept(name, self.trial.suggest_categorical(name, choices))
+        return self._kept(name, self.trial.suggest_categorical(self._own(name), choices))
+
+    def _own(self, name: str) -> str:
+        method = self.values.get("method.name")
+        return f"{method}: {name}" if method and name != "method.n_clusters" else name
 
     def _kept(self, name: str, value: Any) -> Any:
         self.values[name] = value
@@ -121,12 +158,14 @@ def check_space(space: Space, n_clusters: tuple[int, int]) -> list[str]:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    corners = [_Corner(high, choice) for high in (False, True) for choice in range(24)]
+    corners = [
+        (_Corner(high, choice), rows) for high in (False, True) for choice in range(24) for rows in (TABLE, IMAGES)
+    ]
     names: dict[str, None] = {}
-    for trial in [*corners, *(study.ask() for _ in range(SAMPLES))]:
+    for trial, rows in [*corners, *((study.ask(), IMAGES) for _ in range(SAMPLES))]:
         captor = _Captor(trial)
         try:
-            point = suggest(space, captor, n_clusters)
+            point = suggest(space, captor, n_clusters, rows)
         except (TypeError, ValueError) as problem:
             raise problem if isinstance(problem, SettingsError) else SettingsError(f"space: {problem}") from problem
         check_point(point)
