@@ -28,8 +28,8 @@ CLUSTERS = 10
 SPACE = Path(__file__).parents[1] / "tune_spaces" / "dec.py"
 SHORT = (
     "method.network.hidden=128,128",
-    "method.denoise.length=0",
-    "method.pretrain.length=40",
+    "method.denoise.length=20",
+    "method.pretrain.length=20",
     "method.cluster.length=40",
     "training.batch_size=128",
 )
@@ -115,7 +115,8 @@ def main() -> int:
     for note in found["notes"]:
         console.print(f"the search says: {note}", highlight=False)
     console.print(f"MLflow store: {store}", soft_wrap=True)
-    console.print(f"reports: {out / 'run' / 'report' / 'index.html'}, {out / 'search' / 'report'}", soft_wrap=True)
+    for part in ("run", "search"):
+        console.print(f"report: {out / part / 'report' / 'index.html'}", soft_wrap=True)
     console.print(f"assignments: {out / 'run' / 'assignments'}, {out / 'new'}", soft_wrap=True)
     console.print(f"{time.time() - started:.0f} s")
     return 0

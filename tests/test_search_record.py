@@ -13,7 +13,7 @@ from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.model import ClusteringModel, Replica
 from raydc.records import beats
-from raydc.search import TuneSettings, pictures
+from raydc.search import TuneSettings, page, pictures
 from raydc.search.record import evidence, record
 
 
@@ -53,6 +53,7 @@ def summary() -> dict[str, Any]:
     ]
     return {
         "winner": trials[2] | {"weights": "abc"},
+        "best": 2,
         "criterion": "selector",
         "structure": True,
         "null": {"columns": [0.1, 0.2], "gaussian": [0.1, 0.3]},
@@ -63,6 +64,8 @@ def summary() -> dict[str, Any]:
         "importance": {"method.nu": 0.8, "method.update": 0.2},
         "k curve": {"raw k-means": {"2": 0.3, "3": 0.5, "4": 0.4}, "trials": {"3": 0.6}},
         "clusters": [{"cluster": k, "rows": 9, "jaccard": 0.5 + 0.2 * k, "agreement": 0.9} for k in range(3)],
+        "criteria": {"selector": {"0": 0.36, "2": 0.42}, "ace": {"0": None, "2": 0.5}},
+        "cost": {"trainings": 9, "seconds of trials": 9.0, "seconds of replicas": 3.0},
         "seconds": 9.0,
     }
 
@@ -71,6 +74,13 @@ def test_every_picture_is_drawn(summary: dict[str, Any], tmp_path: Path) -> None
     drawn = pictures.draw(summary, tmp_path)
     assert {path.stem for path in drawn} == {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_the_page_holds_everything(summary: dict[str, Any], tmp_path: Path) -> None:
+    text = page.write(summary | {"notes": ["a <note>"]}, pictures.draw(summary, tmp_path), tmp_path).read_text()
+    assert text.count("data:image/png") == 6 and "a &lt;note&gt;" in text
+    for shown in ("trial 2 of 6, dec", "0.4200", "the reason", "sha256 0123", "method.nu"):
+        assert shown in text
 
 
 def test_pictures_without_values_are_left_out(summary: dict[str, Any], tmp_path: Path) -> None:

@@ -94,4 +94,6 @@ def test_clusters_are_suggested_only_where_they_are_free(tmp_path: Path) -> None
         def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
             return (low + high) // 2
 
+    fixed = {"method.nu": "0.7", "method.n_clusters": 3}
+    assert suggest(space, Middle(), (2, 12), fixed=fixed) == {"method.name": "dec", **fixed}
     assert suggest(space, Middle(), (2, 12)) == {"method.name": "dec", "method.nu": 1.25, "method.n_clusters": 7}

@@ -164,8 +164,8 @@ class Planner(Searcher):
         """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
         if number < len(self.first):
             return self.first[number]
-        rows = Rows(self.context.survey.rows, self.context.shape)
-        return suggest(self.space, self.asked[number], self.context.settings.n_clusters, rows)
+        settings, rows = self.context.settings, Rows(self.context.survey.rows, self.context.shape)
+        return suggest(self.space, self.asked[number], settings.n_clusters, rows, settings.fixed)
 
     def _replicas(self) -> list[Task]:
         """Trainings still to be done, the best trial's first; the models of other trials go."""

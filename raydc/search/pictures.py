@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 """Of Okabe and Ito (2008), which people with any colour vision tell apart."""
@@ -125,26 +125,27 @@ def stability(summary: Mapping[str, Any]) -> Figure | None:
     axes = figure.subplots()
     methods = {t["number"]: t["method"] for t in summary["trials"]}
     x, y = [f["stability"] for f in finalists], [f["modularity"] for f in finalists]
-    for level in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+    left, bottom, top = max(min(x) - 0.12, 0.0), min(y) - 0.07, max(y) + 0.07
+    for level in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
         points = [i / 100 for i in range(2, 101)]
         axes.plot(points, [level / math.sqrt(p) for p in points], color="0.88", linewidth=1, zorder=0)
-        if level <= 1:
-            axes.annotate(f"{level:g}", (1.0, level), color="0.6", fontsize=7, va="center", zorder=0)
+        if bottom < level < top:
+            axes.annotate(f" {level:g}", (1.0, level), color="0.5", fontsize=8, va="center", annotation_clip=False)
     winner = summary["winner"]["number"]
     for f in finalists:
-        won = f["number"] == winner
+        won, before = f["number"] == winner, f["stability"] > (left + 1) / 2
         axes.scatter([f["stability"]], [f["modularity"]], color=RED if won else BLUE, s=70 if won else 34, zorder=3)
         axes.annotate(
             f"{f['number']} {methods[f['number']]}",
             (f["stability"], f["modularity"]),
-            xytext=(6, 4),
+            xytext=(-7 if before else 7, 4),
             textcoords="offset points",
+            ha="right" if before else "left",
             fontsize=8,
             fontweight="bold" if won else "normal",
         )
-    low, high = min(x), max(x)
-    axes.set_xlim(max(low - 0.12, 0), min(high + 0.2, 1.16))
-    axes.set_ylim(min(y) - 0.07, max(y) + 0.07)
+    axes.set_xlim(left, 1.0)
+    axes.set_ylim(bottom, top)
     axes.set_xlabel("stability: mean AMI between replicas")
     axes.set_ylabel("modularity on the neighbour graph")
     axes.set_title("Finalists (the winner in red; grey: equal stage-three score)", fontsize=10)
@@ -164,15 +165,16 @@ def rungs(summary: Mapping[str, Any]) -> Figure:
         won, stopped = t["number"] == winner, t["status"] == "stopped"
         colour = RED if won else GREY if stopped else ORANGE if t["baseline"] else BLUE
         name = t["method"] if t["baseline"] or won else None
-        axes.plot(
-            *zip(*line, strict=True), color=colour, linewidth=2 if won else 1, alpha=1 if won else 0.7, marker="."
+        style: dict[str, Any] = (
+            {"linewidth": 2, "markersize": 11, "zorder": 3} if won else {"linewidth": 1, "alpha": 0.7}
         )
+        axes.plot(*zip(*line, strict=True), color=colour, marker=".", **style)
         if name:
             axes.annotate(name, line[-1], xytext=(5, 0), textcoords="offset points", fontsize=8, color=colour)
     axes.set_xlim(0, 1.16)
     axes.set_xlabel("share of the training")
     axes.set_ylabel("score")
-    axes.set_title("red: the winner; orange: baselines; grey: stopped early", fontsize=10)
+    axes.set_title("red: the winner; orange: baselines; blue: suggested; grey: stopped early", fontsize=10)
     _plain(axes)
     return figure
 
@@ -187,9 +189,10 @@ def clusters(summary: Mapping[str, Any]) -> Figure | None:
     heights = [c["jaccard"] for c in found]
     colours = [GREEN if h >= VALID else ORANGE if h >= DOUBTFUL else RED for h in heights]
     axes.bar([c["cluster"] for c in found], heights, color=colours, width=0.8)
-    for mark, name in ((VALID, "valid"), (DOUBTFUL, "doubtful below")):
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=30, integer=True))
+    for mark, name in ((VALID, " valid above"), (DOUBTFUL, " doubtful below")):
         axes.axhline(mark, color="0.3", linewidth=0.8, linestyle="--")
-        axes.annotate(name, (1.0, mark), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right")
+        axes.annotate(name, (1.0, mark), xycoords=("axes fraction", "data"), fontsize=8, va="center", ha="left")
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("cluster")
     axes.set_ylabel("Jaccard over replicas")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from raydc import registry
+from raydc.search import page
 from raydc.search.driver import SearchWatch
 from raydc.search.finish import tune
 from raydc.search.pictures import draw
@@ -34,7 +35,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     store = Store(settings.out)
     about = json.loads(store.read_text("tune.json"))
     pictures = Path(store.path) / "report"
-    draw(summary, pictures)
+    index = page.write(summary, draw(summary, pictures), pictures)
     tracker = Tracker(store, settings.tracking_uri)
     config = {"search": settings.model_dump(mode="json", exclude={"out", "tracking_uri"})}
     tracker.start(settings.experiment, f"search-{about['id'][:8]}", about["id"], config)
@@ -54,7 +55,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     if settings.register_as:
         tags = evidence(summary) | {"raydc.search": about["id"]}
         tracker.register(settings.register_as, tags, "always" if settings.promote else "better")
-    return {"output": store.root, "report": str(pictures), **tracker.finish()}
+    return {"output": store.root, "report": str(index), **tracker.finish()}
 
 
 def _child(search: str, entry: dict[str, Any]) -> dict[str, Any]:

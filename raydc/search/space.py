@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import optuna
@@ -75,9 +76,18 @@ def methods_for(rows: Rows) -> list[str]:
     return able
 
 
-def suggest(space: Space, trial: Any, n_clusters: tuple[int, int], rows: Rows = TABLE) -> dict[str, Any]:
-    """Dotted settings of one point: what `space` suggests and returns, and the number of clusters."""
-    captured = _Captor(trial)
+def suggest(
+    space: Space,
+    trial: Any,
+    n_clusters: tuple[int, int],
+    rows: Rows = TABLE,
+    fixed: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Dotted settings of one point: what `space` suggests and returns, and the number of clusters.
+
+    Settings that are fixed are not asked for: nothing is learnt from values that nobody uses.
+    """
+    captured = _Captor(trial, fixed)
     constants = space(captured, rows) or {}
     low, high = n_clusters
     found: dict[str, Any] = {**constants, **captured.values}
@@ -102,26 +112,24 @@ class _Captor:
     name has another range, and another meaning.
     """
 
-    def __init__(self, trial: Any) -> None:
-        self.trial = trial
+    def __init__(self, trial: Any, fixed: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.trial, self.fixed = trial, fixed
         self.values: dict[str, Any] = {}
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        return self._kept(name, self.trial.suggest_float(self._own(name), low, high, **options))
+        return self._kept(name, lambda own: self.trial.suggest_float(own, low, high, **options))
 
     def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        return self._kept(name, self.trial.suggest_int(self._own(name), low, high, **options))
+        return self._kept(name, lambda own: self.trial.suggest_int(own, low, high, **options))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._kept(name, self.trial.suggest_categorical(self._own(name), choices))
+        return self._kept(name, lambda own: self.trial.suggest_categorical(own, choices))
 
-    def _own(self, name: str) -> str:
+    def _kept(self, name: str, ask: Callable[[str], Any]) -> Any:
         method = self.values.get("method.name")
-        return f"{method}: {name}" if method and name != "method.n_clusters" else name
-
-    def _kept(self, name: str, value: Any) -> Any:
-        self.values[name] = value
-        return value
+        own = f"{method}: {name}" if method and name != "method.n_clusters" else name
+        self.values[name] = self.fixed[name] if name in self.fixed else ask(own)
+        return self.values[name]
 
 
 class _Corner:
