@@ -98,21 +98,18 @@ def main() -> int:
     table = Table(title=f"digits: {len(y)} rows trained on, {len(new_y)} new")
     for column in ("method", "ACC", "NMI", "ARI", "new ACC", "new NMI", "new ARI"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    models = {
-        "dec, 2 workers": ("run", "new-run"),
-        f"tuned: trial {winner['number']}, {winner['method']}": ("search", "new"),
-    }
+    models = {"raydc train: dec": ("run", "new-run"), f"raydc tune: {winner['method']}": ("search", "new")}
     for name, (trained, assigned) in models.items():
         ours, new = clusters(out / trained / "assignments", ids), clusters(out / assigned, new_ids)
-        table.add_row(f"raydc {name}", *scores(ours, y), *scores(new, new_y))
+        table.add_row(name, *scores(ours, y), *scores(new, new_y))
     kmeans = KMeans(CLUSTERS, n_init=20, random_state=0).fit(x)
     ward = AgglomerativeClustering(CLUSTERS).fit_predict(x)
     table.add_row("k-means", *scores(kmeans.labels_, y), *scores(kmeans.predict(new_x), new_y))
     nearest = KNeighborsClassifier(1).fit(x, ward).predict(new_x)
-    table.add_row("Ward (new rows: as the nearest)", *scores(ward, y), *scores(nearest, new_y))
+    table.add_row("Ward (new: as nearest)", *scores(ward, y), *scores(nearest, new_y))
     console = Console()
     console.print(table)
-    for note in found["notes"]:
+    for note in (f"trial {winner['number']} ({winner['method']}) is the best that can be registered", *found["notes"]):
         console.print(f"the search says: {note}", highlight=False)
     console.print(f"MLflow store: {store}", soft_wrap=True)
     for part in ("run", "search"):

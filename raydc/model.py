@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from raydc.methods.base import Method
 from raydc.settings import build
 
 FORMAT = 1
+FILE = re.compile(r"model\.json|state\.pt|replica-\d+\.pt")
+"""Names of a model's files; its folder holds no others."""
 
 
 class ModelError(ValueError):

@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from raydc.model import ClusteringModel, ModelError
+from raydc.model import FILE, ClusteringModel, ModelError
 from raydc.records import Point, beats, code_of, environment, example_rows, sha256_of
 from raydc.redaction import redact
 from raydc.settings import flatten
@@ -316,9 +316,9 @@ def load(uri: str, tracking_uri: str | None = None) -> ClusteringModel:
             location, expected = _locate(client, uri)
             target = f"{location}/artifacts/model"
             model = Path(mlflow.artifacts.download_artifacts(artifact_uri=target, dst_path=folder))
-        others = {path.name for path in model.iterdir()} - {"model.json", "state.pt"}
+        others = sorted(path.name for path in model.iterdir() if not FILE.fullmatch(path.name))
         if others:
-            raise ModelError(f"{uri} is no model of raydc: it also holds {', '.join(sorted(others))[:200]}")
+            raise ModelError(f"{uri} is no model of raydc: it also holds {', '.join(others)[:200]}")
         if expected is not None and sha256_of(model) != expected:
             raise ModelError(f"{uri} is damaged: its files do not have the checksum of its registration")
         return ClusteringModel.load(model)
