@@ -68,6 +68,11 @@ class Job:
     def batch_size(self) -> int:
         return self.config.training.batch_size or self.kind.batch_size
 
+    @property
+    def clusters_seed(self) -> int:
+        """Seed of what is drawn for clusters over all workers."""
+        return seed_of(self.config.training.seed, "clusters") % 2**31
+
     def method(self) -> Method:
         """The method with fresh weights, the same on every worker and device."""
         torch.manual_seed(seed_of(self.config.training.seed, "weights"))
@@ -141,7 +146,7 @@ def _loop(job: Job, shard: Shard, store: Store | None) -> Loop:
     if training.init_from:
         _pretrained(method, training.init_from)
     method = method.to(shard.device)
-    clusters = CollectiveClusters(shard, seed_of(training.seed, "clusters") % 2**31)
+    clusters = CollectiveClusters(shard, job.clusters_seed)
     bf16 = _precision(training.precision, shard.device, store) == "bf16"
     skip = training.init_from is not None
     return Loop(method, shard, clusters, job.batch_size, training.seed, bf16, skip)
@@ -226,15 +231,20 @@ def _write(job: Job, outcome: Outcome, store: Store) -> None:
     }
     if outcome.initial is not None:
         columns["initial"] = outcome.initial
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, write_page_checksum=True)
-    store.write_bytes(f"assignments/part-{shard.start:012d}.parquet", buffer.getvalue())
+    write_assignments(store, f"assignments/part-{shard.start:012d}.parquet", columns)
     if collectives.rank() == 0:
         for name, data in outcome.model.files().items():
             store.write_bytes(f"model/{name}", data)
         lines = "".join(json.dumps(entry) + "\n" for entry in outcome.history)
         store.write_text("metrics.jsonl", lines)
     collectives.total(torch.zeros(1, device=shard.device))
+
+
+def write_assignments(store: Store, name: str, columns: dict[str, Any]) -> None:
+    """A file of assignments, with checksums in its pages."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, write_page_checksum=True)
+    store.write_bytes(name, buffer.getvalue())
 
 
 def in_process(

@@ -17,7 +17,7 @@ from raydc.phases import Phase
 from raydc.report import report
 from raydc.storage import alone
 from raydc.tracker import RecordPending, Tracker, local_folder
-from raydc.train import Interrupted, Run, Watch, begin, check, finished, train
+from raydc.train import Interrupted, Run, Watch, begin, check, finished, run_name, train
 
 
 class View(Protocol):
@@ -44,8 +44,7 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
     with alone(run.store):
         run = replace(run, finished=finished(run.store, run.job))  # another process may have ended it just now
         record = begin(run)
-        name = f"{config.method_name}-{record['id'][:8]}"
-        tracker.start(output.experiment, name, record["id"], config.resolved())
+        tracker.start(output.experiment, run_name(run.job, record["id"]), record["id"], config.resolved())
         view.start(run.job, phase_steps(run.job))
         try:
 

@@ -81,9 +81,12 @@ class Store:
         return sorted(name for name in names if not name.endswith(".tmp"))
 
     def delete(self, prefix: str) -> None:
-        """Remove a folder and all in it, if it is there."""
-        if self.exists(prefix):
+        """Remove a file, or a folder and all in it, if it is there."""
+        kind = self.filesystem.get_file_info(self._at(prefix)).type
+        if kind == pafs.FileType.Directory:
             self.filesystem.delete_dir(self._at(prefix))
+        elif kind == pafs.FileType.File:
+            self.filesystem.delete_file(self._at(prefix))
 
     def __truediv__(self, name: str) -> "Store":
         return Store(f"{self.root.rstrip('/')}/{name}")

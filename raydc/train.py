@@ -15,6 +15,7 @@ from typing import Any
 
 from raydc import connection
 from raydc import job as jobs
+from raydc import streamed
 from raydc.checkpoints import CheckpointError
 from raydc.config import RunConfig
 from raydc.data import save_dropped
@@ -98,7 +99,7 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
     record = begin(run) | {"status": "running"}
     if job.survey.dropped and store.local:
         save_dropped(job.survey.dropped, Path(store.path) / "dropped.csv")
-    status = _in_process(job, store, watch) if job.config.training.workers == 0 else on_ray(job, store, watch)
+    status = _status(job, store, watch, record["id"])
     record["seconds"] += time.time() - started
     record["status"] = status
     if status == "interrupted":
@@ -119,6 +120,29 @@ def begin(run: Run) -> dict[str, Any]:
     run.store.write_text("config.yaml", run.job.config.yaml())
     run.store.write_text("run.json", json.dumps(record, indent=1))
     return record
+
+
+def run_name(job: Job, run_id: str) -> str:
+    """What MLflow and the centroid service call the run."""
+    return f"{job.config.method_name}-{run_id[:8]}"
+
+
+def _status(job: Job, store: Store, watch: Watch, run_id: str) -> str:
+    """Train by the way that fits the method; finished or interrupted."""
+    workers = job.config.training.workers
+    plan = streamed.plan_of(job, run_name(job, run_id))
+    if plan is None:
+        return _in_process(job, store, watch) if workers == 0 else on_ray(job, store, watch)
+    listener = streamed.Listener(watch.progress, watch.stopping, plan.iterations)
+    if workers == 0:
+        return "finished" if streamed.in_process(plan, job, store, listener) else "interrupted"
+    with connection.ray_cluster(workers * job.config.training.threads):
+        from ray.exceptions import RayError
+
+        try:
+            return "finished" if streamed.on_service(plan, job, store, listener) else "interrupted"
+        except (RayError, TimeoutError) as problem:
+            raise _cause(problem, store) from problem
 
 
 def _in_process(job: Job, store: Store, watch: Watch) -> str:

@@ -34,10 +34,16 @@ def config(out: Path, **changes: object) -> RunConfig:
 
 def in_child(out: Path, failpoint: str = "", **changes: object) -> int:
     """Run it in a process of its own, which the failpoint kills once; the exit code."""
+    return alone(config(out, **changes), failpoint)
+
+
+def alone(run: RunConfig, failpoint: str = "") -> int:
+    """The same of any run."""
+    out = run.output.out
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     if failpoint:
         env["RAYDC_FAILPOINT"] = f"{failpoint}:{out}.killed"
-    settings = json.dumps(config(out, **changes).resolved())
+    settings = json.dumps(run.resolved())
     return subprocess.run([sys.executable, "-m", "tests.runs", settings], env=env, timeout=280, check=False).returncode
 
 

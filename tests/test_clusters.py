@@ -179,6 +179,62 @@ def test_spherical_centroids_have_unit_length_and_zero_rows_move_nothing():
     assert without.inertia == pytest.approx(float((2 - 2 * cosine.amax(1)).sum()), rel=1e-4)
 
 
+def test_many_clusters_start_better_on_all_rows():
+    x = blobs(6000, dim=6, clusters=150, spread=0.2)
+    sampled, parallel = (
+        alone(x, group_rows=500).kmeans(x, 150, restarts=1, iterations=1, start=start)
+        for start in ("k-means++", "k-means||")
+    )
+    assert parallel.inertia < 1.05 * sampled.inertia and parallel.found == 150
+    few = blobs(9).repeat(30, 1)
+    assert alone(few).kmeans(few, 12, restarts=2, start="k-means||").found == 9
+
+
+def test_weighted_rows_agree_with_scikit_learn():
+    x, draw = blobs(700, dim=4), torch.Generator().manual_seed(0)
+    weights = torch.rand(700, generator=draw) * 5
+    weights[::9] = 0
+    start = x[torch.randperm(700, generator=draw)[:6]]
+    ours = alone(x).kmeans(x, 6, centroids=start, weights=weights, tolerance=0.0)
+    theirs = KMeans(6, init=start.double().numpy(), n_init=1, tol=0).fit(x.double().numpy(), sample_weight=weights)
+    torch.testing.assert_close(ours.centroids.double(), torch.tensor(theirs.cluster_centers_), rtol=1e-6, atol=1e-5)
+    assert ours.labels.tolist() == theirs.labels_.tolist()
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-6)
+
+
+def test_a_weight_is_as_many_equal_rows():
+    x = blobs(120)
+    weights = torch.arange(120) % 4
+    repeated = x.repeat_interleave(weights, 0)
+    one = alone(x).kmeans(x, 4, centroids=x[1:5], weights=weights)
+    many = alone(repeated).kmeans(repeated, 4, centroids=x[1:5])
+    torch.testing.assert_close(one.centroids, many.centroids, rtol=1e-5, atol=1e-5)
+    assert one.inertia == pytest.approx(many.inertia, rel=1e-6)
+    with pytest.raises(ValueError, match="expected weights of 0 or more"):
+        alone(x).kmeans(x, 4, weights=weights - 1)
+    with pytest.raises(ValueError, match="a weight above 0, got none"):
+        alone(x).kmeans(x, 4, weights=weights * 0)
+
+
+def test_balanced_clusters_have_nearly_equal_sizes():
+    centres = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
+    y = torch.tensor([0] * 420 + [1] * 120 + [2] * 60)
+    x = centres[y] + torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
+    free = alone(x, group_rows=200).kmeans(x, 3, restarts=2)
+    even = alone(x, group_rows=200).kmeans(x, 3, restarts=2, balanced=5.0)
+    assert free.counts.max() > 400 and even.counts.min() > 190 and even.counts.max() < 210
+    distances = torch.cdist(x, even.centroids).square()
+    assert torch.equal((even.offsets - distances).argmax(1), even.labels), "new rows are assigned as these were"
+    assert even.inertia == pytest.approx(float(distances.gather(1, even.labels[:, None]).sum()), rel=1e-4)
+
+
+def test_mini_batches_refill_clusters_that_an_epoch_left_empty():
+    x = blobs(800, dim=3, clusters=5, spread=0.2)
+    start = torch.cat((x[:3], x.new_full((2, 3), 100.0)))  # nothing falls to the last two
+    result = alone(x, group_rows=100).kmeans(x, 5, centroids=start, batch_groups=2, iterations=40, tolerance=0.0)
+    assert result.refilled >= 2 and result.found == 5 and (result.centroids.abs() < 50).all()
+
+
 def test_half_precision_rows_are_clustered_in_full():
     x = blobs(300).bfloat16()
     half, full = alone(x).kmeans(x, 4), alone(x.float()).kmeans(x.float(), 4)

@@ -16,7 +16,7 @@ ORDER = [
     {"config", "loop"},
     {"model", "checkpoints"},
     {"job", "records", "outbox"},
-    {"summary"},
+    {"summary", "streamed"},
     {"train", "registry", "pyfunc", "report", "estimator"},
     {"tracker"},
     {"assign", "run", "search"},

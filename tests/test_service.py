@@ -1,6 +1,7 @@
 import random
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from sklearn.cluster import KMeans
 
 from raydc.clusters import kmeans
+from raydc.clusters.local import CollectiveClusters
+from raydc.clusters.passes import labelled
 from raydc.clusters.service import CentroidService, Contribution, Plan, Refused, combine
 from raydc.clusters.snapshots import Fenced, Snapshots
 from raydc.clusters.stream import contribution, work
-from raydc.data.shard import split
+from raydc.data.shard import DenseRows, Shard, split
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -56,10 +59,18 @@ def test_agrees_with_scikit_learn_from_the_same_start(folder):
 def test_restarts_side_by_side_keep_the_best(folder):
     plan, groups, read, _ = setup(rows=600, clusters=5, restarts=6)
     service = finish(CentroidService(folder / "all", plan), plan, groups, read)
-    inertia = service.arrays["inertia"]
-    assert len(set(inertia)) > 1 and service.status()["history"][-1]["inertia"] == inertia.min()
-    best = service.arrays["centroids"][inertia.argmin()] + service.arrays["origin"]
-    np.testing.assert_array_equal(service.centroids()[1], best.astype(np.float32))
+    alone = []
+    for r in range(6):
+        one = CentroidService(folder / str(r), plan)
+        work(one, plan, groups, read)
+        own = {name: value[r : r + 1] if len(value.shape) and len(value) == 6 else value
+               for name, value in one.clustering.arrays.items()}  # fmt: skip
+        one.clustering = replace(one.clustering, active=(0,), arrays=own)
+        alone.append(finish(one, plan, groups, read))
+    inertia = [float(one.clustering.arrays["inertia"]) for one in alone]
+    assert len(set(inertia)) > 1 and float(service.clustering.arrays["inertia"]) == min(inertia)
+    best = alone[int(np.argmin(inertia))].centroids()[1]
+    np.testing.assert_array_equal(service.centroids()[1], best)
 
 
 def test_answers_to_pushes_that_must_not_count(folder):
@@ -76,7 +87,7 @@ def test_answers_to_pushes_that_must_not_count(folder):
     assert service.push(contribution(plan, service.state(), groups[:1], read)).answer == "duplicate"
     assert all(np.array_equal(service.sums[name], value) for name, value in before.items())
     assert service.state().missing == tuple(range(2, len(groups))) and service.close(1) == 1
-    assert service.state(centroids=False).arrays == {}
+    assert service.state(centroids=False).clustering is None
 
 
 def broken(part: Contribution, **arrays) -> Contribution:
@@ -147,29 +158,66 @@ def test_combination_leaves_no_trace(folder):
         combine([parts[0], parts[0]])
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_groups": 3, "iterations": 12}, {"spherical": True, "restarts": 2}])
+WAYS = [
+    {},
+    {"batch_groups": 3, "iterations": 12},
+    {"spherical": True, "restarts": 2},
+    {"start": "k-means||", "restarts": 2},
+    {"weighted": True, "restarts": 2},
+    {"weighted": True, "start": "k-means||", "batch_groups": 4, "iterations": 9},
+    {"balanced": 20.0},
+    {"balanced": 5.0, "weighted": True, "restarts": 2, "iterations": 20},
+]
+
+
+def weigh(read, plan):
+    """Rows with weights that depend on their positions, some of them zero, where the plan asks for weights."""
+    return (lambda g: (read(g), np.arange(g.start, g.stop, dtype=np.float32) % 7)) if plan.weighted else read
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=str)
 def test_any_division_of_the_work_gives_the_same_bytes(folder, settings):
     plan, groups, read, _ = setup(**settings)
-    answers = []
+    read, answers = weigh(read, plan), set()
     for workers in (1, 2, 3, 4):
-        service = CentroidService(folder / str(workers), plan)
-        while not service.state().done:
-            for worker in random.Random(workers).sample(range(workers), workers):
-                work(service, plan, groups[worker::workers], read)
-        answers.append((service.version, service.arrays["centroids"].tobytes(), service.arrays["inertia"].tobytes()))
-    assert len(set(answers)) == 1
+        service, dice = CentroidService(folder / str(workers), plan), random.Random(workers)
+        while not service.done:
+            state, parts = service.state(), []
+            for worker in dice.sample(range(workers), workers):  # unequal shards
+                mine = [g for g in groups[worker::workers] if g.id in state.missing]
+                parts += [contribution(plan, state, mine, read)] if mine else []
+            late = parts + dice.sample(parts, len(parts))  # every push twice, in another order
+            assert all(service.push(part).answer in ("accepted", "duplicate", "stale") for part in late)
+        arrays = service.clustering.arrays
+        answers.add((service.version, *(a.numpy().tobytes() for _, a in sorted(arrays.items()))))
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=str)
+def test_collectives_end_in_the_bytes_of_the_service(folder, settings):
+    plan, groups, read, x = setup(**settings, seed=4)
+    service = finish(CentroidService(folder, plan), plan, groups, weigh(read, plan))
+    shard = Shard(DenseRows(torch.from_numpy(x), torch.device("cpu")), groups, (len(x),))
+    weights = torch.arange(len(x)).float() % 7 if plan.weighted else None
+    names = ("restarts", "iterations", "tolerance", "spherical", "start", "balanced", "batch_groups")
+    options = {name: getattr(plan, name) for name in names}
+    ours = CollectiveClusters(shard, plan.seed).kmeans(torch.from_numpy(x), plan.n_clusters, weights=weights, **options)
+    _, centroids, counts = service.centroids()
+    assert ours.centroids.numpy().tobytes() == centroids.tobytes() and ours.counts.tolist() == counts.tolist()
+    labels = torch.cat([labelled(service.clustering, ours_x)[0] for ours_x in torch.from_numpy(x).split(30)])
+    assert torch.equal(labels, ours.labels) and torch.bincount(labels, minlength=4).tolist() == counts.tolist()
 
 
 def test_mini_batches_are_running_means(folder):
     plan, groups, read, x = setup(rows=4000, clusters=3, group=100, batch_groups=8, iterations=30, tolerance=0.0)
     x += 50 * np.round(x.mean(1, keepdims=True) / 3).clip(0, 2)  # far apart: no row ever changes its cluster
     service = finish(CentroidService(folder, plan), plan, groups, read)
-    assert plan.expected(3).sum() == 8 and not np.array_equal(plan.expected(3), plan.expected(4))
-    seen = np.concatenate([read(groups[g]) for v in range(1, 31) for g in np.flatnonzero(plan.expected(v))])
+    assert plan.drawn(len(groups), 3).sum() == 8 and (plan.drawn(len(groups), 3) != plan.drawn(len(groups), 4)).any()
+    seen = np.concatenate([read(groups[g]) for v in range(1, 31) for g in np.flatnonzero(plan.drawn(len(groups), v))])
     labels = ((seen[:, None] - service.centroids()[1]) ** 2).sum(2).argmin(1)
     means = np.stack([seen[labels == k].mean(0, dtype=float) for k in range(3)])
     np.testing.assert_allclose(service.centroids()[1], means, rtol=1e-5)
-    assert service.arrays["lifetime"].sum() == 30 * 8 * 100 and service.version == 31
+    assert service.clustering.arrays["lifetime"].sum() == 30 * 8 * 100 and service.version == 32
 
 
 def test_empty_clusters_are_refilled_and_fewer_distinct_rows_end_cleanly(folder):
@@ -239,13 +287,13 @@ def simulate(folder, plan, groups, read, seed, computed) -> tuple[bytes, int]:
             deaths += 1
             service = start()
     assert service.done and versions == sorted(versions), "versions never go back"
-    return service.arrays["centroids"].tobytes(), deaths
+    return service.clustering.arrays["centroids"].numpy().tobytes(), deaths
 
 
 def rehearse(folder, schedules):
     plan, groups, read, _ = setup(rows=60, clusters=3, group=10, iterations=3, tolerance=0.0)
     service = finish(CentroidService(folder / "whole", plan), plan, groups, read)
-    expected, computed, deaths = service.arrays["centroids"].tobytes(), {}, 0
+    expected, computed, deaths = service.clustering.arrays["centroids"].numpy().tobytes(), {}, 0
     for seed in range(schedules):
         got, died = simulate(folder / str(seed), plan, groups, read, seed, computed)
         assert got == expected, f"schedule {seed} counted a row twice or lost one"

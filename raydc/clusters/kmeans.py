@@ -1,16 +1,15 @@
 """k-means in steps that add up: a worker's part of a step is integers, so any split of the rows gives the same bits.
 
-Lloyd 1982 with k-means++ starts (Arthur and Vassilvitskii, SODA 2007; greedy trials as in scikit-learn). Rows are moved
-to a common origin, a row group at a time; a tile of them is labelled by float64 scores, few of which are computed
-(`kernels`); a row group's sums become integer multiples of a power of two, and integer sums do not depend on their
-order. Row groups are never cut elsewhere than by their own size. So on CPUs labels and sums do not depend on the worker
-that holds a row, nor on its processor and BLAS; other devices add float64 in an order of their own.
+Lloyd 1982. Rows are moved to a common origin, a row group at a time; a tile of them is labelled by float64 scores, few of
+which are computed (`kernels`); a row group's sums become integer multiples of a power of two, and integer sums do not
+depend on their order. Row groups are never cut elsewhere than by their own size. So on CPUs labels and sums do not
+depend on the worker that holds a row, nor on its processor and BLAS; other devices add float64 in an order of their own.
 
 Everything here is one worker's arithmetic; adding up is the caller's affair.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -262,10 +261,13 @@ def add_integers(rows: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> 
         counts[r] += torch.bincount(labels[r], minlength=counts.shape[1])
 
 
-def means(sums: Tensor, counts: Tensor, before: Tensor, geometry: Geometry) -> Tensor:
-    """New centroids [..., K, D] float64 from sums over all rows; a cluster without members (or direction) stays."""
-    mean = geometry.fixed.values(sums) / counts.clamp(min=1)[..., None]
-    alive = counts > 0
+def means(sums: Tensor, mass: Tensor, before: Tensor, geometry: Geometry) -> Tensor:
+    """New centroids [..., K, D] float64 from sums and weights [..., K] (or counts) over all rows.
+
+    A cluster without members (or direction) stays.
+    """
+    alive = mass > 0
+    mean = geometry.fixed.values(sums) / torch.where(alive, mass, 1)[..., None]
     if geometry.spherical:
         norm = mean.norm(dim=-1, keepdim=True)
         alive = alive & (norm[..., 0] > 1e-12)
@@ -273,10 +275,17 @@ def means(sums: Tensor, counts: Tensor, before: Tensor, geometry: Geometry) -> T
     return torch.where(alive[..., None], mean, before)
 
 
-def inertia(sums: Tensor, counts: Tensor, centroids: Tensor, spread: float, geometry: Geometry) -> Tensor:
-    """Sum of squared distances [R] from sums over all rows; `spread` is that to the origin."""
+def inertia(sums: Tensor, mass: Tensor, centroids: Tensor, spread: float, geometry: Geometry) -> Tensor:
+    """Sum of squared distances [...] from sums and weights over all rows; `spread` is that to the origin."""
     moment = geometry.fixed.values(sums)
-    return spread - 2 * (centroids * moment).sum((-2, -1)) + (counts * centroids.square().sum(-1)).sum(-1)
+    return spread - 2 * (centroids * moment).sum((-2, -1)) + (mass * centroids.square().sum(-1)).sum(-1)
+
+
+def squares(x: Tensor) -> Tensor:
+    """Squared lengths [N] float64 of rows x [N, D]."""
+    rows = max(1, (1 << 16) // max(x.shape[1], 1))
+    parts = [part.double().square().sum(1) for part in x.split(rows)]
+    return torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
 
 
 def distances(x: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
@@ -301,60 +310,40 @@ def checksum(positions: np.ndarray, seed: int) -> int:
     return int(hashed(positions, seed).astype(np.uint64).sum()) % (1 << 63)
 
 
-def plus_plus(x: Tensor, clusters: int, restarts: int, seed: int) -> Tensor:
-    """Greedy k-means++ starts [R, K, D] among rows x [M, D], all restarts side by side."""
-    generator = torch.Generator().manual_seed(seed % (1 << 63))
-    draw = lambda *size: torch.rand(size, generator=generator, dtype=torch.float64).to(x.device)  # noqa: E731
-    trials = 2 + int(math.log(clusters))
-    x = x.double()
-    centred = (x - x.mean(0)).float()
-    norms = centred.square().sum(1)
-    chosen = torch.empty((restarts, clusters), dtype=torch.int64, device=x.device)
-    chosen[:, 0] = (draw(restarts) * len(x)).long()
-    closest = _between(centred, norms, chosen[:, :1])[:, 0]  # [R, M]
-    for k in range(1, clusters):
-        cumulative = closest.double().cumsum(1)
-        want = draw(restarts, trials) * cumulative[:, -1:]
-        candidates = torch.searchsorted(cumulative, want, right=True).clamp_(max=len(x) - 1)
-        after = torch.minimum(_between(centred, norms, candidates), closest[:, None])  # [R, T, M]
-        best = after.double().sum(2).argmin(1)
-        each = torch.arange(restarts, device=x.device)
-        chosen[:, k] = candidates[each, best]
-        closest = after[each, best]
-    return x[chosen]
-
-
-def _between(x: Tensor, norms: Tensor, chosen: Tensor) -> Tensor:
-    """Squared distances [R, T, M] of rows chosen [R, T] to all rows x [M, D]."""
-    rows = chosen.flatten()
-    squared = torch.addmm(norms, x[rows], x.T, alpha=-2).add_(norms[rows, None]).clamp_(min=0)
-    return squared.view(*chosen.shape, len(x))
-
-
 def refill(
-    sums: Tensor, counts: Tensor, far: Tensor, labels: Tensor, rows: Tensor, geometry: Geometry
-) -> tuple[Tensor, Tensor, int]:
-    """Give empty clusters, in order, the farthest distinct rows; the cluster that had a row loses it.
+    sums: Tensor,
+    mass: Tensor,
+    empty: Tensor,
+    far: Tensor,
+    whose: Tensor,
+    rows: Tensor,
+    weights: Tensor,
+    *,
+    unit: Tensor,
+    geometry: Geometry,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give clusters `empty` [E], in order, the farthest distinct rows; the cluster that had a row loses it.
 
-    Candidates `rows` [M, D] come farthest first, with their squared distances `far` [M] and clusters `labels` [M].
-    Sums [K, D] and counts [K] come back changed, with the number of clusters filled.
+    Candidates `rows` [M, D] come farthest first, with their squared distances `far` [M], clusters `whose` [M] and
+    `weights` [M], which are integers once multiplied by `unit`. Sums [K, D] and weights [K] come back changed, with the
+    clusters that were filled.
     """
-    sums, counts = sums.clone(), counts.clone()
-    empty = (counts == 0).nonzero()[:, 0].tolist()
-    integers, seen, filled = geometry.fixed.integers(rows), set(), 0
-    for i, (distance, donor) in enumerate(zip(far.tolist(), labels.tolist(), strict=True)):
+    sums, mass = sums.clone(), mass.clone()
+    integers = geometry.fixed.integers(rows.double() * weights.double()[:, None])
+    heavy, seen, filled = FixedPoint(unit).integers(weights), set(), 0
+    for i, (distance, donor) in enumerate(zip(far.tolist(), whose.tolist(), strict=True)):
         row = rows[i].cpu().numpy().tobytes()
         if filled == len(empty) or distance <= geometry.floor:
             break
-        if row in seen or counts[donor] < 2:
+        if row in seen or mass[donor] <= heavy[i] or heavy[i] == 0:
             continue
         seen.add(row)
         sums[donor] -= integers[i]
-        counts[donor] -= 1
+        mass[donor] -= heavy[i]
         sums[empty[filled]] = integers[i]
-        counts[empty[filled]] = 1
+        mass[empty[filled]] = heavy[i]
         filled += 1
-    return sums, counts, filled
+    return sums, mass, empty[:filled]
 
 
 def farthest(squared: Tensor, positions: Tensor, many: int) -> Tensor:
@@ -383,37 +372,3 @@ def closest(
     keys = keys.sort(1).values[:, : far.shape[1]]
     near.copy_(keys & 0xFFFFFFFF)
     far.copy_((keys >> 32).int().view(torch.float32))
-
-
-def lloyd(
-    centroids: Tensor,
-    step: Callable[[Tensor], tuple[Tensor, Tensor]],
-    refill_from: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, int]],
-    geometry: Geometry,
-    iterations: int,
-    tolerance: float,
-) -> tuple[Tensor, list[int], list[int]]:
-    """Lloyd iterations of centroids [R, K, D] until no restart's centroids move by more than `tolerance`, squared.
-
-    `step` gives sums and counts over all rows; `refill_from` fills the empty clusters of one restart. Returns
-    centroids, and the iterations and refilled clusters of each restart.
-    """
-    centroids, restarts = centroids.clone(), len(centroids)
-    done, refilled, active = [0] * restarts, [0] * restarts, list(range(restarts))
-    for iteration in range(1, iterations + 1):
-        before = centroids[active]
-        sums, counts = step(before)
-        moved = []
-        for at, r in enumerate(active):
-            filled = 0
-            if bool((counts[at] == 0).any()):
-                sums[at], counts[at], filled = refill_from(before[at], sums[at], counts[at])
-                refilled[r] += filled
-            done[r] = iteration
-            centroids[r] = means(sums[at], counts[at], before[at], geometry)
-            if filled or (centroids[r] - before[at]).square().sum() > tolerance:
-                moved.append(r)
-        active = moved
-        if not active:
-            break
-    return centroids, done, refilled

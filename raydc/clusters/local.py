@@ -1,14 +1,17 @@
 """Clusters over collectives: the workers of one training, or a single process without any process group."""
 
 from collections.abc import Iterator
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from raydc import collectives
-from raydc.clusters import KMeansResult, kernels, kmeans
-from raydc.clusters.kmeans import FixedPoint, Geometry
-from raydc.data.shard import Shard
+from raydc.clusters import KMeansResult, kernels, kmeans, passes
+from raydc.clusters.kmeans import FixedPoint
+from raydc.clusters.rule import Clustering, Options
+from raydc.data.shard import RowGroup, Shard
 from raydc.precision import full_precision
 
 
@@ -50,14 +53,18 @@ class CollectiveClusters:
         *,
         restarts: int = 20,
         centroids: Tensor | None = None,
+        weights: Tensor | None = None,
         spherical: bool = False,
         iterations: int = 300,
         tolerance: float = 1e-4,
+        start: Literal["k-means++", "k-means||"] = "k-means++",
+        balanced: float = 0.0,
+        batch_groups: int | None = None,
     ) -> KMeansResult:
         """As promised by `Clusters`, with the same bits on any number of workers; `tolerance` as in scikit-learn.
 
         Zero rows on the sphere fall to cluster 0 and move no centroid. Raises ValueError for rows that are not finite
-        or beyond 1e15, for no rows at all, and for starting centroids of another shape.
+        or beyond 1e15, for no rows at all, and for weights or starting centroids of another shape.
         """
         self._check(z)
         if n_clusters < 1 or restarts < 1 or self.shard.total < 1:
@@ -66,27 +73,32 @@ class CollectiveClusters:
             )
         if centroids is not None and centroids.shape != (n_clusters, z.shape[1]):
             raise ValueError(f"expected starting centroids {(n_clusters, z.shape[1])}, got {tuple(centroids.shape)}")
-        z = kmeans.unit(z.float()) if spherical else z.float()
-        geometry, spread, variance = self._geometry(z, spherical)
-        groups = geometry.groups(z, self.shard.spans)
-        if centroids is not None:
-            start = geometry.around(centroids.to(z.device)).double()[None]
-        else:
-            start = self._start(z, n_clusters, restarts).double() - geometry.origin
-
-        def step(c: Tensor) -> tuple[Tensor, Tensor]:
-            sums, counts = kmeans.statistics(groups, c, geometry)
-            both = collectives.total(torch.cat((sums, counts[..., None]), -1))
-            return both[..., :-1], both[..., -1]
-
-        def refill(c: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, int]:
-            return self._refill(z, groups, c, sums, counts, geometry)
-
-        found, done, refilled = kmeans.lloyd(start, step, refill, geometry, iterations, tolerance * variance)
-        best = 0
-        if len(found) > 1:
-            best = int(kmeans.inertia(*step(found), found, spread, geometry).argmin())
-        return self._result(z, groups, found[best], geometry, done[best], refilled[best])
+        z, given = z.float(), None if centroids is None else centroids.to(z.device)
+        largest = float(self._largest(z).max())
+        if largest > kmeans.LARGEST:
+            raise ValueError(f"expected values up to {kmeans.LARGEST:g}, got {largest:g}: scale the rows")
+        if weights is not None:
+            weights = self._weights(weights.to(z))
+        asked = Options(
+            n_clusters=n_clusters,
+            restarts=restarts if centroids is None else 1,
+            spherical=spherical,
+            iterations=iterations,
+            tolerance=tolerance,
+            start=start,
+            balanced=balanced,
+            batch_groups=batch_groups,
+            weighted=weights is not None,
+            seed=self.seed,
+        )
+        many = int(collectives.total(torch.tensor([len(self.shard.groups)], device=z.device)))
+        walk = _Walk(self.shard, z, weights)
+        now = Clustering(asked, z.shape[1], self.shard.total, many, given=given)
+        while not now.done:
+            phase, now = now.phase, walk.step(now)
+            if now.phase == "move" and phase != "move":
+                collectives.broadcast([now.arrays["centroids"]])  # one machine decides, were they of different make
+        return self._result(now, z, weights)
 
     @torch.no_grad()
     def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -143,65 +155,28 @@ class CollectiveClusters:
             raise ValueError(f"expected finite values, got NaN or infinity in column(s) {columns}")
         return largest
 
-    def _geometry(self, z: Tensor, spherical: bool) -> tuple[Geometry, float, float]:
-        """Geometry of all rows, the sum of squared distances to its origin, and the mean variance of a column."""
-        largest = self._largest(z)
-        if float(largest.max()) > kmeans.LARGEST:
-            raise ValueError(f"expected values up to {kmeans.LARGEST:g}, got {float(largest.max()):g}: scale the rows")
-        mean = self.sum(z) / self.shard.total
-        origin = torch.zeros_like(mean).float() if spherical else mean.float()
-        spread = float(self.sum((z.double() - origin).square().sum(1)))
-        variance = float(self.sum((z.double() - mean).square().sum(1))) / self.shard.total / z.shape[1]
-        around = self._largest(z - origin)
-        floor = float((largest * 2**-24).square().sum())
-        return Geometry(origin, FixedPoint.of(around, self.shard.total), floor, spherical), spread, variance
+    def _weights(self, weights: Tensor) -> Tensor:
+        self._check(weights)
+        bad = torch.tensor([bool(((weights < 0) | ~weights.isfinite()).any())], dtype=torch.int64)
+        if bool(collectives.maximum(bad.to(weights.device))):
+            raise ValueError("expected weights of 0 or more, got a negative one, NaN or infinity")
+        return weights
 
-    def _start(self, z: Tensor, n_clusters: int, restarts: int) -> Tensor:
-        """k-means++ on a sample of rows drawn by their positions, the same on every worker."""
-        many = min(self.shard.total, max(10_000, 40 * n_clusters))
-        positions = torch.arange(self.shard.start, self.shard.start + len(z))
-        drawn = torch.from_numpy(kmeans.hashed(positions.numpy(), self.seed)).to(z.device)
-        lowest = collectives.gather(drawn.sort().values[:many]).sort().values
-        mine = (drawn <= lowest[many - 1]).nonzero()[:, 0]
-        start = kmeans.plus_plus(collectives.gather(z[mine]), n_clusters, restarts, self.seed)
-        collectives.broadcast([start])  # one machine decides, were they of different make
-        return start
-
-    def _refill(
-        self, z: Tensor, groups: list[Tensor], centroids: Tensor, sums: Tensor, counts: Tensor, geometry: Geometry
-    ) -> tuple[Tensor, Tensor, int]:
-        many = 4 * int((counts == 0).sum()) + 64  # more than needed, as some rows may be equal
-        labels, squared = self._assign(groups, centroids, geometry)
-        positions = torch.arange(self.shard.start, self.shard.start + len(z), device=z.device)
-        own = kmeans.farthest(squared, positions, many)
-        far, where = collectives.gather(squared[own]), collectives.gather(positions[own])
-        rows, labels = collectives.gather(geometry.around(z[own])), collectives.gather(labels[own])
-        order = kmeans.farthest(far, where, many)
-        return kmeans.refill(sums, counts, far[order], labels[order], rows[order], geometry)
-
-    def _result(
-        self, z: Tensor, groups: list[Tensor], centroids: Tensor, geometry: Geometry, done: int, refilled: int
-    ) -> KMeansResult:
+    def _result(self, now: Clustering, z: Tensor, weights: Tensor | None) -> KMeansResult:
         """Labels by the centroids that are returned (float32), clusters with members first."""
-        centroids = (centroids + geometry.origin).float()
-        around = centroids.double() - geometry.origin
-        labels, squared = self._assign(groups, around, geometry)
-        counts = collectives.total(torch.bincount(labels, minlength=len(centroids)))
-        inertia = float(self.sum(squared))
-        order = (counts == 0).to(torch.int8).argsort(stable=True)
-        found = int((counts > 0).sum())
-        centroids, counts, labels = centroids[order], counts[order], order.argsort()[labels]
-        far = 8 * float(centroids.abs().max() + self._largest(z).max()) + 8
-        away = torch.arange(1, len(centroids) - found + 1, device=z.device)
-        centroids[found:] = (away * far)[:, None].to(centroids.dtype)
-        return KMeansResult(centroids, labels, counts, inertia, done, found, refilled)
-
-    def _assign(self, groups: list[Tensor], centroids: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Labels int64 [N] and squared distances [N] of this worker's rows by centroids [K, D] around the origin."""
-        labels = kmeans.assign(groups, centroids, geometry)
-        squared = [kmeans.distances(x, own, centroids) for x, own in zip(groups, labels, strict=True)]
-        none = centroids.new_empty(0)
-        return torch.cat([none.long(), *labels]), torch.cat([none, *squared])
+        found = [passes.labelled(now, z[span]) for span in self.shard.spans]
+        none = z.new_empty(0)
+        labels = torch.cat([none.long(), *(own for own, _ in found)])
+        squared = torch.cat([none.double(), *(distances for _, distances in found)])
+        settled = now.settled()
+        return KMeansResult(
+            **vars(settled),
+            labels=labels,
+            inertia=float(self.sum(squared if weights is None else squared * weights)),
+            iterations=int(now.arrays["iterations"][0]),
+            found=int((settled.counts > 0).sum()),
+            refilled=int(now.arrays["refilled"][0]),
+        )
 
     def _blocks(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Every row group of every worker in turn, on all of them: its first position, and its rows."""
@@ -211,3 +186,64 @@ class CollectiveClusters:
             mine = first <= start < last
             block = x[start - first : stop - first].clone() if mine else x.new_zeros((stop - start, x.shape[1]))
             yield start, collectives.total(block)
+
+
+class _Walk:
+    """Passes over the rows of all workers, who hold them in memory."""
+
+    def __init__(self, shard: Shard, z: Tensor, weights: Tensor | None) -> None:
+        self.shard, self.z, self.weights = shard, z, weights
+        self.around: list[Tensor] = []
+        """This worker's row groups around the origin, once that is known."""
+        self.energies: list[Tensor] = []
+
+    def step(self, now: Clustering) -> Clustering:
+        """The next version."""
+        plain = now.phase in ("move", "count") and not now.options.balanced and self.weights is None
+        if not plain:
+            return now.after(self._parts(now))
+        return now.after(self._sums(now), lambda: self._parts(now))
+
+    def _mine(self, now: Clustering) -> list[int]:
+        """Which of this worker's row groups the version waits for."""
+        expected = now.expected()
+        return [at for at, group in enumerate(self.shard.groups) if expected[group.id]]
+
+    def _sums(self, now: Clustering) -> dict[str, Tensor]:
+        """What is needed as long as no cluster is empty, by the shortest way."""
+        geometry, mine = now.geometry, self._mine(now)
+        if not self.around:
+            fixed = FixedPoint(now.arrays["energy_scale"])
+            self.around = geometry.groups(self.z, self.shard.spans)
+            self.energies = [fixed.integers(kmeans.squares(x)).sum() for x in self.around]
+        centroids = now.arrays["centroids"][[*now.active]]
+        sums, counts = kmeans.statistics([self.around[at] for at in mine], centroids, geometry)
+        energy = sum((self.energies[at] for at in mine), counts.new_zeros(()))
+        whole = collectives.total(torch.cat((sums.flatten(), counts.flatten(), energy[None])))
+        sums, counts, energy = whole.split([sums.numel(), counts.numel(), 1])
+        counts = counts.view(centroids.shape[:2])
+        return {"sums": sums.view(centroids.shape), "counts": counts, "mass": counts, "energy": energy}
+
+    def _parts(self, now: Clustering) -> dict[str, Tensor]:
+        """All that a pass gives, over all workers."""
+        step, parts = passes.pass_of(now), []
+        for span, group in self._spans(now):
+            weights = None if self.weights is None else self.weights[span]
+            parts.append(step(self.z[span], weights, np.arange(group.start, group.start + (span.stop - span.start))))
+        mine, whole = passes.merge(parts), {}
+        for name, value in mine.items():
+            part = torch.from_numpy(value).to(self.z.device)
+            if name in passes.SUMMED:
+                whole[name] = collectives.total(part)
+            elif name in ("largest", "heaviest", "most"):
+                whole[name] = collectives.maximum(part)
+            else:
+                rows = 1 if "far" in mine else 0
+                whole[name] = collectives.gather(part.transpose(0, rows).contiguous()).transpose(0, rows)
+        merged = passes.merge([{name: value.cpu().numpy() for name, value in whole.items()}])
+        return {name: torch.from_numpy(value).to(self.z.device) for name, value in merged.items()}
+
+    def _spans(self, now: Clustering) -> list[tuple[slice, RowGroup]]:
+        """This worker's row groups that are waited for; an empty one where it has none, as it must take part."""
+        mine = [(self.shard.spans[at], self.shard.groups[at]) for at in self._mine(now)]
+        return mine or [(slice(0, 0), RowGroup(0, 0, 0))]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from raydc.clusters.service import CentroidService, Contribution, Fenced, Plan, Receipt, State
@@ -123,31 +124,69 @@ def fit_service(
     ValueError for rows that cannot be used, and for a folder that holds another plan.
     """
     remote = start(plan, folder, lease_s=lease_s, service=service)
-    task = ray.remote(_work).options(num_cpus=1, max_retries=-1)
-    shared = ray.put((plan, read))
-    while not (state := remote.state(centroids=False)).done:
-        missing = [groups[index] for index in state.missing]
-        parts = [part for part in _split(missing, workers) if part]
-        try:
-            ray.get([task.remote(remote, shared, part) for part in parts])
-        except RayTaskError as error:
-            raise error.cause from None
+    advance(remote, plan, groups, read, workers=workers)
     _, centroids, counts = remote.centroids()
     return centroids, counts, remote.status()
 
 
-def _work(service: RemoteService, shared: tuple[Plan, Reader], groups: list[RowGroup]) -> Receipt:
-    plan, read = shared
+def advance(
+    remote: RemoteService,
+    plan: Plan,
+    groups: Sequence[RowGroup],
+    read: Reader,
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    max_failures: int = -1,
+    on_version: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Work until the service is done, or until `on_version`, called after each version, says to stop; whether it is.
+
+    Raises WorkerCrashedError if a task is lost more than `max_failures` times (-1: never).
+    """
+    task = ray.remote(_work).options(num_cpus=threads, max_retries=max_failures)
+    shared = ray.put((plan, read, threads))
+    while not (state := remote.state(centroids=False)).done:
+        parts = split([groups[index] for index in state.missing], workers)
+        _results([task.remote(remote, shared, part) for part in parts])
+        if on_version():
+            return remote.state(centroids=False).done
+    return True
+
+
+def each(
+    function: Callable[[Any, Any], None],
+    shared: Any,
+    parts: Sequence[Any],
+    *,
+    threads: int = 1,
+    max_failures: int = -1,
+) -> None:
+    """function(shared, part) of every part, at the same time, in tasks that are run again when they are lost."""
+    task, put = ray.remote(function).options(num_cpus=threads, max_retries=max_failures), ray.put(shared)
+    _results([task.remote(put, part) for part in parts])
+
+
+def _results(tasks: list[Any]) -> None:
+    try:
+        ray.get(tasks)
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+def _work(service: RemoteService, shared: tuple[Plan, Reader, int], groups: list[RowGroup]) -> Receipt:
+    plan, read, threads = shared
+    torch.set_num_threads(threads)
     return work(service, plan, groups, read)
 
 
-def _split(groups: Sequence[RowGroup], parts: int) -> list[list[RowGroup]]:
-    """Consecutive groups with about the same number of rows in each part."""
-    total, at, split = sum(map(len, groups)), 0, [[] for _ in range(parts)]  # type: ignore[var-annotated]
+def split(groups: Sequence[RowGroup], parts: int) -> list[list[RowGroup]]:
+    """Consecutive groups with about the same number of rows in each part; parts without any are left out."""
+    total, at, dealt = sum(map(len, groups)), 0, [[] for _ in range(parts)]  # type: ignore[var-annotated]
     for group in groups:
-        split[min(parts - 1, (2 * at + len(group)) * parts // max(2 * total, 1))].append(group)
+        dealt[min(parts - 1, (2 * at + len(group)) * parts // max(2 * total, 1))].append(group)
         at += len(group)
-    return split
+    return [part for part in dealt if part]
 
 
 def _name(run: str) -> str:

@@ -6,14 +6,18 @@ its next commit is refused, and what it wrote meanwhile is never read in place o
 
 import hashlib
 import json
-import os
+import re
+import uuid
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raydc.storage import Store
+
 KEEP = 3
+MANIFEST = re.compile(r"snapshot-\d+-\d+\.json")
 
 
 class Fenced(RuntimeError):
@@ -21,29 +25,28 @@ class Fenced(RuntimeError):
 
 
 class Snapshots:
-    """The snapshots of one run in a folder that every node can reach."""
+    """The snapshots of one run in a folder (or at a URI) that every node can reach."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.store = Store(folder)
         self.incarnation, self.serial = self._claim(), 0
 
     def save(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Commit a snapshot; raises Fenced if another process has claimed this run since."""
         if self._claimed() > self.incarnation:
-            raise Fenced(f"incarnation {self._claimed()} has taken over {self.folder} from {self.incarnation}")
+            raise Fenced(f"incarnation {self._claimed()} has taken over {self.store.root} from {self.incarnation}")
         self.serial += 1
         name = f"snapshot-{self.incarnation:06d}-{self.serial:09d}"
         buffer = BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         payload = buffer.getvalue()
-        self._write(f"{name}.npz", payload)
+        self.store.write_bytes(f"{name}.npz", payload)
         self.during()
         manifest = {"format": 1, "sha256": _checksum(payload, meta), "bytes": len(payload), "meta": meta}
-        self._write(f"{name}.json", json.dumps(manifest).encode())
+        self.store.write_bytes(f"{name}.json", json.dumps(manifest).encode())
         for old in self._manifests()[KEEP:]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".npz").unlink(missing_ok=True)
+            self.store.delete(old)
+            self.store.delete(old.replace(".json", ".npz"))
 
     def during(self) -> None:
         """Called between the arrays and the manifest of a snapshot; tests kill the process here."""
@@ -58,47 +61,38 @@ class Snapshots:
             try:
                 return self._read(manifest)
             except (ValueError, KeyError, OSError) as problem:
-                broken.append(f"{manifest}: {problem}")
+                broken.append(f"{self.store.root}/{manifest}: {problem}")
         if broken:
             raise ValueError("no snapshot of this run can be read:\n" + "\n".join(broken))
         return None
 
-    def _read(self, manifest: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        written = json.loads(manifest.read_bytes())
-        payload = manifest.with_suffix(".npz").read_bytes()
+    def _read(self, manifest: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        written = json.loads(self.store.read_bytes(manifest))
+        payload = self.store.read_bytes(manifest.replace(".json", ".npz"))
         if _checksum(payload, written["meta"]) != written["sha256"]:
             raise ValueError(f"expected {written['bytes']} bytes with checksum {written['sha256']}, got others")
         with np.load(BytesIO(payload), allow_pickle=False) as arrays:
             return dict(arrays), written["meta"]
 
-    def _manifests(self) -> list[Path]:
+    def _manifests(self) -> list[str]:
         """Committed snapshots, newest first: a later incarnation beats a later moment."""
-        return sorted(self.folder.glob("snapshot-*.json"), reverse=True)
+        return sorted((name for name in self.store.list() if MANIFEST.fullmatch(name)), reverse=True)
 
-    def _write(self, name: str, payload: bytes) -> None:
-        temporary = self.folder / f"tmp-{self.incarnation}-{name}"
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / name)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    def _claims(self) -> list[tuple[int, str]]:
+        """Incarnations that were claimed, and the files that say so."""
+        return [(int(name.split("-")[1]), name) for name in self.store.list() if name.startswith("incarnation-")]
 
     def _claimed(self) -> int:
-        return max((int(path.name.split("-")[1]) for path in self.folder.glob("incarnation-*")), default=0)
+        return max((number for number, _ in self._claims()), default=0)
 
     def _claim(self) -> int:
+        """The next incarnation, claimed by a file of this process. Of two that claim the same, neither keeps it."""
         while True:
             number = self._claimed() + 1
-            try:
-                os.close(os.open(self.folder / f"incarnation-{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            mine = f"incarnation-{number:06d}-{uuid.uuid4().hex}"
+            self.store.write_bytes(mine, b"")
+            if [name for claimed, name in self._claims() if claimed >= number] == [mine]:
                 return number
-            except FileExistsError:
-                continue  # another process claimed it just now: claim the next
 
 
 def _checksum(payload: bytes, meta: dict[str, Any]) -> str:

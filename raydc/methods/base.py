@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
-from raydc.clusters import Clusters
+from raydc.clusters import Clusters, Found
 from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
@@ -219,6 +219,16 @@ class Method(nn.Module):
     def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
         """2.7, after training: final labels, int64 [N], of the shard's rows."""
         return shard.map(lambda x: self.assign(x).argmax(1))
+
+    def streamed(self) -> dict[str, Any] | None:
+        """2.6 of a method that trains nothing: the options of the k-means of its features, which is all it does.
+
+        Its rows are then streamed, not held, and `keep` gets what is found. None: rows are held and the loop runs.
+        """
+        return None
+
+    def keep(self, found: Found) -> None:
+        """Take over a clustering of the features, from streamed rows or from this worker's."""
 
     def assign(self, x: Tensor) -> Tensor:
         """Memberships [B, K], rows summing to 1; a row's cluster is the largest. NotImplementedError: see the card."""

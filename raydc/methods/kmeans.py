@@ -1,17 +1,19 @@
 """k-means on the rows themselves (Lloyd 1982; k-means++ of Arthur & Vassilvitskii 2007): the shallow baseline.
 
-Memberships of new rows are Student's t around the centroids, so that the nearest centroid has the largest.
+Memberships of new rows are Student's t around the centroids, so that the nearest centroid has the largest; where sizes
+are balanced (Cuturi 2013; Asano et al. 2020), those of the optimal transport.
 """
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raydc.clusters import Clusters
+from raydc.clusters import Clusters, Found
 from raydc.data import Shard
 from raydc.losses.hardening import student_t
+from raydc.losses.transport import transport
 from raydc.methods.base import Card, Method
 from raydc.networks.augment import Augment
 from raydc.phases import Phase
@@ -37,6 +39,12 @@ class KMeans(Method):
         """Stop when the centroids move less than this, relative to the mean variance of a feature."""
         spherical: bool = False
         """Compare directions (cosine) instead of positions."""
+        start: Literal["k-means++", "k-means||"] = "k-means++"
+        """k-means++ on a sample of the rows, or k-means|| on all of them, which many clusters need."""
+        balanced: float = Field(0.0, ge=0)
+        """Strength that holds clusters to equal sizes (Sinkhorn), 20 or more for nearly equal ones; 0: not at all."""
+        batch_groups: int | None = Field(None, ge=1)
+        """Row groups of a mini-batch iteration, whose centroids are running means; none: all rows in each iteration."""
 
         @model_validator(mode="after")
         def _trains_nothing(self) -> Self:
@@ -50,7 +58,11 @@ class KMeans(Method):
         super().__init__(config, shape)
         features = int(torch.tensor(shape).prod())
         self.register_buffer("centroids", torch.zeros(config.n_clusters, features))
+        self.register_buffer("offsets", torch.zeros(config.n_clusters))
+        self.register_buffer("sharpness", torch.zeros(()))
         self.centroids: Tensor
+        self.offsets: Tensor
+        self.sharpness: Tensor
 
     def phases(self) -> dict[str, Phase]:
         return {}
@@ -59,17 +71,21 @@ class KMeans(Method):
         flat = x.flatten(1)
         return torch.nn.functional.normalize(flat, dim=1) if self.config.spherical else flat
 
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
-        found = clusters.kmeans(
-            shard.map(self.features),
-            self.n_clusters,
-            restarts=self.config.restarts,
-            iterations=self.config.iterations,
-            tolerance=self.config.tolerance,
-            spherical=self.config.spherical,
-        )
+    def streamed(self) -> dict[str, Any]:
+        return self.config.model_dump(exclude={"recipe", "augment"})
+
+    def keep(self, found: Found) -> None:
         self.centroids.copy_(found.centroids)
+        self.offsets.copy_(found.offsets)
+        self.sharpness.fill_(found.sharpness)
+
+    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+        found = clusters.kmeans(shard.map(self.features), **self.streamed())
+        self.keep(found)
         return found.labels
 
     def assign(self, x: Tensor) -> Tensor:
-        return student_t(self.features(x), self.centroids)
+        z = self.features(x)
+        if self.config.balanced:
+            return transport(z, self.centroids, self.offsets, self.sharpness)
+        return student_t(z, self.centroids)

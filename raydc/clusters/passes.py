@@ -1,0 +1,237 @@
+"""What a row group adds to a version's pass over the rows, and how such parts become one.
+
+Every array of a part adds up without a trace of the order: integers are summed, and of rows that stand out the first
+are kept, by a key that ends in the row's position.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydc.clusters import balanced, kmeans, seeding
+from raydc.clusters.balanced import BalancedAssigner
+from raydc.clusters.kmeans import Assigner, FixedPoint
+from raydc.clusters.rule import Clustering
+
+FARTHEST = 64
+"""Rows that a part carries to refill empty clusters with."""
+
+SUMMED = ("sums", "counts", "mass", "energy", "soft")
+"""Arrays that are integers and add up."""
+
+Part = dict[str, np.ndarray]
+Pass = Callable[[Tensor, Tensor | None, np.ndarray], Part]
+"""What rows x [n, D] of weights [n], at these positions of the data, add."""
+
+
+def pass_of(clustering: Clustering) -> Pass:
+    """The pass that the clustering waits for.
+
+    survey: `largest` [D], and `sample` [m, D] with `positions` [m]; of weighted rows also `heaviest` [1] and
+    `sample_weights` [m]. seed: `times`, `where` [m] and `rows` [m, D], the first `most` [1] of which count. weigh:
+    `mass` [1, C]. move and count, for A active restarts: `sums` [A, K, D], `counts` and `mass` [A, K], `energy` [1] and
+    (balanced) `soft` [A, K], int64; and rows far from their centroids: `far`, `where`, `whose`, `weights` [A, m] and
+    `rows` [A, m, D].
+    """
+    kinds: dict[str, Callable[[Clustering], Pass]] = {"survey": Survey, "seed": Seed, "weigh": Weigh}
+    return kinds.get(clustering.phase, Move)(clustering)
+
+
+class Survey:
+    """Largest values, and the rows that the sample draws by their positions."""
+
+    def __init__(self, clustering: Clustering) -> None:
+        self.options, self.total = clustering.options, clustering.rows
+
+    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+        options = self.options
+        drawn = seeding.sampled(positions, options.sample, options.n_clusters, self.total, options.seed)
+        chosen = torch.from_numpy(drawn).to(x.device)
+        part = {
+            "largest": torch.cat((x.new_zeros(1, x.shape[1]), x.abs())).amax(0).cpu().numpy(),
+            "sample": x[chosen].cpu().numpy(),
+            "positions": positions[drawn],
+        }
+        if weights is not None:
+            part["heaviest"] = torch.cat((weights.new_zeros(1), weights)).amax().reshape(1).cpu().numpy()
+            part["sample_weights"] = weights[chosen].cpu().numpy()
+        return part
+
+
+class Distances:
+    """Nearest of centroids [R, K, D] around the origin, and squared distances to them, of whole row groups."""
+
+    def __init__(self, clustering: Clustering, centroids: Tensor) -> None:
+        self.geometry, self.centroids = clustering.geometry, centroids
+        self.assigner = Assigner(centroids, self.geometry)
+
+    def labels(self, tiles: Iterable[Tensor]) -> Tensor:
+        """int64 [R, n] from what the assigner says of each tile."""
+        none = torch.empty((self.assigner.restarts, 0), dtype=torch.int64, device=self.assigner.centroids.device)
+        return torch.cat([none, *(labels.long() for labels in tiles)], 1)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Labels int64 [R, n]."""
+        return self.labels(self.assigner(tile) for tile in self.assigner.tiles(x))
+
+    def far(self, x: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
+        """Squared distances float64 [R, n], where rows x [n, D] have labels [R, n] and squared lengths [n]."""
+        if x.device.type != "cpu":
+            return torch.stack([kmeans.distances(x, *each) for each in zip(labels, self.centroids, strict=True)])
+        # on the sphere a centroid has length 1
+        scores = self.assigner.scores(x, labels.int())
+        distance = (2 * scores + squares + self.geometry.spherical).clamp_(min=0)
+        # what is left of a row that is its own centroid is rounding
+        return torch.where(distance < 1e-12 * squares, 0.0, distance)
+
+
+class Seed:
+    """Rows far from the candidates so far."""
+
+    def __init__(self, clustering: Clustering) -> None:
+        self.options, self.version = clustering.options, clustering.version
+        self.distances = Distances(clustering, clustering.arrays["candidates"][None])
+
+    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+        x = self.distances.geometry.around(x)
+        squared = self.distances.far(x, self.distances.nearest(x), kmeans.squares(x))
+        options = self.options
+        return seeding.next_candidates(
+            x, squared[0], weights, positions, options.n_clusters, options.seed, self.version
+        )
+
+
+class Weigh:
+    """Rows nearest to each candidate."""
+
+    def __init__(self, clustering: Clustering) -> None:
+        self.unit, self.many = FixedPoint(clustering.arrays["weight_scale"]), len(clustering.arrays["candidates"])
+        self.distances = Distances(clustering, clustering.arrays["candidates"][None])
+
+    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+        labels = self.distances.nearest(self.distances.geometry.around(x))
+        return {"mass": _counted(labels, weights, self.many, self.unit).cpu().numpy()}
+
+
+class Move:
+    """Sums of rows by the centroids of one version."""
+
+    def __init__(self, clustering: Clustering) -> None:
+        arrays, active = clustering.arrays, [*clustering.active]
+        self.clustering, self.geometry = clustering, clustering.geometry
+        self.centroids, self.offsets = arrays["centroids"][active], arrays["offsets"][active]
+        self.distances = Distances(clustering, self.centroids)
+        self.energy, self.unit = FixedPoint(arrays["energy_scale"]), FixedPoint(arrays["weight_scale"])
+
+    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+        x = self.geometry.around(x)
+        squares = kmeans.squares(x)
+        extra: Part = {}
+        if self.clustering.options.balanced:
+            labels, far, soft = self._balanced(x, weights, squares)
+            sums, mass = self._summed(x, weights, labels)
+            extra["soft"] = soft.cpu().numpy()
+        elif weights is not None:
+            labels = self.distances.nearest(x)
+            far = self.distances.far(x, labels, squares)
+            sums, mass = self._summed(x, weights, labels)
+        else:
+            labels, sums, mass = self._plain(x)
+            far = self.distances.far(x, labels, squares)
+        counts = mass if weights is None else _counted(labels, None, self.centroids.shape[1], self.unit)
+        energy = squares if weights is None else squares * weights.double()
+        return extra | {
+            "sums": sums.cpu().numpy(),
+            "counts": counts.cpu().numpy(),
+            "mass": mass.cpu().numpy(),
+            "energy": self.energy.integers(energy).sum().reshape(1).cpu().numpy(),
+        } | self._farthest(x, weights, labels, far, positions)  # fmt: skip
+
+    def _plain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels [A, n], sums [A, K, D] and counts [A, K]."""
+        sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=x.device)
+        counts = torch.zeros(self.centroids.shape[:2], dtype=torch.int64, device=x.device)
+        return self.distances.labels(kmeans.add(x, self.distances.assigner, self.geometry, sums, counts)), sums, counts
+
+    def _balanced(self, x: Tensor, weights: Tensor | None, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels [A, n], squared distances [A, n] and sums of memberships [A, K]."""
+        arrays = self.clustering.arrays
+        fixed, sharp = FixedPoint(arrays["soft_scale"]), self.clustering.sharpness
+        labels, far, soft = [], [], []
+        for centroids, offsets in zip(self.centroids, self.offsets, strict=True):
+            found = [*BalancedAssigner(centroids, offsets, sharp, self.geometry)(x)]
+            labels.append(torch.cat([own for own, _, _ in found]))
+            far.append((torch.cat([distance for _, distance, _ in found]) + squares).clamp_(min=0))
+            soft.append(balanced.masses(torch.cat([member for _, _, member in found]), weights, fixed))
+        return torch.stack(labels), torch.stack(far), torch.stack(soft)
+
+    def _summed(self, x: Tensor, weights: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums [A, K, D] and weights [A, K] of rows by labels [A, n], row by row in integers."""
+        integers = self.geometry.fixed.integers(x if weights is None else x.double() * weights.double()[:, None])
+        sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=x.device)
+        for each, own in zip(sums, labels, strict=True):
+            each.index_add_(0, own, integers)
+        return sums, _counted(labels, weights, self.centroids.shape[1], self.unit)
+
+    def _farthest(self, x: Tensor, weights: Tensor | None, labels: Tensor, far: Tensor, positions: np.ndarray) -> Part:
+        where = torch.from_numpy(positions).to(x.device)
+        order = torch.stack([kmeans.farthest(each, where, FARTHEST) for each in far])
+        weighed = x.new_ones(len(x)) if weights is None else weights.float()
+        return {
+            "far": far.gather(1, order).cpu().numpy(),
+            "where": where[order].cpu().numpy(),
+            "whose": labels.gather(1, order).cpu().numpy(),
+            "weights": weighed[order].cpu().numpy(),
+            "rows": x[order].cpu().numpy(),
+        }
+
+
+def _counted(labels: Tensor, weights: Tensor | None, clusters: int, unit: FixedPoint) -> Tensor:
+    """Rows, or their weights as integers, by labels [A, n]: int64 [A, K]."""
+    each = labels.new_ones(labels.shape[1]) if weights is None else unit.integers(weights)
+    counted = labels.new_zeros((len(labels), clusters))
+    return counted.scatter_add_(1, labels, each.expand_as(labels))
+
+
+def labelled(clustering: Clustering, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels int64 [n] of a row group by the centroids that are returned, and those squared distances [n]; once done.
+
+    The labels are those of `Clustering.settled`.
+    """
+    geometry, arrays = clustering.geometry, clustering.arrays
+    x, centroids = geometry.around(x), arrays["centroids"][0]
+    if clustering.options.balanced:
+        own = balanced.labels(x, centroids, arrays["offsets"][0], geometry)
+    else:
+        (own,) = kmeans.assign([x], centroids, geometry)
+    return arrays["order"].argsort()[own], kmeans.distances(x, own, centroids)
+
+
+def merge(parts: Sequence[Part]) -> Part:
+    """Several parts as one; their order leaves no trace."""
+
+    def joined(name: str, axis: int = 0) -> np.ndarray:
+        return np.concatenate([part[name] for part in parts], axis)
+
+    merged: Part = {}
+    if "largest" in parts[0]:
+        order = np.argsort(joined("positions"))
+        merged["largest"] = np.max([part["largest"] for part in parts], axis=0)
+        merged |= {name: joined(name)[order] for name in ("sample", "positions")}
+        if "heaviest" in parts[0]:
+            merged["heaviest"] = np.max([part["heaviest"] for part in parts], axis=0)
+            merged["sample_weights"] = joined("sample_weights")[order]
+    elif "times" in parts[0]:
+        first = np.lexsort((joined("where"), joined("times")))[: int(parts[0]["most"][0])]
+        merged = {name: joined(name)[first] for name in ("times", "where", "rows")} | {"most": parts[0]["most"]}
+    for name in SUMMED:
+        if name in parts[0]:
+            merged[name] = np.asarray(np.sum([part[name] for part in parts], axis=0, dtype=np.int64))
+    if "far" in parts[0]:
+        order = np.lexsort((joined("where", 1), -joined("far", 1)), axis=1)[:, :FARTHEST]
+        for name in ("far", "where", "whose", "weights", "rows"):
+            values = joined(name, 1)
+            merged[name] = np.take_along_axis(values, order[..., None] if values.ndim == 3 else order, 1)
+    return merged

@@ -1,0 +1,92 @@
+"""Where k-means starts: k-means++ on a sample, or k-means|| on all rows, which a large number of clusters needs.
+
+k-means++: Arthur and Vassilvitskii, SODA 2007, with the greedy trials of scikit-learn. k-means||: Bahmani, Moseley,
+Vattani, Kumar and Vassilvitskii, VLDB 2012. In each of five rounds 2 K rows become candidates, a row's chance growing
+with its squared distance d^2 to the candidates so far; then each candidate weighs as many rows as are nearest to it,
+and weighted k-means++ picks K of them. The paper draws each row for itself, for which the sum of all d^2 must be known
+before; here the 2 K rows with the smallest e / d^2 are taken, e being exponential (Efraimidis and Spirakis, Information
+Processing Letters 2006), which needs one pass a round instead of two. e comes from the row's position, so that neither
+the number of workers nor the order of row groups changes what is drawn.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydc.clusters import kmeans
+
+ROUNDS = 5
+OVERSAMPLING = 2
+"""Candidates of a round, for each cluster."""
+
+
+def sampled(positions: np.ndarray, sample: int, clusters: int, total: int, seed: int) -> np.ndarray:
+    """bool [n]: which rows the sample takes by their positions: about `sample` of them, and 40 for each cluster."""
+    many = max(sample, 40 * clusters)
+    # the first row is always in it, so that it is never empty
+    return (kmeans.hashed(positions, seed) < min(many / total, 1.0) * 2.0**63) | (positions == 0)
+
+
+def waiting(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
+    """Exponential float64 [n], the same for a position wherever its row lives, and others in each version."""
+    return -np.log((kmeans.hashed(positions, seed + 104729 * (version + 1)) + 1.0) / 2.0**63)
+
+
+def first(positions: Tensor, weights: Tensor | None, seed: int) -> int:
+    """Which of these rows is the first candidate: any one alike, or in proportion to its weight."""
+    times = torch.from_numpy(waiting(positions.cpu().numpy(), seed, 0)).to(positions.device)
+    return int((times if weights is None else times / weights.double()).argmin())
+
+
+def next_candidates(
+    x: Tensor, squared: Tensor, weights: Tensor | None, positions: np.ndarray, clusters: int, seed: int, version: int
+) -> dict[str, np.ndarray]:
+    """What rows x [n, D] with squared distances [n] to the candidates add to a round: those that come up first."""
+    mass = squared if weights is None else squared * weights.double()
+    times = torch.from_numpy(waiting(positions, seed, version)).to(x.device) / mass
+    most = OVERSAMPLING * clusters
+    order = kmeans.farthest(-times, torch.from_numpy(positions).to(x.device), most)
+    order = order[mass[order] > 0]  # a row that is a candidate already has no distance
+    return {
+        "times": times[order].cpu().numpy(),
+        "where": positions[order.cpu().numpy()],
+        "rows": x[order].cpu().numpy(),
+        "most": np.array([most]),
+    }
+
+
+def plus_plus(x: Tensor, clusters: int, restarts: int, seed: int, weights: Tensor | None = None) -> Tensor:
+    """Greedy k-means++ starts [R, K, D] float64 among rows x [M, D] of weights [M], all restarts side by side."""
+    generator = torch.Generator().manual_seed(seed % (1 << 63))
+    draw = lambda *size: torch.rand(size, generator=generator, dtype=torch.float64).to(x.device)  # noqa: E731
+    trials = 2 + int(math.log(clusters))
+    x = x.double()
+    weights = x.new_ones(len(x)) if weights is None else weights.double()
+    centred = (x - x.mean(0)).float()
+    norms = centred.square().sum(1)
+    chosen = torch.empty((restarts, clusters), dtype=torch.int64, device=x.device)
+    chosen[:, 0] = _drawn(weights, draw(restarts))
+    closest = _between(centred, norms, chosen[:, :1])[:, 0]  # [R, M]
+    each = torch.arange(restarts, device=x.device)
+    for k in range(1, clusters):
+        candidates = _drawn(closest.double() * weights, draw(restarts, trials))
+        after = torch.minimum(_between(centred, norms, candidates), closest[:, None])  # [R, T, M]
+        best = (after.double() * weights).sum(2).argmin(1)
+        chosen[:, k] = candidates[each, best]
+        closest = after[each, best]
+    return x[chosen]
+
+
+def _drawn(mass: Tensor, uniform: Tensor) -> Tensor:
+    """Positions drawn in proportion to mass [..., M], for uniform numbers [...] or [..., T]."""
+    cumulative = mass.cumsum(-1)
+    return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).clamp_(max=mass.shape[-1] - 1)
+
+
+def _between(x: Tensor, norms: Tensor, chosen: Tensor) -> Tensor:
+    """Squared distances [R, T, M] of rows chosen [R, T] to all rows x [M, D]."""
+    rows = chosen.flatten()
+    squared = torch.addmm(norms, x[rows], x.T, alpha=-2).add_(norms[rows, None]).clamp_(min=0)
+    return squared.view(*chosen.shape, len(x))

@@ -1,0 +1,202 @@
+"""Rows that need not fit in memory, for a method that trains nothing: the centroid service in place of the loop.
+
+Row groups are read, scaled and forgotten again in every iteration, so that a worker's memory does not grow with their
+number. Every finished iteration is on storage: a run that is killed goes on from there, with any number of workers. The
+service can be looked up in the cluster by the name of the run (raydc.clusters.ray.find).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydc.clusters import passes
+from raydc.clusters.rule import Clustering
+from raydc.clusters.service import CentroidService, Plan
+from raydc.clusters.stream import work
+from raydc.data import DataError, DataSettings, RowGroup, Source, open_source, read_group
+from raydc.data.source import to_float32
+from raydc.failpoints import failpoint
+from raydc.job import Job, write_assignments
+from raydc.loop import Progress
+from raydc.methods.base import Method
+from raydc.model import ClusteringModel
+from raydc.storage import Store
+
+SNAPSHOTS = "checkpoints/centroids"
+PART_ROWS = 2**17
+"""Rows of a file of assignments, about."""
+
+
+def plan_of(job: Job, run: str) -> Plan | None:
+    """What the service is asked to do; None where the method is trained on its rows."""
+    options = job.method().streamed()
+    if options is None:
+        return None
+    rows = tuple(map(len, job.survey.groups))
+    return Plan(run=run, dim=int(np.prod(job.shape)), rows=rows, seed=job.clusters_seed, **options)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Reads the row groups of a job, in whatever process."""
+
+    job: Job
+
+    @cached_property
+    def method(self) -> Method:
+        return self.job.method().eval()
+
+    def __call__(self, group: RowGroup) -> np.ndarray:
+        """Features [n, D] of a row group, as the method clusters them."""
+        return self.method.features(self.scaled(group)[0]).numpy()
+
+    def scaled(self, group: RowGroup) -> tuple[Tensor, np.ndarray]:
+        """Rows [n, ...] as the method takes them, and their ids."""
+        failpoint("stream")
+        job = self.job
+        x, ids = read_group(_opened(job.config.data, job.survey.fingerprint), job.survey, group)
+        return job.scaling.apply(torch.from_numpy(to_float32(x))).view(-1, *job.shape), ids
+
+
+@lru_cache(maxsize=1)
+def _opened(settings: DataSettings, fingerprint: str) -> Source:
+    """The source, opened once in a process: footers of thousands of files need not be read in each iteration."""
+    source = open_source(settings)
+    if source.fingerprint != fingerprint:
+        raise DataError(f"{settings.path}: the data have changed since they were checked; start again")
+    return source
+
+
+def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+    """Cluster and write everything in this process; False if it was asked to stop before the end."""
+    service = CentroidService(f"{store.root}/{SNAPSHOTS}", plan)
+    rows = Rows(job)
+    while not service.done:
+        work(service, plan, job.survey.groups, rows)
+        if watch.heard(service.status()) and not service.done:
+            return False
+    now = service.state().clustering
+    assert now is not None
+    for part in parts_of(job.survey.groups, PART_ROWS):
+        write_part((rows, now, store), part)
+    _conclude(job, store, now, service.status())
+    return True
+
+
+def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+    """The same by Ray tasks around the service's actor. Raises what the tasks raise."""
+    from raydc.clusters import ray as over_ray
+
+    training, groups = job.config.training, job.survey.groups
+    failures = {"threads": training.threads, "max_failures": training.max_failures}
+    service = over_ray.start(plan, f"{store.root}/{SNAPSHOTS}")
+    rows = Rows(job)
+
+    def on_version() -> bool:
+        return watch.heard(service.status())
+
+    if not over_ray.advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **failures):
+        return False
+    now = service.state().clustering
+    assert now is not None
+    written = {*store.list("assignments")}
+    missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
+    lots = [missing[at :: training.workers] for at in range(training.workers)]
+    over_ray.each(_write_parts, (rows, now, store), [lot for lot in lots if lot], **failures)
+    _conclude(job, store, now, service.status())
+    return True
+
+
+@dataclass
+class Listener:
+    """Tells the caller of each iteration, once."""
+
+    progress: Callable[[Progress], None]
+    stopping: Callable[[], bool]
+    iterations: int
+    told: int = 0
+
+    def heard(self, status: dict[str, Any]) -> bool:
+        """Tell what is new in the service's status; whether to stop."""
+        history = progress_of(status, self.iterations)
+        for entry in history[self.told :]:
+            self.progress(entry)
+        self.told = len(history)
+        return self.stopping()
+
+
+def progress_of(status: dict[str, Any], iterations: int) -> list[Progress]:
+    """The service's iterations as epochs of a phase."""
+    entries = status["history"]
+    over = status["done"] or status["phase"] == "count"
+    return [
+        Progress(
+            phase="iterations",
+            epoch=at,
+            epochs=iterations,
+            step=at,
+            losses={"inertia": entry["inertia"], "refilled": float(entry["refilled"])},
+            changed=None,
+            alive=None,
+            largest=None,
+            last=over and at == len(entries),
+        )
+        for at, entry in enumerate(entries, start=1)
+    ]
+
+
+def parts_of(groups: Sequence[RowGroup], rows: int) -> list[list[RowGroup]]:
+    """Consecutive row groups for each file of assignments, about `rows` rows in each."""
+    parts: list[list[RowGroup]] = []
+    for group in groups:
+        if not parts or sum(map(len, parts[-1])) + len(group) > rows:
+            parts.append([])
+        parts[-1].append(group)
+    return parts
+
+
+def _name(part: Sequence[RowGroup]) -> str:
+    return f"assignments/part-{part[0].start:012d}.parquet"
+
+
+Shared = tuple[Rows, Clustering, Store]
+
+
+def _write_parts(shared: Shared, parts: Sequence[list[RowGroup]]) -> None:
+    for part in parts:
+        write_part(shared, part)
+
+
+def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
+    """The assignments of some row groups, unless they are written already."""
+    rows, now, store = shared
+    if store.exists(_name(part)):
+        return
+    failpoint("stream.part")
+    rows.method.keep(now.settled())
+    columns: dict[str, list[np.ndarray]] = {"row": [], "id": [], "cluster": [], "confidence": []}
+    for group in part:
+        x, ids = rows.scaled(group)
+        labels, _ = passes.labelled(now, rows.method.features(x))
+        columns["row"].append(np.arange(group.start, group.stop))
+        columns["id"].append(ids)
+        columns["cluster"].append(labels.numpy())
+        columns["confidence"].append(rows.method.assign(x).max(1).values.float().numpy())
+    write_assignments(store, _name(part), {name: np.concatenate(values) for name, values in columns.items()})
+
+
+def _conclude(job: Job, store: Store, now: Clustering, status: dict[str, Any]) -> None:
+    """The model and the history."""
+    method = job.method()
+    method.keep(now.settled())
+    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns)
+    for name, data in model.files().items():
+        store.write_bytes(f"model/{name}", data)
+    history = progress_of(status, now.options.iterations)
+    store.write_text("metrics.jsonl", "".join(json.dumps(asdict(entry)) + "\n" for entry in history))

@@ -1,0 +1,132 @@
+"""`raydc train --method kmeans`: rows streamed through the centroid service, in this process and under Ray."""
+
+import json
+import signal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raydc import DeepClustering, streamed
+from raydc.clusters import ray as over_ray
+from raydc.config import RunConfig
+from raydc.data import DataError, split
+from raydc.model import ClusteringModel
+from raydc.settings import unflatten
+from raydc.train import Interrupted, Watch, check, run_name, train
+from tests.runs import alone, weights
+
+SETTINGS = {"method.restarts": 2, "method.iterations": 8, "data.scaling": "standard"}
+
+
+def rows(many: int = 3000, dim: int = 5) -> np.ndarray:
+    draw = np.random.default_rng(0)
+    centres = 3 * draw.normal(size=(7, dim))
+    return (centres[draw.integers(7, size=many)] + draw.normal(size=(many, dim))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with rows.npy, and the estimator that was fitted to the same rows."""
+    folder = tmp_path_factory.mktemp("streamed")
+    np.save(folder / "rows.npy", rows())
+    return folder, DeepClustering("kmeans", 7, SETTINGS).fit(rows())
+
+
+def settings(out, data, **changes):
+    flat = {"method.name": "kmeans", "method.n_clusters": 7, "training.workers": 0, **SETTINGS, **changes}
+    return RunConfig.of(unflatten({**flat, "data.path": str(data), "output.out": str(out)}))
+
+
+def same(out, fitted) -> None:
+    """The run in `out` is the estimator's, byte by byte."""
+    assert weights(out) == fitted.model_.weights_hash()
+    table = pq.read_table(out / "assignments").sort_by("row")
+    assert table["row"].to_pylist() == list(range(len(fitted.labels_)))
+    assert (table["cluster"].to_numpy() == fitted.labels_).all()
+    assert (fitted.predict_proba(rows()).max(1) == table["confidence"].to_numpy()).mean() > 0.99
+
+
+def test_streamed_rows_end_in_the_estimators_bytes_part_by_part(place, tmp_path, monkeypatch):
+    folder, fitted = place
+    monkeypatch.setattr(streamed, "PART_ROWS", 700)
+    heard = []
+    summary = train(check(settings(tmp_path / "run", folder / "rows.npy")), Watch(progress=heard.append))
+    same(tmp_path / "run", fitted)
+    assert len(list((tmp_path / "run" / "assignments").iterdir())) == 5
+    assert [progress.epoch for progress in heard] == list(range(1, len(heard) + 1)) and heard[-1].last
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    inertia = [line["losses"]["inertia"] for line in lines]
+    assert len(inertia) == len(heard) and inertia == sorted(inertia, reverse=True)
+    assert summary["found"] == 7 and sum(summary["sizes"]) == 3000
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_row_groups_of_parquet_give_the_same_clusters(place, tmp_path):
+    """Parquet cuts rows elsewhere than arrays do, so that sums agree to their last digits only."""
+    _, fitted = place
+    values = pa.FixedSizeListArray.from_arrays(pa.array(rows().ravel()), 5)
+    pq.write_table(pa.table({"x": values}), tmp_path / "rows.parquet", row_group_size=431)
+    train(check(settings(tmp_path / "run", tmp_path / "rows.parquet")))
+    model = ClusteringModel.load(tmp_path / "run" / "model")
+    np.testing.assert_allclose(model.method.centroids, fitted.model_.method.centroids, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failpoint", ["stream", "stream.part"])
+def test_killed_it_goes_on_with_the_same_command(place, tmp_path, failpoint):
+    folder, fitted = place
+    config = settings(tmp_path / "run", folder / "rows.npy")
+    assert alone(config, failpoint) == -signal.SIGKILL
+    assert alone(config) == 0
+    same(tmp_path / "run", fitted)
+
+
+def test_asked_to_stop_it_keeps_its_iterations(place, tmp_path):
+    class AfterTwo:
+        seen = 0
+
+        def is_set(self) -> bool:
+            self.seen += 1
+            return self.seen > 2
+
+    folder, fitted = place
+    config = settings(tmp_path / "run", folder / "rows.npy")
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        train(check(config), Watch(stop=AfterTwo()))
+    assert list((tmp_path / "run" / "checkpoints" / "centroids").glob("snapshot-*.npz"))
+    train(check(config))
+    same(tmp_path / "run", fitted)
+
+
+def test_rows_that_change_meanwhile_end_the_run(place, tmp_path):
+    values = rows(200)
+    np.save(tmp_path / "rows.npy", values)
+    run = check(settings(tmp_path / "run", tmp_path / "rows.npy"))
+    np.save(tmp_path / "rows.npy", values + 1)
+    with pytest.raises(DataError, match="have changed since they were checked"):
+        train(run)
+
+
+def test_parts_are_whole_row_groups():
+    parts = streamed.parts_of(split(1000, 90), rows=200)
+    assert [sum(map(len, part)) for part in parts] == [180, 180, 180, 180, 180, 100]
+    assert [len(part) for part in streamed.parts_of(split(1000, 90), rows=10)] == [1] * 12
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_of_ray_end_in_the_same_bytes_and_the_service_has_the_runs_name(place, tmp_path):
+    folder, fitted = place
+    config = settings(tmp_path / "run", folder / "rows.npy", **{"training.workers": 2})
+    run, found = check(config), []
+
+    def look(progress) -> None:
+        if not found:
+            record = json.loads((tmp_path / "run" / "run.json").read_text())
+            found.append(over_ray.find(run_name(run.job, record["id"])).centroids())
+
+    train(run, Watch(progress=look))
+    same(tmp_path / "run", fitted)
+    assert found[0][1].shape == (7, 5)
