@@ -165,7 +165,7 @@ WAYS = [
     {"start": "k-means||", "restarts": 2},
     {"weighted": True, "restarts": 2},
     {"weighted": True, "start": "k-means||", "batch_groups": 4, "iterations": 9},
-    {"balanced": 20.0},
+    {"balanced": 20.0, "iterations": 15},
     {"balanced": 5.0, "weighted": True, "restarts": 2, "iterations": 20},
 ]
 
