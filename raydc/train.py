@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raydc import connection
+from raydc import connection, streamed
 from raydc import job as jobs
-from raydc import streamed
 from raydc.checkpoints import CheckpointError
 from raydc.config import RunConfig
 from raydc.data import save_dropped
