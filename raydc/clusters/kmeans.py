@@ -1,8 +1,8 @@
 """k-means in steps that add up: a worker's part of a step is integers, so any split of the rows gives the same bits.
 
 Lloyd 1982. Rows are moved to a common origin, a row group at a time; a tile of them is labelled by float64 scores, few
-of which are computed (`kernels`); a row group's sums become integer multiples of a power of two, and integer sums do not
-depend on their order. Row groups are never cut elsewhere than by their own size. So on CPUs labels and sums do not
+of which are computed (`kernels`); a row group's sums become integer multiples of a power of two, and integer sums do
+not depend on their order. Row groups are never cut elsewhere than by their own size. So on CPUs labels and sums do not
 depend on the worker that holds a row, nor on its processor and BLAS; other devices add float64 in an order of their
 own.
 
