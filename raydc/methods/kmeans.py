@@ -42,7 +42,7 @@ class KMeans(Method):
         start: Literal["k-means++", "k-means||"] = "k-means++"
         """k-means++ on a sample of the rows, or k-means|| on all of them, which many clusters need."""
         balanced: float = Field(0.0, ge=0)
-        """Strength that holds clusters to equal sizes (Sinkhorn), 20 or more for nearly equal ones; 0: not at all."""
+        """Strength that holds clusters to equal sizes (Sinkhorn): 5 to 20, for hundreds of iterations; 0: none."""
         batch_groups: int | None = Field(None, ge=1)
         """Row groups of a mini-batch iteration, whose centroids are running means; none: all rows in each iteration."""
 
