@@ -164,6 +164,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _watched(action: Callable[[threading.Event], Any]) -> int:
     """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
+    from raydc.elastic import NoRoom
     from raydc.loop import TrainingDiverged
     from raydc.search import SearchError, SearchInterrupted
     from raydc.tracker import RecordPending
@@ -180,7 +181,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         action(stop)
-    except (Interrupted, SearchInterrupted, RecordPending) as problem:
+    except (Interrupted, SearchInterrupted, RecordPending, NoRoom) as problem:
         return _fail(TRY_AGAIN, problem)
     except (TrainingDiverged, TrainingFailed, SearchError) as problem:
         return _fail(FAILED, problem)

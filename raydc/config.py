@@ -1,11 +1,12 @@
 """One validated, frozen configuration of a run: the same from the command line, a YAML file, Python, or a search."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
 from raydc import methods
 from raydc.data.settings import DataSettings
@@ -32,11 +33,35 @@ SHORT = {
 """Short forms of settings on the command line."""
 
 
+class Workers(int):
+    """A number of workers: as an int the most there may be, and the `least` with which training goes on."""
+
+    least: int
+
+    def __new__(cls, most: int, least: int | None = None) -> "Workers":
+        made = super().__new__(cls, most)
+        made.least = most if least is None else least
+        return made
+
+    @staticmethod
+    def of(value: Any) -> "Workers":
+        """From 4, "4" or "1..4"; ValueError for anything else."""
+        found = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", str(value))
+        if not found or (found[2] and not 1 <= int(found[1]) <= int(found[2])):
+            raise ValueError("expected a number of workers such as 2, or a range such as 1..4")
+        return Workers(int(found[2] or found[1]), int(found[1]))
+
+    def plain(self) -> int | str:
+        """As `of` takes it."""
+        return int(self) if self.least == self else f"{self.least}..{int(self)}"
+
+
 class Training(Settings):
     """Where and how the method is trained."""
 
-    workers: int = Field(1, ge=0)
-    """Data-parallel workers under Ray Train; 0 trains in this process, without Ray."""
+    workers: Annotated[Workers, PlainValidator(Workers.of), PlainSerializer(Workers.plain)] = Workers(1)
+    """Data-parallel workers under Ray Train; 1..4: as many as there is room for, also when nodes are lost or added; 0
+    trains in this process, without Ray."""
     batch_size: int | None = Field(None, ge=1)
     """Rows of the global batch, over all workers; by default what the method's paper uses."""
     seed: int = Field(0, ge=0)
@@ -51,6 +76,8 @@ class Training(Settings):
     """Seconds between two checkpoints, taken at the end of an epoch; 0: after every epoch."""
     max_failures: int = Field(3, ge=0)
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    patience: float = Field(1800.0, ge=0)
+    """Seconds to wait until the cluster has room for the workers, at the start and when nodes were lost."""
     init_from: Annotated[str, AfterValidator(public)] | None = None
     """A finished run's output directory, whose pretrained network replaces this run's pretraining."""
 

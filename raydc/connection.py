@@ -39,14 +39,19 @@ class NotPermitted(RuntimeError):
     """The cluster lets everybody in, or this process not."""
 
 
+def joined() -> bool:
+    """Whether there is a cluster to join, else raydc starts one of its own."""
+    return os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
 def check() -> None:
     """Look at the cluster of RAY_ADDRESS, before any work, and without joining it.
 
     Raises NotPermitted if it listens for other machines and asks for no token, ConnectionError if it is not there.
     """
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local" or os.environ.get(INSECURE):
+    if not joined() or os.environ.get(INSECURE):
         return
+    address = os.environ["RAY_ADDRESS"]
     reached = sorted(set(_reached_without_token(address)) - set(LOOPBACK))
     if reached:
         raise NotPermitted(
@@ -90,10 +95,10 @@ def ray_cluster(cpus: int) -> Iterator[None]:
         yield
         return
     with _own_signals():
-        if os.environ.get("RAY_ADDRESS", "local") == "local":
-            _start(cpus)
-        else:
+        if joined():
             _connect()
+        else:
+            _start(cpus)
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ class Live:
         survey, training = job.survey, job.config.training
         for note in survey.notes:
             self.console.print(f"note: {note}", style="dim")
-        where = f"{training.workers} workers" if training.workers else "this process"
+        where = f"{training.workers.plain()} workers" if training.workers else "this process"
         what = f"{survey.rows:,} rows of {'x'.join(map(str, job.shape))}"
         self.console.print(f"{job.config.method_name} on {what}, batches of {job.batch_size}, in {where}")
         if self.console.is_terminal:
@@ -162,7 +162,7 @@ def plan(planned: Plan) -> None:
     table.add_row("all", f"{sum(planned.steps.values()):,}", f"{sum(planned.seconds.values()) / 60:.1f}")
     console.print(table)
     console.print(
-        f"workers {training.workers}, batches of {job.batch_size}, {planned.parameters:,} parameters, "
+        f"workers {training.workers.plain()}, batches of {job.batch_size}, {planned.parameters:,} parameters, "
         f"{planned.memory / 1e6:,.1f} MB of rows a worker; times are of this machine's CPU in fp32"
     )
     state = "is finished there already" if planned.run.finished else "would be written there"

@@ -55,7 +55,7 @@ class Job:
         """Identifies what is computed: settings (but for where and by how many), and data."""
         settings = self.config.resolved()
         settings.pop("output")
-        for name in ("workers", "device", "threads", "checkpoint_every", "max_failures"):
+        for name in ("workers", "device", "threads", "checkpoint_every", "max_failures", "patience"):
             settings["training"].pop(name)
         settings["data"] |= {"path": self.survey.fingerprint, "storage": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

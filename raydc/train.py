@@ -18,6 +18,7 @@ from raydc import job as jobs
 from raydc.checkpoints import CheckpointError
 from raydc.config import RunConfig
 from raydc.data import save_dropped
+from raydc.elastic import Room
 from raydc.job import Job
 from raydc.loop import Loop, Progress, TrainingDiverged
 from raydc.settings import SettingsError, flatten
@@ -78,7 +79,7 @@ def finished(store: Store, job: Job) -> bool:
     before = json.loads(store.read_text("run.json"))
     if before["key"] != job.key:
         old, new = flatten(before["config"]), job.config.flat()
-        skipped = ("output.", "training.workers", "training.device", "training.threads")
+        skipped = ("output.", "training.workers", "training.device", "training.threads", "training.patience")
         other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
         what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other) or "its rows have changed"
         raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")
@@ -171,58 +172,96 @@ class Reporter:
 
 
 def on_ray(job: Job, store: Store, watch: Watch) -> str:
-    """Train on Ray Train's workers; finished or interrupted. Raises as `train` does."""
+    """Train on Ray Train's workers; finished or interrupted. Raises as `train` does.
+
+    Whenever workers are lost, or there is room for more of those asked for, training goes on from its last checkpoint
+    with as many as there is room for.
+    """
     training = job.config.training
-    with connection.ray_cluster(training.workers * training.threads + 1):
-        import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-        from ray.train.v2.api.config import LoggingConfig
-
-        gpu = _use_gpu(training.device, training.workers)
-        reporter = ray.remote(num_cpus=0)(Reporter).remote()
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "job": jobs.without_source(job),
-                "store": store,
-                "reporter": reporter,
-                "gpu": gpu,
-                "look": watch.look,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=training.workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": training.threads, **({"GPU": 1} if gpu else {})},
-            ),
-            run_config=RunConfig(
-                name=uuid.uuid4().hex,
-                storage_path=f"{store.root}/ray" if not store.local else f"{store.path}/ray",
-                failure_config=FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
-                logging_config=LoggingConfig(log_level="ERROR"),
-            ),
-        )
-        result: dict[str, Any] = {}
-
-        def fit() -> None:
-            try:
-                result["status"] = trainer.fit().return_value
-            except Exception as problem:  # handed to the caller's thread below
-                result["problem"] = problem
-
-        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-        thread.start()
+    with connection.ray_cluster(training.workers.least * training.threads + 1):
+        gpu = _use_gpu(training.device, training.workers.least)
+        each = {"CPU": float(training.threads), **({"GPU": 1.0} if gpu else {})}
+        room, failures, before = Room(training.workers, each), 0, 0
         try:
-            while thread.is_alive():
-                thread.join(0.3)
-                _hear(ray.get(reporter.drain.remote(watch.stopping())), watch)
-            _hear(ray.get(reporter.drain.remote(False)), watch)
+            while True:
+                size = room.find(training.patience, watch.note, watch.stopping)
+                if not size:
+                    return "interrupted"
+                if size != (before or training.workers):
+                    watch.note(f"training with {size} of {training.workers} workers")
+                before = size
+                try:
+                    status = _fit(job, store, watch, size, each, room)
+                except TrainingFailed as problem:
+                    failures += 1
+                    if failures > training.max_failures:
+                        raise
+                    watch.note(f"workers were lost, {failures} of {training.max_failures} times: {_gist(problem)}")
+                else:
+                    if status == "finished" or watch.stopping():
+                        return status
         finally:
-            ray.kill(reporter)
-        store.delete("ray")
-        if "problem" in result:
-            raise _cause(result["problem"], store) from result["problem"]
-        return result["status"]
+            room.leave()
+
+
+def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float], room: Room) -> str:
+    """Train with `size` workers until the end, or it is interrupted, also by room for more of them."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # not lost with a worker
+    reporter = ray.remote(num_cpus=0, scheduling_strategy=here)(Reporter).remote()
+    gpu = "GPU" in each
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "job": jobs.without_source(job),
+            "store": store,
+            "reporter": reporter,
+            "gpu": gpu,
+            "look": watch.look,
+        },
+        scaling_config=ScalingConfig(num_workers=size, use_gpu=gpu, resources_per_worker=each),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=f"{store.root}/ray" if not store.local else f"{store.path}/ray",
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # `on_ray` starts them anew
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    result: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            result["status"] = trainer.fit().return_value
+        except Exception as problem:  # handed to the caller's thread below
+            result["problem"] = problem
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.3)
+            reports = ray.get(reporter.drain.remote(watch.stopping() or room.grown()))
+            _hear(reports, watch)
+            if reports:
+                room.want_more(size)
+        _hear(ray.get(reporter.drain.remote(False)), watch)
+    finally:
+        ray.kill(reporter)
+    store.delete("ray")
+    if "problem" in result:
+        raise _cause(result["problem"], store) from result["problem"]
+    return result["status"]
+
+
+def _gist(problem: TrainingFailed) -> str:
+    """Its first line that says something: the line before it says that training failed."""
+    lines = [line for line in str(problem.__cause__).splitlines() if line.strip()]
+    return lines[min(1, len(lines) - 1)][:200]
 
 
 def _hear(reports: list[tuple[dict[str, Any], Any]], watch: Watch) -> None:
@@ -270,6 +309,8 @@ def _use_gpu(device: str, workers: int) -> bool:
     import ray
 
     there = int(ray.cluster_resources().get("GPU", 0))
+    if device == "cuda" and connection.joined():
+        return True  # an autoscaler brings them
     if device == "cuda" and there < workers:
         raise SettingsError(f"training.device cuda: {workers} workers need a GPU each, the cluster has {there}")
     return device != "cpu" and there >= workers

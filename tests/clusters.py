@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import psutil
 
 BIN = Path(sys.executable).parent
@@ -25,6 +26,11 @@ def free_port(ip: str = "127.0.0.1") -> int:
     with socket.socket() as bound:
         bound.bind((ip, 0))
         return bound.getsockname()[1]
+
+
+def listens(ip: str, port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex((ip, port)) == 0
 
 
 class Processes:
@@ -41,6 +47,8 @@ class Processes:
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
         """End a process by the signal, and after 10 s at most whatever is left of it."""
         process = self.started.pop(name)
+        if process.poll() is not None:
+            return
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         process.send_signal(number)
         left = psutil.wait_procs(family, timeout=10)[1]
@@ -74,10 +82,12 @@ class Nodes(Processes):
             gcs, dashboard = self.address.rpartition(":")[2], self.dashboard.rpartition(":")[2]
             head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
             self._ray(0, [*head, "--num-cpus=0", f"--ray-client-server-port={free_port()}"])
-            self._wait_for(1)
+            until = time.monotonic() + 60
+            while not listens("127.0.0.2", int(gcs)) and time.monotonic() < until:
+                time.sleep(0.2)
             for number in range(1, self.workers + 1):
                 self.add(number)
-            self._wait_for(1 + self.workers)
+            self.wait_for(1 + self.workers)
         except BaseException:
             self.__exit__()
             raise
@@ -111,7 +121,7 @@ class Nodes(Processes):
             (home / ".ray" / "auth_token").write_text(self.token)
             (home / ".ray" / "auth_token").chmod(0o600)
         mode = {"RAY_AUTH_MODE": "token" if self.token else "disabled"}
-        ours = {"HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        ours = {"HOME": str(home), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": matplotlib.get_cachedir()}
         return {**kept, **mode, **ours, **self.extra, "PATH": f"{BIN}:{kept['PATH']}"}
 
     def _ray(self, number: int, options: list[str]) -> None:
@@ -119,7 +129,8 @@ class Nodes(Processes):
         environment = self.environment(home)
         command = [
             str(BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--node-ip-address={ip}",
-            f"--temp-dir={self.scratch / str(number)}", "--object-store-memory=100000000",
+            f"--temp-dir={self.scratch / str(number)}", "--include-log-monitor=False",
+            "--object-store-memory=100000000",
             f"--dashboard-agent-listen-port={free_port(ip)}", f"--metrics-export-port={free_port()}", *options,
         ]  # fmt: skip
         self.start(f"node-{number}", command, home / "ray.log", env=environment, cwd=home)
@@ -136,8 +147,9 @@ class Nodes(Processes):
         """What Ray's state API lists: nodes, actors."""
         return self.ask(f"/api/v0/{kind}?limit=1000&detail=1")["data"]["result"]["result"]
 
-    def _wait_for(self, count: int) -> None:
-        until, problem = time.monotonic() + 60, "nothing yet"
+    def wait_for(self, count: int) -> None:
+        """Until that many nodes are alive."""
+        until, problem = time.monotonic() + 180, "nothing yet"
         while time.monotonic() < until:
             try:
                 there = [node for node in self.listed("nodes") if node["state"] == "ALIVE"]
@@ -146,6 +158,9 @@ class Nodes(Processes):
                 problem = f"{len(there)} of {count} nodes"
             except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
                 problem = str(error)
+            for number in range(1, self.workers + 1):
+                if self.started[f"node-{number}"].poll() is not None:
+                    self.add(number)  # Ray gives a node 30 s to start, which a busy machine may exceed
             time.sleep(0.3)
         logs = "\n".join(path.read_text()[-2000:] for path in sorted(self.folder.glob("node-*/ray.log")))
         raise TimeoutError(f"the cluster does not come up: {problem}\n{logs}")

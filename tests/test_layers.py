@@ -15,7 +15,7 @@ ORDER = [
     {"methods"},
     {"config", "loop"},
     {"model", "checkpoints"},
-    {"job", "records", "outbox"},
+    {"job", "records", "outbox", "elastic"},
     {"summary", "streamed"},
     {"train", "registry", "pyfunc", "report", "estimator"},
     {"tracker"},
@@ -26,7 +26,7 @@ ORDER = [
 ]
 """From the bottom up: a module may import from its own layer and from those before it."""
 ONLY = {
-    "ray": {"connection", "train", "search", "assign", "clusters/ray"},
+    "ray": {"connection", "elastic", "train", "search", "assign", "clusters/ray"},
     "mlflow": {"registry", "pyfunc"},
     "optuna": {"search"},
 }
