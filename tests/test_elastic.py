@@ -76,6 +76,7 @@ def whole(out: Path, workers: int) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(1200)  # some 60 s where nothing else runs
 def test_training_goes_on_with_the_nodes_that_are_left(tmp_path):
     out = tmp_path / "run"
     lengthy = options(training__workers="1..3", method__cluster__length="200 epochs", training__patience=120)

@@ -44,7 +44,7 @@ class User(Nodes):
             environment = environment | {"RAY_AUTH_MODE": "disabled"}
         line = [str(BIN / "ray"), "job", "submit", "--address", self.dashboard, "--working-dir", ".", "--"]
         return subprocess.run(
-            [*line, "python", *command], cwd=self.checkout, env=environment, timeout=280, check=False,
+            [*line, "python", *command], cwd=self.checkout, env=environment, timeout=600, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
@@ -67,6 +67,7 @@ def user(tmp_path_factory) -> Iterator[User]:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(1800)  # some 100 s where nothing else runs
 def test_train_tune_and_assign_as_jobs_on_two_nodes(user):
     x = load_digits().data.astype(np.float32)
     images = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 64)
@@ -112,6 +113,7 @@ def test_train_tune_and_assign_as_jobs_on_two_nodes(user):
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(1800)  # some 100 s where nothing else runs
 def test_every_node_has_a_copy_of_its_own_and_no_one_else_gets_in(user):
     """After the jobs above: what lies on the nodes, and what their ports say to strangers."""
     for number in range(3):
