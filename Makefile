@@ -1,4 +1,4 @@
-# make demo | make test | make test-fast | make test-all | make lint | make format
+# make demo | make test | make test-fast | make test-all | make faults | make lint | make format
 PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
@@ -11,7 +11,7 @@ $(VENV)/installed: pyproject.toml .ci/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: demo test test-fast test-all lint format
+.PHONY: demo test test-fast test-all faults lint format
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
@@ -23,6 +23,10 @@ test-all: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow and not ray"
+
+FAULTS ?= $(or $(TMPDIR),/tmp)/raydc-faults
+faults: $(VENV)/installed
+	$(BIN)/python -m benchmarks.faults --out $(FAULTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

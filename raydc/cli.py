@@ -1,6 +1,7 @@
 """The commands. Settings have one spelling, dotted, here and in YAML files, MLflow parameters and search spaces."""
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -19,9 +20,11 @@ from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
 from raydc.storage import Occupied
 
-USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, TRY_AGAIN, NOT_PERMITTED = 64, 65, 69, 70, 75, 77
-"""Exit codes as in sysexits.h: usage; data; no such service; software; interrupted, occupied or not yet in MLflow, so
-try again; permission."""
+USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NOT_PERMITTED = (
+    64, 65, 69, 70, 73, 74, 75, 77
+)  # fmt: skip
+"""Exit codes as in sysexits.h: usage; data; no such service; software; output that cannot be made; input or output that
+failed; interrupted, occupied or not yet in MLflow, so try again; permission."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(UNAVAILABLE, problem)
     except Occupied as problem:
         return _fail(TRY_AGAIN, problem)
+    except OSError as problem:
+        if problem.errno is None:
+            raise
+        code = NO_OUTPUT if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT) else IO_ERROR
+        return _fail(code, f"{problem}; what was complete is kept, and the same command goes on")
 
 
-def _fail(code: int, problem: BaseException) -> int:
+def _fail(code: int, problem: BaseException | str) -> int:
     print(f"raydc: {problem}", file=sys.stderr)
     return code
 

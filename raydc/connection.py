@@ -87,6 +87,7 @@ def ray_cluster(cpus: int) -> Iterator[None]:
     Raises as `check` does, and NotPermitted if the cluster does not take this process's token.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # the default of 2 s delays the end of a run
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "45")  # the default notices a hang after 600 s
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

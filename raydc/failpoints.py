@@ -1,4 +1,7 @@
-"""Places where a test can kill the process: RAYDC_FAILPOINT="checkpoint.rows:/tmp/marker" dies there, once."""
+"""Places where a test can kill the process: RAYDC_FAILPOINT="checkpoint.rows:/tmp/marker" dies there, once.
+
+RAYDC_FAILSIGNAL=SIGSTOP hangs there instead.
+"""
 
 import os
 import signal
@@ -10,7 +13,9 @@ def failpoint(name: str) -> None:
     if wanted != name:
         return
     try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        file = os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.write(file, str(os.getpid()).encode())
+    os.close(file)
+    os.kill(os.getpid(), signal.Signals[os.environ.get("RAYDC_FAILSIGNAL", "SIGKILL")])

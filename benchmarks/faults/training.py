@@ -1,0 +1,279 @@
+"""Faults of `raydc train`: drivers and workers killed, hung and told to stop; disks full, damaged and read-only."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from benchmarks.faults.lab import Lab, Process, fault, mtime
+from raydc import checkpoints, cli
+from raydc.config import RunConfig
+from raydc.job import prepare
+from raydc.storage import Store
+from raydc.train import check, train
+from tests import runs
+from tests.runs import TINY
+from tests.test_train import CHECKPOINT, PLACES, loop_of
+
+WORKER_PLACES = ("load", "epoch", "update", "checkpoint.manifest", "epoch.clustering")
+
+
+def trained(settings: dict[str, Any]) -> int:
+    """A run without its record."""
+    train(check(RunConfig.of(settings)))
+    return 0
+
+
+def start(lab: Lab, out: Path, failpoint: str = "", signal_name: str = "SIGKILL", **changes: Any) -> Process:
+    env = {"RAYDC_FAILPOINT": f"{failpoint}:{out}.killed", "RAYDC_FAILSIGNAL": signal_name} if failpoint else {}
+    return lab.start(trained, runs.config(out, **changes).resolved(), **env)
+
+
+def result(out: Path) -> tuple[str, str, str]:
+    """What must be the same: weights, labels, and the history of every epoch."""
+    labels = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((out / "assignments").iterdir())))
+    return runs.weights(out), labels.hexdigest(), (out / "metrics.jsonl").read_text()
+
+
+def undisturbed(lab: Lab, name: str, **changes: Any) -> tuple[str, str, str]:
+    def make() -> tuple[str, str, str]:
+        start(lab, lab.folder / "run", **changes).expect(0)
+        return result(lab.folder / "run")
+
+    found: tuple[str, str, str] = lab.once(name, make)
+    return found
+
+
+def again(lab: Lab, expected: tuple[str, str, str], **changes: Any) -> None:
+    """The same run once more: it ends as the undisturbed one."""
+    start(lab, lab.folder / "run", **changes).expect(0)
+    assert result(lab.folder / "run") == expected, "another result than the undisturbed run's"
+
+
+@fault("A1", "Ray Train worker SIGKILL: load, epoch, update, checkpoint, clustering", slow=True)
+def train_worker_killed(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "two-workers", training__workers=2), lab.folder / "run"
+    process = start(lab, out, WORKER_PLACES[repeat % len(WORKER_PLACES)], training__workers=2)
+    process.expect(0)
+    assert result(out) == expected, "another result than the undisturbed run's"
+    return time.time() - mtime(Path(f"{out}.killed"))
+
+
+@fault("A2", "driver SIGKILL right after a checkpoint is committed")
+def killed_after_commit(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "alone"), lab.folder / "run"
+    start(lab, out, "checkpoint.after").expect(-signal.SIGKILL)
+    (committed,) = {path.parent.name for path in (out / "checkpoints").rglob("manifest.json")}
+    job = prepare(runs.config(out))
+    loop = loop_of(job, 1, 0)
+    assert checkpoints.load(Store(out), loop) and f"{loop.step:010d}" in committed, "a committed step was lost"
+    began = time.time()
+    again(lab, expected)
+    return time.time() - began
+
+
+@fault("A3", "Ray Train worker hangs (SIGSTOP)", within=60.0, slow=True)
+def train_worker_hangs(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "two-workers", training__workers=2), lab.folder / "run"
+    process = start(lab, out, ("epoch", "epoch.clustering")[repeat % 2], "SIGSTOP", training__workers=2)
+    process.expect(0)
+    assert result(out) == expected, "another result than the undisturbed run's"
+    return time.time() - mtime(Path(f"{out}.killed"))
+
+
+def store_of(lab: Lab) -> str:
+    """An MLflow store; its first use takes seconds."""
+
+    def make() -> str:
+        uri = f"sqlite:///{lab.folder}/mlflow.db"
+        MlflowClient(uri).search_experiments()
+        return uri
+
+    return str(lab.once("mlflow", make))
+
+
+def command(lab: Lab, out: Path, uri: str, **changes: Any) -> list[str]:
+    """`raydc train` of the tiny run, as somebody would type it."""
+    settings = {**TINY, **changes, "output.out": str(out), "output.tracking_uri": uri}
+    text = {key: ",".join(map(str, value)) if isinstance(value, tuple) else value for key, value in settings.items()}
+    return ["train", *(f"--{key}={value}" for key, value in text.items())]
+
+
+@fault("A10", "driver SIGKILL anywhere, and the same command again")
+def driver_killed(lab: Lab, repeat: int) -> float:
+    expected, out, uri = undisturbed(lab, "alone"), lab.folder / "run", store_of(lab)
+    place = lab.dice.choice(PLACES + CHECKPOINT)
+    line = command(lab, out, uri)
+    lab.start(cli.main, line, RAYDC_FAILPOINT=f"{place}:{out}.killed").expect(-signal.SIGKILL)
+    began = time.time()
+    lab.start(cli.main, line).expect(0)
+    recovery = time.time() - began
+    assert result(out) == expected, f"{place}: another result than the undisturbed run's"
+    client, key = MlflowClient(uri), json.loads((out / "run.json").read_text())["id"]
+    experiment = client.get_experiment_by_name("raydc")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`raydc.run_key` = '{key}'")  # type: ignore[union-attr]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "epoch")]
+    assert steps == [json.loads(line)["step"] for line in expected[2].splitlines()], "points are missing or doubled"
+    return recovery
+
+
+@fault("A11", "driver SIGTERM, and the same command again")
+def driver_told_to_stop(lab: Lab, repeat: int) -> float:
+    longer = {"method__cluster__length": "60 epochs"}
+    expected, out = undisturbed(lab, "longer", **longer), lab.folder / "run"
+    line = command(lab, out, store_of(lab), **{key.replace("__", "."): value for key, value in longer.items()})
+    process = lab.start(cli.main, line)
+    wanted = lab.dice.randrange(8, 240)
+    while not any(int(path.name.split("-")[0]) >= wanted for path in (out / "checkpoints").glob("*")):
+        assert process.process.exitcode is None, f"it ended before it was stopped: {process.output[-300:]}"
+        time.sleep(0.005)
+    began = time.time()
+    os.kill(process.pid, signal.SIGTERM)
+    process.expect(cli.TRY_AGAIN)
+    recovery = time.time() - began
+    assert recovery <= 30, f"{recovery:.1f} s until it had saved and stopped"
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    again(lab, expected, **longer)
+    return recovery
+
+
+@fault("A15", "worker killed, then k-means goes on with another number of workers", slow=True)
+def other_number_of_workers(lab: Lab, repeat: int) -> float:
+    kmeans = {"method__name": "kmeans", "method__restarts": 2}
+    settings = {
+        key: value for key, value in TINY.items() if not key.startswith("method.") or key == "method.n_clusters"
+    }
+    out = lab.folder / "run"
+
+    def config(out: Path, workers: int) -> dict[str, Any]:
+        flat = {**settings, **{key.replace("__", "."): value for key, value in kmeans.items()}}
+        return RunConfig.of(runs.unflatten({**flat, "training.workers": workers, "output.out": str(out)})).resolved()
+
+    def make() -> str:
+        lab.start(trained, config(lab.folder / "run", 0)).expect(0)
+        return runs.weights(lab.folder / "run")
+
+    expected = lab.once("kmeans", make)
+    killed = {**config(out, 2)}
+    killed["training"]["max_failures"] = 0
+    process = lab.start(trained, killed, RAYDC_FAILPOINT=f"finish:{out}.killed")
+    assert process.wait() != 0 and Path(f"{out}.killed").exists(), "the worker was not killed"
+    began = time.time()
+    workers = (1, 3, 0)[repeat % 3]
+    lab.start(trained, config(out, workers)).expect(0)
+    assert runs.weights(out) == expected, f"another result on {workers} workers"
+    return time.time() - began
+
+
+@fault("B4", "disk full while a checkpoint is written (a tmpfs), then space again")
+def disk_full(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "alone"), lab.folder / "disk" / "run"
+    disk = lab.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "raydc", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        raise AssertionError("a tmpfs cannot be mounted here (it needs root)")
+    try:
+        (disk / "ballast").write_bytes(b"\0" * lab.dice.randrange(500_000, 800_000))
+        line = command(lab, out, store_of(lab))
+        process = lab.start(cli.main, line)
+        process.expect(cli.IO_ERROR)
+        assert "No space left" in process.output, process.output[-300:]
+        assert not list(disk.rglob("*.tmp")), "an unfinished file was left"
+        began = time.time()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        lab.start(cli.main, line).expect(0)
+        assert result(out) == expected, "another result than the undisturbed run's"
+        return time.time() - began
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def two_checkpoints(lab: Lab) -> Path:
+    """A run that was killed late, with two checkpoints."""
+
+    def make() -> Path:
+        start(lab, lab.folder / "run", "finish").expect(-signal.SIGKILL)
+        return lab.folder / "run"
+
+    shutil.copytree(lab.once("killed-late", make), lab.folder / "run")
+    return lab.folder / "run"
+
+
+def newest_files(out: Path) -> list[Path]:
+    return sorted(max((out / "checkpoints").iterdir()).iterdir())
+
+
+@fault("B5", "the newest checkpoint truncated, and the same run again")
+def checkpoint_truncated(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "alone"), two_checkpoints(lab)
+    path = lab.dice.choice(newest_files(out))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * (0, 0.3, 0.9, 0.999)[repeat % 4])])
+    began = time.time()
+    again(lab, expected)
+    return time.time() - began
+
+
+@fault("B6", "a bit of the newest checkpoint flipped (5 bits a repeat), and the same run again")
+def checkpoint_flipped(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "alone"), two_checkpoints(lab)
+    older = min((out / "checkpoints").iterdir()).name
+    job = prepare(runs.config(out))
+    for flip in range(5):
+        path = lab.dice.choice(newest_files(out))
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[lab.dice.randrange(len(data))] ^= 1 << lab.dice.randrange(8)
+        path.write_bytes(data)
+        loop = loop_of(job, 1, 0)
+        checkpoints.load(Store(out), loop)
+        assert older.startswith(f"{loop.step:010d}"), f"a flipped bit of {path.name} was not noticed"
+        if flip < 4:
+            path.write_bytes(whole)
+    began = time.time()
+    again(lab, expected)
+    return time.time() - began
+
+
+@fault("B8", "an output directory that can only be read", within=10.0)
+def storage_read_only(lab: Lab, repeat: int) -> float:
+    disk = lab.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,ro", "raydc", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        raise AssertionError("a tmpfs cannot be mounted here (it needs root)")
+    try:
+        began = time.time()
+        process = lab.start(cli.main, command(lab, disk / "run", store_of(lab)))
+        process.expect(cli.NO_OUTPUT)
+        assert "Read-only file system" in process.output, process.output[-300:]
+        return time.time() - began
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@fault("B9", "the same command started twice at once: the second is refused", within=10.0)
+def started_twice(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "alone"), lab.folder / "run"
+    line = command(lab, out, store_of(lab))
+    marker = Path(f"{out}.killed")
+    first = lab.start(cli.main, line, RAYDC_FAILPOINT=f"epoch:{marker}", RAYDC_FAILSIGNAL="SIGSTOP")
+    while not marker.exists():
+        assert first.process.exitcode is None, first.output[-300:]
+        time.sleep(0.01)
+    began = time.time()
+    second = lab.start(cli.main, line)
+    second.expect(cli.TRY_AGAIN)
+    refusal = time.time() - began
+    assert f"in use by process {first.pid}" in " ".join(second.output.split()), second.output[-300:]
+    os.kill(first.pid, signal.SIGCONT)
+    first.expect(0)
+    assert result(out) == expected, "another result than the undisturbed run's"
+    return refusal
