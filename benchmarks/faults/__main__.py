@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     repeats = {one.name: given.repeats_train if one.slow else given.repeats_quick for one in chosen}
     results, began, left = read(out), time.monotonic(), list[str]()
     done = {(result["fault"], result["repeat"]) for result in results}
-    todo = [(one, n) for n in range(max(repeats.values())) for one in chosen if n < repeats[one.name]]
+    rounds = range(max(repeats.values()))
+    todo = [(one, n) for n in rounds for one in sorted(chosen, key=lambda one: one.slow) if n < repeats[one.name]]
     with tempfile.TemporaryDirectory(prefix="raydc-faults-", ignore_cleanup_errors=True) as scratch:
         lab = Lab(Path(scratch), given.seed)
         try:
