@@ -8,7 +8,7 @@ import pytest
 from benchmarks.faults import __main__ as faults
 from benchmarks.faults.lab import FAULTS, Fault, Lab
 
-SHORT = ("replayed", "snapshot_truncated", "snapshot_flipped")
+SHORT = ("snapshot_truncated", "snapshot_flipped")
 
 
 @pytest.fixture(scope="module")
