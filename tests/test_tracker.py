@@ -187,7 +187,7 @@ def test_without_a_server_a_run_is_finished_and_the_exit_code_says_that_its_reco
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     assert cli.main(["registry", "flush", "--out", str(out)]) == 0
-    assert "1 register" in capsys.readouterr().out
+    assert "1 register" in " ".join(capsys.readouterr().out.split())
     assert registry.load("models:/pending@champion", mlflow_uri).n_clusters == 3
     with pytest.raises(ValueError, match="holds no record for MLflow"):
         flush(str(tmp_path), mlflow_uri)
