@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,30 @@ def test_sigkill(data: str, tmp_path: Path, place: str) -> None:
     assert subprocess.run(command, env=environment, check=False).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in records} == written
     assert states(settings) == ["COMPLETE"] * 7
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_three_moments_of_twenty_trials(data: str, tmp_path: Path) -> None:
+    settings = asked(data, tmp_path / "out", trials=17, seed=1)
+    code = (
+        "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
+        "tune(TuneSettings.model_validate_json(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, settings.model_dump_json()]
+    written: dict[Path, int] = {}
+    for finished in (2, 8, 15):
+        driver = subprocess.Popen(command)
+        while driver.poll() is None and len([*(tmp_path / "out").glob("trials/*/record.json")]) < finished:
+            time.sleep(0.05)
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL
+        records = [*(tmp_path / "out").rglob("trials/*/record.json")]
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
+        written = {path: path.stat().st_mtime_ns for path in records}
+    summary = tune(settings)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
+    assert [entry["number"] for entry in summary["trials"]] == [*range(20)]
+    assert states(settings) == ["COMPLETE"] * 20
 
 
 def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path) -> None:
