@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from raydc.clusters.service import CentroidService, Contribution, Fenced, Plan, Receipt, State
 from raydc.clusters.stream import Reader, work
@@ -123,10 +123,17 @@ def fit_service(
     with the same plan and folder after any death, it goes on from the last version and ends in the same bytes. Raises
     ValueError for rows that cannot be used, and for a folder that holds another plan.
     """
-    remote = start(plan, folder, lease_s=lease_s, service=service)
-    advance(remote, plan, groups, read, workers=workers)
-    _, centroids, counts = remote.centroids()
-    return centroids, counts, remote.status()
+
+    def run() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        remote = start(plan, folder, lease_s=lease_s, service=service)
+        advance(remote, plan, groups, read, workers=workers)
+        _, centroids, counts = remote.centroids()
+        return centroids, counts, remote.status()
+
+    try:
+        return run()
+    except ActorDiedError:  # nobody holds what a failed run before this one left, but it still had the name
+        return run()
 
 
 def advance(

@@ -33,7 +33,9 @@ def open_study(context: Context) -> optuna.Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if "://" in place:
-                storage: Any = optuna.storages.RDBStorage(place)
+                # sqlite waits 5 s for a database that another process has locked; a backup takes longer
+                patient = {"connect_args": {"timeout": 60.0}} if place.startswith("sqlite") else {}
+                storage: Any = optuna.storages.RDBStorage(place, engine_kwargs=patient)
             else:
                 backend = optuna.storages.journal.JournalFileBackend(str(Path(place).absolute()))
                 storage = optuna.storages.JournalStorage(backend)
