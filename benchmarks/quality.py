@@ -107,7 +107,9 @@ class Study:
         known = {path for path, _ in fields(kind, "method")}
         flat = {"data.path": self.source.settings.path, "output.out": self.store.root, "training.workers": 0}
         flat |= {key: value for key, value in self.settings.items() if not key.startswith("method.") or key in known}
-        flat |= {"method.name": name, "method.n_clusters": self.k, "training.seed": seed}
+        flat |= {"method.name": name, "training.seed": seed}
+        if not methods.load(name).finds_clusters():
+            flat["method.n_clusters"] = self.k
         if self.recipe in kind.recipes:
             flat["method.recipe"] = self.recipe
         return RunConfig.of(unflatten(flat | (extra or {})))
@@ -205,7 +207,7 @@ class Study:
 
     def _scores(self, labels: np.ndarray) -> tuple[float, float, float, int]:
         """The only place where classes are looked at."""
-        table = contingency(labels, self.classes, self.k, int(self.classes.max()) + 1)
+        table = contingency(labels, self.classes, int(labels.max()) + 1, int(self.classes.max()) + 1)
         return accuracy(table), nmi(table), ari(table), int((table.sum(axis=1) > 0).sum())
 
     def _score(self, result: Result) -> Result:

@@ -42,7 +42,7 @@ def settings(name: str) -> Method.Config:
     method = load(name)
     known = {path for path, _ in fields(method.Config)}
     values = unflatten({key: value for key, value in method.quick.items() if key in known})
-    given = {"n_clusters": K} if method.Config().n_clusters else {}  # 0: the method finds the number
+    given = {} if method.finds_clusters() else {"n_clusters": K}
     return build(method.Config, given | values, at="method")
 
 

@@ -130,6 +130,11 @@ class Method(nn.Module):
         super().__init__()
         self.config, self.shape, self.rows = config, shape, {}
 
+    @classmethod
+    def finds_clusters(cls) -> bool:
+        """Whether the number of clusters comes out of the rows, and is not given."""
+        return cls.Config.model_fields["n_clusters"].default == 0
+
     @property
     def n_clusters(self) -> int:
         return self.config.n_clusters

@@ -187,9 +187,7 @@ def baselines(context: Context, default: str, curve: Mapping[int, float]) -> lis
     """
     k = max(curve, key=lambda n: curve[n])
     names = dict.fromkeys([default, "kmeans", "ae_kmeans", "ward"])
-    free = [
-        name for name in names if name != "ward" and methods.load(name).Config.model_fields["n_clusters"].default == 0
-    ]
+    free = [name for name in names if name != "ward" and methods.load(name).finds_clusters()]
     return [{"method.name": name} | ({} if name in free else {"method.n_clusters": k}) for name in names]
 
 

@@ -101,8 +101,7 @@ def takes_clusters(point: Mapping[str, Any]) -> bool:
     """Whether the point's method is told the number of clusters; some find it."""
     if "method.name" not in point:
         raise SettingsError('space: no method.name; return {"method.name": "dec"}, or suggest it')
-    kind = methods.load(str(point["method.name"]))
-    return kind.Config.model_fields["n_clusters"].default != 0
+    return not methods.load(str(point["method.name"])).finds_clusters()
 
 
 class _Captor:
