@@ -176,8 +176,9 @@ def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
-    first = tune(asked(data, tmp_path / "out", trials=4))
-    more = tune(asked(data, tmp_path / "out", trials=8))
+    fixed = {key: value for key, value in FIXED.items() if key != "method.restarts"}
+    first = tune(asked(data, tmp_path / "out", trials=4, fixed=fixed))
+    more = tune(asked(data, tmp_path / "out", trials=8, fixed=fixed))
     assert [e["point"] for e in more["trials"][:7]] == [e["point"] for e in first["trials"]]
     restarts = [entry["point"]["method.restarts"] for entry in more["trials"] if not entry["baseline"]]
     assert restarts[4:] != restarts[:4]

@@ -162,10 +162,13 @@ class Planner(Searcher):
 
     def _point(self, number: int) -> dict[str, Any]:
         """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
-        if number < len(self.first):
-            return self.first[number]
         settings, rows = self.context.settings, Rows(self.context.survey.rows, self.context.shape)
-        return suggest(self.space, self.asked[number], settings.n_clusters, rows, settings.fixed)
+        if number < len(self.first):
+            point = self.first[number]
+        else:
+            point = suggest(self.space, self.asked[number], settings.n_clusters, rows, settings.fixed)
+        self.asked[number].set_user_attr("method", point["method.name"])  # whose trials it is compared with
+        return point
 
     def _replicas(self) -> list[Task]:
         """Trainings still to be done, the best trial's first; the models of other trials go."""
@@ -192,7 +195,7 @@ class Planner(Searcher):
         trial.report(result["score"], result["rung"])
         # baselines take part in the comparison, and are never stopped by it
         if self.context.settings.early_stopping and trial.should_prune() and task.number >= len(self.first):
-            reason = f"in the worse half at {result['rung'] / RUNGS:.0%} of its training"
+            reason = f"in its method's worse half at {result['rung'] / RUNGS:.0%} of its training"
             self.context.store.write_text(f"{task.folder}/stop", reason)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -214,7 +217,6 @@ class Planner(Searcher):
     def _tell(self, record: Record) -> None:
         trial = self.asked[record.number]
         trial.set_user_attr("status", record.status)
-        trial.set_user_attr("method", record.method)
         if record.status == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
         else:

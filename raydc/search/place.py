@@ -11,6 +11,7 @@ import optuna
 
 from raydc.redaction import redact
 from raydc.search.context import Context
+from raydc.search.pruner import HalvingWithinMethod
 from raydc.search.settings import TuneSettings
 from raydc.settings import SettingsError
 from raydc.storage import LOCK
@@ -51,7 +52,7 @@ def open_study(context: Context) -> optuna.Study:
         ) from problem
     # begun anew, a sampler would suggest the same first points again
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + finished)
-    study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=3, reduction_factor=2)
+    study.pruner = HalvingWithinMethod()
     return study
 
 

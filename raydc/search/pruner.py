@@ -1,0 +1,38 @@
+"""Which trials are stopped early."""
+
+import statistics
+
+import optuna
+
+COMPARED_AT = (3, 6)
+"""Tenths of its training at which a trial is compared."""
+
+
+class HalvingWithinMethod(optuna.pruners.BasePruner):
+    """Asynchronous halving (Li et al., MLSys 2020, arXiv:1810.05934) among trials of the same method.
+
+    A trial ends where its score at a rung is under the median of those that its method's trials had there so far.
+    Methods are not compared on the way: one whose clusters form late would lose to one that starts from k-means,
+    however well it ends. A trial's method is its user attribute "method".
+    """
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        for rung in COMPARED_AT:
+            own = _score_at(trial, rung)
+            if own is None or _first_at(trial, rung) != trial.last_step:
+                continue
+            method = trial.user_attrs["method"]
+            same = (other for other in study.get_trials(deepcopy=False) if other.user_attrs.get("method") == method)
+            if own < statistics.median(score for other in same if (score := _score_at(other, rung)) is not None):
+                return True
+        return False
+
+
+def _first_at(trial: optuna.trial.FrozenTrial, rung: int) -> int | None:
+    """The first step at or past a rung: short trainings leave some out."""
+    return min((step for step in trial.intermediate_values if step >= rung), default=None)
+
+
+def _score_at(trial: optuna.trial.FrozenTrial, rung: int) -> float | None:
+    step = _first_at(trial, rung)
+    return None if step is None else trial.intermediate_values[step]
