@@ -79,6 +79,12 @@ def test_a_simpler_trial_that_is_clearly_worse_is_not_returned(reference: graph.
     assert choice.number == 5 and not choice.notes
 
 
+def test_the_simplest_gives_way_to_nothing_that_is_less_simple(reference: graph.NeighbourGraph) -> None:
+    default, kmeans = of(0, 0.25), of(1, 0.2)
+    choice, standings, _ = selector.choose([default, kmeans], reference, [1, 0])
+    assert standings[1].score > standings[0].score and (choice.number, choice.best, choice.notes) == (1, 1, [])
+
+
 def test_ties_go_to_the_cheaper(reference: graph.NeighbourGraph) -> None:
     labels = np.stack([GROUPS, GROUPS])
     pair = [Candidate(3, 4, 9.0, labels), Candidate(4, 4, 2.0, labels)]

@@ -108,9 +108,10 @@ def choose(
     best = candidates[min(tied, key=lambda i: (candidates[i].seconds, candidates[i].number))].number
     choice = Choice(best, best, 0)
     known = {candidate.number for i, candidate in enumerate(candidates) if i in able}
-    for number in reversed([number for number in simpler if number in known]):
+    models = [number for number in simpler if number in known]
+    for number in reversed(models[: models.index(best)] if best in models else models):
         ours, theirs = standings[choice.number], standings[number]
-        if number != choice.number and ours.score - theirs.score <= math.hypot(ours.spread, theirs.spread):
+        if ours.score - theirs.score <= math.hypot(ours.spread, theirs.spread):
             choice.notes.append(
                 f"trial {choice.number} scores {ours.score:.4f} and the simpler trial {number} {theirs.score:.4f}: no "
                 f"more than the replicas' spread ({math.hypot(ours.spread, theirs.spread):.4f}), so trial {number} "
