@@ -1,17 +1,20 @@
-# make demo | make test | make test-fast | make test-all | make faults | make lint | make format
+# make demo | make test | make test-fast | make test-all | make faults | make lint | make format | make audit
 PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
 BIN = $(VENV)/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 export RAY_USAGE_STATS_ENABLED = 0
 export OMP_NUM_THREADS = 1
 
-$(VENV)/installed: pyproject.toml .ci/constraints.txt
+$(VENV)/installed: pyproject.toml .ci/requirements.txt .ci/torch.txt
 	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[dev]"
+	$(INSTALL) --require-hashes -r .ci/requirements.txt
+	$(INSTALL) -r .ci/torch.txt
+	$(INSTALL) --no-deps -e .
 	touch $@
 
-.PHONY: demo test test-fast test-all faults lint format
+.PHONY: demo test test-fast test-all faults lint format audit
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
@@ -36,3 +39,7 @@ lint: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+audit: $(VENV)/installed
+	$(INSTALL) pip-audit
+	$(BIN)/pip-audit --disable-pip --no-deps -r .ci/requirements.txt -r .ci/torch.txt

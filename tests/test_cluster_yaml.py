@@ -13,7 +13,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parent.parent
 LAUNCHER, KUBERAY = ROOT / "cluster.yaml", ROOT / "cluster.kuberay.yaml"
-LOCKED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / ".ci" / "constraints.txt").read_text(), re.MULTILINE))
+LOCK = "\n".join((ROOT / ".ci" / name).read_text() for name in ("requirements.txt", "torch.txt"))
+LOCKED = dict(re.findall(r"^([\w.-]+)==(\S+)", LOCK, re.MULTILINE))
 
 TEXT, COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
 CONTAINER = {
@@ -141,12 +142,13 @@ def test_versions_are_those_of_the_lock_file():
     wanted = f"rayproject/ray:{LOCKED['ray']}-py311-gpu"
     config = launcher()
     assert config["docker"]["image"] == wanted
-    assert config["file_mounts"]["/home/ray/constraints.txt"] == ".ci/constraints.txt"
-    (install,) = [command for command in config["setup_commands"] if command.startswith("pip install")]
-    assert "--constraint ~/constraints.txt" in install
+    assert config["file_mounts"]["/home/ray/requirements.txt"] == ".ci/requirements.txt"
+    assert config["file_mounts"]["/home/ray/torch.txt"] == ".ci/torch.txt"
+    install = [command for command in config["setup_commands"] if command.startswith("pip install")]
+    assert install == ["pip install --require-hashes -r ~/requirements.txt", "pip install -r ~/torch.txt"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {re.split(r"[\[<>=]", name)[0] for name in project["dependencies"]}
-    assert needed <= set(re.findall(r"[\w-]+", install)), "a dependency of raydc is not installed on the nodes"
+    assert needed <= {name.lower() for name in LOCKED}, "a dependency of raydc is not installed on the nodes"
     assert f'rayVersion: "{LOCKED["ray"]}"' in KUBERAY.read_text() and wanted in KUBERAY.read_text()
 
 
