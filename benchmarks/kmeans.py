@@ -87,10 +87,12 @@ def medians(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: seconds instead of minutes")
+    parser.add_argument("--sizes", nargs="+", default=[], metavar="NxD", help="these alone, say 200000x64")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--clusters", type=int, nargs="+", default=[10, 100, 1000])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    sizes = [tuple(map(int, each.split("x"))) for each in arguments.sizes] or (QUICK if arguments.quick else SIZES)
     peers: dict[str, Callable[[torch.Tensor, torch.Tensor], Callable[[], object]]] = {"scikit-learn": scikit_learn}
     if find_spec("faiss"):
         peers["faiss"] = faiss
@@ -98,7 +100,7 @@ def main() -> None:
         print("faiss is not installed: compared with scikit-learn alone")
     print(f"| N x D | K | raydc s | {' s | '.join(peers)} s | limit s | read s | raydc / best peer | share of limit |")
     print(f"|---{'|---' * (7 + len(peers))}|")
-    for rows, dim in QUICK if arguments.quick else SIZES:
+    for rows, dim in sizes:
         x = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
         for clusters in arguments.clusters:
             start = x[:clusters].clone()

@@ -27,25 +27,30 @@ def label_directly(
     centroids: np.ndarray,
     half: np.ndarray,
     labels: np.ndarray,
+    products: np.ndarray,
+    sums: np.ndarray,
+    counts: np.ndarray,
 ) -> None:  # pragma: no cover
-    """Labels int32 [R, N] of rows x [N, D], by float32 products that stay in the first-level cache.
+    """Labels int32 [R, N] of rows x [N, D], by float32 products [16, 16 V P] that stay in the first-level cache.
 
     Centroids are [R K, D] float32 and half their squared lengths [R K] float64. `panels` [R, P, D, 16 V] has them with
-    clusters along the lanes and zeros behind the last; for `bounds` and `tops` see `_label`.
+    clusters along the lanes and zeros behind the last; for `bounds` and `tops` see `_label`. Each block of rows is added
+    at once, while it is in the cache, to float64 sums [R, K, D] and counts [R, K], unless these are empty.
     """
     restarts, rows = labels.shape
     dim, wide = panels.shape[2:]
     padded, clusters = bounds.shape[2], len(half) // restarts
-    products = np.empty((ROWS, padded), np.float32)
     lowest = np.empty(tops.shape[2], np.float32)
+    own = np.empty(ROWS, np.int32)
     last = np.zeros((ROWS, dim), np.float32)
-    for start in range(0, rows, ROWS):
-        many = min(ROWS, rows - start)
+    whole = ROWS if wide == LANES else ROWS // 2
+    for start in range(0, rows, whole):
+        many = min(whole, rows - start)
         block, at = x, start * dim
-        if many < ROWS:
+        if many < whole:
             last[:many] = x[start:]
             block, at = last, 0
-        size = _size(block, at, ROWS, dim)
+        size = _size(block, at, whole, dim)
         for r in range(restarts):
             for p in range(panels.shape[1]):
                 panel = (r * panels.shape[1] + p) * dim * wide
@@ -55,21 +60,64 @@ def label_directly(
                     simd.product2(block, at, panels, panel, dim, products, p * wide, padded)
                 else:
                     simd.product3(block, at, panels, panel, dim, products, p * wide, padded)
-            low = near = far = simd.splat(size)
-            if padded == LANES:
-                low, near = simd.load(bounds, 3 * r * LANES), simd.load(bounds, (3 * r + 2) * LANES)
-                far = simd.fma(near, simd.splat(size), simd.load(bounds, (3 * r + 1) * LANES))
+            unsure = _label_few(products, bounds, r, size, own) if padded == LANES else 0
             for i in range(many):
-                if padded == LANES:  # what `_label` does, where a vector has it all
-                    product = simd.load(products, i * LANES)
-                    cut = simd.splat(simd.smallest(simd.minus(far, product)))
-                    bits = simd.within(simd.minus(low, product), simd.fma(near, simd.splat(size), cut))
-                    if bits and not bits & (bits - 1):
-                        labels[r, start + i] = simd.first(bits)
-                        continue
-                labels[r, start + i], _ = _label(
-                    products, i * padded, bounds, tops, r, size, lowest, block, at + i * dim, centroids, half, clusters
-                )
+                if padded > LANES:
+                    own[i], _ = _label(
+                        products,
+                        i * padded,
+                        bounds,
+                        tops,
+                        r,
+                        size,
+                        lowest,
+                        block,
+                        at + i * dim,
+                        centroids,
+                        half,
+                        clusters,
+                    )
+                elif unsure >> i & 1:
+                    own[i] = _label_apart(
+                        products,
+                        i * padded,
+                        bounds,
+                        tops,
+                        r,
+                        size,
+                        lowest,
+                        block,
+                        at + i * dim,
+                        centroids,
+                        half,
+                        clusters,
+                    )
+                labels[r, start + i] = own[i]
+            if counts.size:
+                for i in range(many):
+                    counts[r, own[i]] += 1
+                    simd.add(block, at + i * dim, sums, (r * clusters + own[i]) * dim, dim)
+
+
+@njit(forceinline=True, error_model="numpy")
+def _label_few(products, bounds, r, size, own):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """What `_label` does for a block of rows where a vector has all clusters; bits of rows that float64 must decide."""
+    low, near = simd.load(bounds, 3 * r * LANES), simd.load(bounds, (3 * r + 2) * LANES)
+    far = simd.fma(near, simd.splat(size), simd.load(bounds, (3 * r + 1) * LANES))
+    unsure = 0
+    for i in range(ROWS):
+        product = simd.load(products, i * LANES)
+        cut = simd.splat(simd.smallest(simd.minus(far, product)))
+        bits = simd.within(simd.minus(low, product), simd.fma(near, simd.splat(size), cut))
+        own[i] = simd.first(bits)
+        unsure |= (bits == 0 or bits & (bits - 1) != 0) << i
+    return unsure
+
+
+@njit(error_model="numpy")
+def _label_apart(products, p, bounds, tops, r, size, lowest, x, i, centroids, half, clusters):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """`_label` where it is rare, so that it takes no registers from what surrounds it."""
+    return _label(products, p, bounds, tops, r, size, lowest, x, i, centroids, half, clusters)[0]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -182,25 +230,6 @@ def _size(x, i, rows, dim):  # type: ignore[no-untyped-def]  # pragma: no cover
         rest = max(rest, left)
     length = np.sqrt(simd.total(most) + rest)
     return np.float32(1.01) * length + np.float32(1e-18) * np.sqrt(np.float32(dim))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def label_and_add(
-    x: np.ndarray,
-    panels: np.ndarray,
-    bounds: np.ndarray,
-    tops: np.ndarray,
-    centroids: np.ndarray,
-    half: np.ndarray,
-    labels: np.ndarray,
-    sums: np.ndarray,
-    counts: np.ndarray,
-) -> None:  # pragma: no cover
-    """`label_directly` and `add_floats` by turns, so that rows are read from memory once."""
-    for at in range(0, len(x), 64):
-        rows, own = x[at : at + 64], labels[:, at : at + 64]
-        label_directly(rows, panels, bounds, tops, centroids, half, own)
-        add_floats(rows, own, sums, counts)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -10,7 +10,7 @@ Everything here is one worker's arithmetic; adding up is the caller's affair.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from raydc.clusters import kernels
-from raydc.clusters.vectors import LANES
+from raydc.clusters.vectors import LANES, ROWS
 
 LARGEST = 1e15
 """Beyond this, squared distances leave the range of float32."""
+
+NOTHING = np.empty((0, 0, 0)), np.empty((0, 0), np.int64)
+"""Sums and counts to which nothing is added."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def unit(z: Tensor) -> Tensor:
 
 
 class Assigner:
-    """Labels of tiles of rows by centroids [R, K, D] around the origin: R clusterings of the same rows at once.
+    """Labels of rows by centroids [R, K, D] around the origin, R clusterings of the same rows at once; and their sums.
 
     Labels are exact, as `kernels` says, so how products are made is a question of speed alone. In float32 they never
     leave the first-level cache. Where the processor multiplies bfloat16 in hardware, a bfloat16 product of a whole tile
@@ -82,7 +85,7 @@ class Assigner:
 
     def __init__(self, centroids: Tensor, geometry: Geometry) -> None:
         self.restarts, self.clusters, dim = centroids.shape
-        self.centroids = centroids.float().contiguous()
+        self.centroids, self.fixed = centroids.float().contiguous(), geometry.fixed
         exact = self.centroids.double()
         # On the sphere all centroids have length one; leaving that out keeps zero rows tied, and so in cluster 0.
         self.half = torch.zeros_like(exact[..., 0]) if geometry.spherical else exact.square().sum(2) / 2
@@ -90,57 +93,87 @@ class Assigner:
         # A float32 sum of products is off by this share of the lengths' product, in any order; so is what comes after.
         rounding = 1.02 * 2.0**-24 * (dim + 16)
         self.direct = bounds(self.half, rounding * exact.norm(dim=2), dim)
+        padded = self.direct[0].shape[2]
         if self.screens:  # bfloat16 takes up to 2^-8 of each number of a row, and of the product
             rounded = self.centroids.bfloat16()
             residual, length = (exact - rounded.double()).norm(dim=2), rounded.double().norm(dim=2)
             self.screen = bounds(self.half, 1.01 * (residual + (2.02 * 2.0**-8 + rounding) * length), dim)
-            self.rounded = torch.nn.functional.pad(rounded, (0, 0, 0, self.direct[0].shape[2] - self.clusters))
-            self.rounded = self.rounded.flatten(0, 1)
+            self.rounded = torch.nn.functional.pad(rounded, (0, 0, 0, padded - self.clusters)).flatten(0, 1)
+        # The rows of a tile and their products stay in the second-level cache (found with benchmarks/kmeans.py).
+        products = self.restarts * self.clusters if self.screens else 1
+        self.rows = max(min((1 << 18) // max(dim, 1), (1 << 19) // products, 4096) // 64 * 64, 64)
+        if centroids.device.type == "cuda":
+            self.rows = max((1 << 26) // (self.restarts * self.clusters), 1024)
         if centroids.device.type == "cpu":
             limits = [panels(self.centroids), *self.direct], self.screen if self.screens else ()
             self.known, self.screening = ([each.numpy() for each in some] for some in limits)
             self.exact = [self.centroids.flatten(0, 1).numpy(), self.half.flatten().numpy()]
-        # The rows of a tile and their products stay in the second-level cache (found with benchmarks/kmeans.py).
-        products = self.restarts * self.clusters if self.screens else 1
-        self.rows = max(min((1 << 18) // max(dim, 1), (1 << 19) // products, 4096) // 64 * 64, 64)
-        if self.screens and centroids.device.type == "cpu":  # made once: fresh memory costs more than the product
-            self.tile = torch.empty((self.rows, dim), dtype=torch.bfloat16)
-            self.products = torch.empty((self.rows, len(self.rounded)), dtype=torch.bfloat16)
-        if centroids.device.type == "cuda":
-            self.rows = max((1 << 26) // (self.restarts * self.clusters), 1024)
+            self.scale = self.fixed.scale.expand(dim).numpy()
+            # Made once, as fresh memory costs time; by torch, as its memory begins at a line of the cache.
+            self.room = torch.empty((ROWS, padded)).numpy()
+            if self.screens:
+                self.tile = torch.empty((self.rows, dim), dtype=torch.bfloat16)
+                self.products = torch.empty((self.rows, len(self.rounded)), dtype=torch.bfloat16)
 
-    def tiles(self, x: Tensor) -> Iterable[Tensor]:
-        """x [N, D] in tiles."""
-        return (x[at : at + self.rows] for at in range(0, len(x), self.rows))
-
-    def __call__(self, x: Tensor, sums: np.ndarray | None = None, counts: np.ndarray | None = None) -> Tensor:
-        """Labels int32 [R, n] of a tile x [n, D]; on the CPU, add it to float64 sums [R, K, D] and counts [R, K]."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """Labels int32 [R, n] of rows x [n, D]."""
         if x.device.type != "cpu":
-            return self._elsewhere(x)
-        rows, labels, done = x.numpy(), np.empty((self.restarts, len(x)), np.int32), False
-        if self.screens:
-            products = self.products[: len(x)]
-            torch.mm(self.tile[: len(x)].copy_(x), self.rounded.T, out=products)
-            bits = products.view(torch.uint16).numpy()
-            done = kernels.label_screened(rows, bits, *self.screening, *self.exact, labels, 8 * labels.size)
-        if sums is None or counts is None:
+            return torch.cat([self._elsewhere(tile) for tile in x.split(self.rows)], 1)
+        return self._labels(x)
+
+    def add(self, x: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+        """Add a row group x [n, D] to fixed-point sums [R, K, D] and counts [R, K]; its labels int32 [R, n].
+
+        A large row group is first summed in float64 in the order of its rows, which is faster; the choice depends on
+        sizes alone.
+        """
+        if x.device.type != "cpu":
+            labels = self(x)
+            for tile, own in zip(x.split(self.rows), labels.split(self.rows, 1), strict=True):
+                add_integers(self.fixed.integers(tile), own, sums, counts)  # CUDA adds in any order
+            return labels
+        if len(x) < 8 * self.clusters:
+            return self._labels(x, sums.numpy(), counts.numpy())
+        partial = torch.zeros(sums.shape, dtype=torch.float64).numpy()
+        labels = self._labels(x, partial, counts.numpy())
+        kernels.add_as_integers(partial, self.scale, sums.numpy())
+        return labels
+
+    def _labels(self, x: Tensor, sums: np.ndarray = NOTHING[0], counts: np.ndarray = NOTHING[1]) -> Tensor:
+        """Labels of rows on the CPU, which are added to sums [R, K, D], float64 or fixed-point, and counts [R, K]."""
+        labels = [np.empty((self.restarts, 0), np.int32)]
+        whole, fixed = x.numpy(), sums.dtype == np.int64
+        for at in range(0, len(x), self.rows):
+            tile = whole[at : at + self.rows]
+            own = np.empty((self.restarts, len(tile)), np.int32)
+            done = self.screens and self._screened(tile, own)
             if not done:
-                kernels.label_directly(rows, *self.known, *self.exact, labels)
-        elif done:
-            kernels.add_floats(rows, labels, sums, counts)
-        else:
-            kernels.label_and_add(rows, *self.known, *self.exact, labels, sums, counts)
-        return torch.from_numpy(labels)
+                kernels.label_directly(
+                    tile, *self.known, *self.exact, own, self.room, *(NOTHING if fixed else (sums, counts))
+                )
+            if fixed:
+                kernels.add_integers(tile, own, self.scale, sums, counts)
+            elif done and counts.size:
+                kernels.add_floats(tile, own, sums, counts)
+            labels.append(own)
+        return torch.from_numpy(np.concatenate(labels, 1))
+
+    def _screened(self, x: np.ndarray, labels: np.ndarray) -> bool:
+        """Labels of a tile by products in bfloat16, unless these leave too much to float64."""
+        products = self.products[: len(x)]
+        torch.mm(self.tile[: len(x)].copy_(torch.from_numpy(x)), self.rounded.T, out=products)
+        bits = products.view(torch.uint16).numpy()
+        return kernels.label_screened(x, bits, *self.screening, *self.exact, labels, 8 * labels.size)
 
     def _elsewhere(self, x: Tensor) -> Tensor:
-        """What `kernels` does, in terms of torch; float64 sums in the device's own order."""
+        """What `kernels` does, in terms of torch."""
         products, (limits, _) = x @ self.centroids.flatten(0, 1).T, self.direct
         if self.screens:
             products, (limits, _) = torch.mm(x.bfloat16(), self.rounded.T, out_dtype=torch.float32), self.screen
         return nearest(x, products, limits, self.centroids, self.half)
 
     def scores(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Half the squared distance of each row of a tile to its own centroid, less half of |x|^2: float64 [R, n]."""
+        """Half the squared distance of each row to its own centroid, less half of |x|^2: float64 [R, n]."""
         scores = np.empty(labels.shape)
         kernels.scores(x.numpy(), *self.exact, labels.numpy(), scores)
         return torch.from_numpy(scores)
@@ -209,11 +242,7 @@ def nearest(x: Tensor, products: Tensor, limits: Tensor, centroids: Tensor, half
 def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> list[Tensor]:
     """Labels int64 [n] of each row group by centroids [K, D] around the origin."""
     assigner = Assigner(centroids[None], geometry)
-    labels = []
-    for x in groups:
-        parts = [assigner(tile)[0].long() for tile in assigner.tiles(x)]
-        labels.append(torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=x.device))
-    return labels
+    return [assigner(x)[0].long() for x in groups]
 
 
 def statistics(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -225,34 +254,8 @@ def statistics(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) 
     sums = torch.zeros(centroids.shape, dtype=torch.int64, device=centroids.device)
     counts = torch.zeros(centroids.shape[:2], dtype=torch.int64, device=centroids.device)
     for x in groups:
-        for _ in add(x, assigner, geometry, sums, counts):
-            pass
+        assigner.add(x, sums, counts)
     return sums, counts
-
-
-def add(x: Tensor, assigner: Assigner, geometry: Geometry, sums: Tensor, counts: Tensor) -> Iterator[Tensor]:
-    """Add a row group x [n, D] to fixed-point sums [R, K, D] and counts [R, K]; the labels [R, m] of each tile.
-
-    A large row group is first summed in float64 in the order of its rows, which is faster; the choice depends on sizes
-    alone.
-    """
-    if x.device.type != "cpu":
-        for tile in assigner.tiles(x):
-            labels = assigner(tile)
-            add_integers(geometry.fixed.integers(tile), labels, sums, counts)  # CUDA adds in any order
-            yield labels
-        return
-    scale = np.broadcast_to(geometry.fixed.scale.numpy(), x.shape[1:])
-    if len(x) < 8 * assigner.clusters:
-        for tile in assigner.tiles(x):
-            labels = assigner(tile)
-            kernels.add_integers(tile.numpy(), labels.numpy(), scale, sums.numpy(), counts.numpy())
-            yield labels
-        return
-    partial = np.zeros(sums.shape)
-    for tile in assigner.tiles(x):
-        yield assigner(tile, partial, counts.numpy())
-    kernels.add_as_integers(partial, scale, sums.numpy())
 
 
 def add_integers(rows: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:

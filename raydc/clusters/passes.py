@@ -4,7 +4,7 @@ Every array of a part adds up without a trace of the order: integers are summed,
 are kept, by a key that ends in the row's position.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -67,14 +67,9 @@ class Distances:
         self.geometry, self.centroids = clustering.geometry, centroids
         self.assigner = Assigner(centroids, self.geometry)
 
-    def labels(self, tiles: Iterable[Tensor]) -> Tensor:
-        """int64 [R, n] from what the assigner says of each tile."""
-        none = torch.empty((self.assigner.restarts, 0), dtype=torch.int64, device=self.assigner.centroids.device)
-        return torch.cat([none, *(labels.long() for labels in tiles)], 1)
-
     def nearest(self, x: Tensor) -> Tensor:
         """Labels int64 [R, n]."""
-        return self.labels(self.assigner(tile) for tile in self.assigner.tiles(x))
+        return self.assigner(x).long()
 
     def far(self, x: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
         """Squared distances float64 [R, n], where rows x [n, D] have labels [R, n] and squared lengths [n]."""
@@ -153,7 +148,7 @@ class Move:
         """Labels [A, n], sums [A, K, D] and counts [A, K]."""
         sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=x.device)
         counts = torch.zeros(self.centroids.shape[:2], dtype=torch.int64, device=x.device)
-        return self.distances.labels(kmeans.add(x, self.distances.assigner, self.geometry, sums, counts)), sums, counts
+        return self.distances.assigner.add(x, sums, counts).long(), sums, counts
 
     def _balanced(self, x: Tensor, weights: Tensor | None, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Labels [A, n], squared distances [A, n] and sums of memberships [A, K]."""

@@ -12,10 +12,10 @@ from numba.core.extending import intrinsic, models, register_model
 from numba.np.arrayobj import make_array
 
 LANES = 16
-ROWS = 8
-"""Rows of a product's block: with three vectors of columns they fill the registers."""
-AHEAD = 4
-"""Blocks of rows that are asked for before they are needed: what memory gives in time (benchmarks/kmeans.py)."""
+ROWS = 16
+"""Rows of a product's block with one vector of columns, 8 with more: with three they fill the registers."""
+AHEAD = 1 << 11
+"""Numbers ahead that rows are asked for: what memory gives in time (benchmarks/kmeans.py)."""
 
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
@@ -167,8 +167,8 @@ def within(typing: Any, a: Vector, b: Vector) -> Any:
 
 @intrinsic
 def first(typing: Any, bits: types.Type) -> Any:
-    """Position of the lowest bit that is set; there must be one."""
-    one = ir.IntType(1)(1)
+    """Position of the lowest bit that is set; 64 if none is."""
+    one = ir.IntType(1)(0)
     return types.int64(types.int64), lambda context, builder, signature, arguments: builder.cttz(arguments[0], one)
 
 
@@ -219,8 +219,8 @@ def add(typing: Any, x: types.Array, i: types.Type, sums: types.Array, j: types.
     return types.void(x, types.intp, sums, types.intp, types.intp), emit
 
 
-def _product(columns: int, unroll: int = 4) -> Any:
-    """An intrinsic: a block of 8 rows by a panel of `columns` vectors of columns, in registers all the way."""
+def _product(many: int, columns: int, unroll: int = 4) -> Any:
+    """An intrinsic: a block of `many` rows by a panel of `columns` vectors of columns, in registers all the way."""
 
     @intrinsic
     def product(
@@ -233,9 +233,9 @@ def _product(columns: int, unroll: int = 4) -> Any:
             a = builder.gep(_data(context, builder, x, arguments[0]), [i])
             b = builder.gep(_data(context, builder, panels, arguments[2]), [p])
             c = builder.gep(_data(context, builder, out, arguments[5]), [o])
-            rows = [builder.gep(a, [builder.mul(dim, WHOLE(r))]) for r in range(ROWS)]
+            rows = [builder.gep(a, [builder.mul(dim, WHOLE(r))]) for r in range(many)]
             none = ir.Constant(FLOATS, [0.0] * LANES)
-            sums = [[cgutils.alloca_once_value(builder, none) for _ in range(columns)] for _ in range(ROWS)]
+            sums = [[cgutils.alloca_once_value(builder, none) for _ in range(columns)] for _ in range(many)]
 
             def step(d: Any) -> None:
                 at = builder.mul(d, WHOLE(columns * LANES))
@@ -246,10 +246,10 @@ def _product(columns: int, unroll: int = 4) -> Any:
                         builder.store(_fma(builder, value, each, builder.load(so_far)), so_far)
 
             whole = builder.sub(dim, builder.urem(dim, WHOLE(unroll)))
-            later = builder.gep(a, [builder.mul(dim, WHOLE(AHEAD * ROWS))])
+            later = builder.gep(a, [WHOLE(AHEAD)])
             with cgutils.for_range_slice(builder, WHOLE(0), whole, WHOLE(unroll)) as (d, _):
-                for line in range(0, unroll * ROWS, LANES):
-                    _fetch(builder, builder.gep(later, [builder.add(builder.mul(d, WHOLE(ROWS)), WHOLE(line))]))
+                for line in range(0, unroll * many, LANES):
+                    _fetch(builder, builder.gep(later, [builder.add(builder.mul(d, WHOLE(many)), WHOLE(line))]))
                 for u in range(unroll):
                     step(builder.add(d, WHOLE(u)))
             with cgutils.for_range_slice(builder, whole, dim, WHOLE(1)) as (d, _):
@@ -266,5 +266,5 @@ def _product(columns: int, unroll: int = 4) -> Any:
     return product
 
 
-product1, product2, product3 = _product(1), _product(2), _product(3)
-"""Rows [8, dim] from flat index i of x, times a panel [dim, 16 columns] from p of panels, written from o of out on."""
+product1, product2, product3 = _product(ROWS, 1), _product(8, 2), _product(8, 3)
+"""Rows [16 or 8, dim] from flat index i of x, times a panel [dim, 16 columns] from p of panels, written from o of out on."""
