@@ -34,8 +34,8 @@ def label_directly(
     """Labels int32 [R, N] of rows x [N, D], by float32 products [16, 16 V P] that stay in the first-level cache.
 
     Centroids are [R K, D] float32 and half their squared lengths [R K] float64. `panels` [R, P, D, 16 V] has them with
-    clusters along the lanes and zeros behind the last; for `bounds` and `tops` see `_label`. Each block of rows is added
-    at once, while it is in the cache, to float64 sums [R, K, D] and counts [R, K], unless these are empty.
+    clusters along the lanes and zeros behind the last; for `bounds` and `tops` see `_label`. Each block of rows is
+    added at once, while it is in the cache, to float64 sums [R, K, D] and counts [R, K], unless these are empty.
     """
     restarts, rows = labels.shape
     dim, wide = panels.shape[2:]

@@ -267,4 +267,4 @@ def _product(many: int, columns: int, unroll: int = 4) -> Any:
 
 
 product1, product2, product3 = _product(ROWS, 1), _product(8, 2), _product(8, 3)
-"""Rows [16 or 8, dim] from flat index i of x, times a panel [dim, 16 columns] from p of panels, written from o of out on."""
+"""Rows [16 or 8, dim] from flat index i of x, times a panel [dim, 16 columns] from p, written from o of out on."""
