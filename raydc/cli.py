@@ -206,7 +206,9 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
     parser.ray()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
-    parser.settings("data", "data", DataSettings, leave=["data.scaling", "data.storage", "data.label_column"])
+    parser.settings(
+        "data", "data", DataSettings, leave=["data.scaling", "data.storage", "data.label_column", "data.weight_column"]
+    )
     given = parser.parse_args(arguments)
     flat = {key: value for key, value in vars(given).items() if key.startswith("data.")}
     from raydc import console

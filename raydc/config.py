@@ -21,6 +21,7 @@ SHORT = {
     "columns": "data.columns",
     "label-column": "data.label_column",
     "id-column": "data.id_column",
+    "weight-column": "data.weight_column",
     "on-bad-row": "data.on_bad_row",
     "workers": "training.workers",
     "seed": "training.seed",

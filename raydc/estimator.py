@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import ClassifierTags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from raydc.config import RunConfig
 from raydc.data import ArraySource
@@ -36,14 +36,21 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         estimator.model_, estimator.n_features_in_ = model, model.n_features
         return estimator
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on rows X [n, D]; y is ignored. Raises ValueError where X or a setting cannot be used."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train on rows X [n, D], of which each counts as much as its sample_weight [n]; y is ignored.
+
+        Raises ValueError where X or a setting cannot be used, and for unequal weights where the method takes none.
+        """
         X = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", ensure_min_samples=2)
         config = self._config()
         k = config.method.n_clusters
         if k is not None and X.shape[0] < k:
             raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={k}")
-        outcome = in_process(prepare(config, ArraySource(X, settings=config.data)))
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+            weights = None if weights[0] > 0 and (weights == weights[0]).all() else weights
+        outcome = in_process(prepare(config, ArraySource(X, weights=weights, settings=config.data)))
         self.labels_ = outcome.labels
         self.model_ = outcome.model
         self.history_ = outcome.history

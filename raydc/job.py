@@ -98,9 +98,13 @@ class Outcome:
 
 def prepare(config: RunConfig, source: Source | None = None) -> Job:
     """Open and check the rows and the method. Raises SettingsError or DataError before any work is done."""
-    opened = source or open_source(config.data)
+    opened, kind = source or open_source(config.data), methods.load(config.method_name)
+    if opened.weights and not kind.weighs_rows:
+        raise DataError(
+            f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "
+            "takes them"
+        )
     found = survey(opened, config.data)
-    kind = methods.load(config.method_name)
     scaling = Scaling.of(config.data.scaling or kind.scaling, found)  # type: ignore[arg-type]
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
     method = job.method()

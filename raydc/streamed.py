@@ -20,7 +20,7 @@ from raydc.clusters.rule import Clustering
 from raydc.clusters.service import CentroidService, Plan
 from raydc.clusters.stream import work
 from raydc.data import DataError, DataSettings, RowGroup, Source, open_source, read_group
-from raydc.data.source import to_float32
+from raydc.data.source import Block, to_float32
 from raydc.failpoints import failpoint
 from raydc.job import Job, write_assignments
 from raydc.loop import Progress
@@ -39,7 +39,8 @@ def plan_of(job: Job, run: str) -> Plan | None:
     if options is None:
         return None
     rows = tuple(map(len, job.survey.groups))
-    return Plan(run=run, dim=int(np.prod(job.shape)), rows=rows, seed=job.clusters_seed, **options)
+    weighted = job.config.data.weight_column is not None
+    return Plan(run=run, dim=int(np.prod(job.shape)), rows=rows, weighted=weighted, seed=job.clusters_seed, **options)
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,18 @@ class Rows:
     def method(self) -> Method:
         return self.job.method().eval()
 
-    def __call__(self, group: RowGroup) -> np.ndarray:
-        """Features [n, D] of a row group, as the method clusters them."""
-        return self.method.features(self.scaled(group)[0]).numpy()
+    def __call__(self, group: RowGroup) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Features [n, D] of a row group, as the method clusters them; with their weights, where they have any."""
+        x, block = self.scaled(group)
+        features = self.method.features(x).numpy()
+        return features if block.weights is None else (features, block.weights)
 
-    def scaled(self, group: RowGroup) -> tuple[Tensor, np.ndarray]:
-        """Rows [n, ...] as the method takes them, and their ids."""
+    def scaled(self, group: RowGroup) -> tuple[Tensor, Block]:
+        """Rows [n, ...] as the method takes them, and as they are stored."""
         failpoint("stream")
         job = self.job
-        x, ids = read_group(_opened(job.config.data, job.survey.fingerprint), job.survey, group)
-        return job.scaling.apply(torch.from_numpy(to_float32(x))).view(-1, *job.shape), ids
+        block = read_group(_opened(job.config.data, job.survey.fingerprint), job.survey, group)
+        return job.scaling.apply(torch.from_numpy(to_float32(block.x))).view(-1, *job.shape), block
 
 
 @lru_cache(maxsize=1)
@@ -182,10 +185,10 @@ def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
     rows.method.keep(now.settled())
     columns: dict[str, list[np.ndarray]] = {"row": [], "id": [], "cluster": [], "confidence": []}
     for group in part:
-        x, ids = rows.scaled(group)
+        x, block = rows.scaled(group)
         labels, _ = passes.labelled(now, rows.method.features(x))
         columns["row"].append(np.arange(group.start, group.stop))
-        columns["id"].append(ids)
+        columns["id"].append(block.ids)
         columns["cluster"].append(labels.numpy())
         columns["confidence"].append(rows.method.assign(x).max(1).values.float().numpy())
     write_assignments(store, _name(part), {name: np.concatenate(values) for name, values in columns.items()})

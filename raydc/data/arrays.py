@@ -12,13 +12,25 @@ import torch
 from scipy import sparse
 
 from raydc.data.settings import DataSettings
-from raydc.data.source import Block, DataError, Layout, Piece, Source, bytes_of, cut, is_real, resolve_layout
+from raydc.data.source import (
+    Block,
+    DataError,
+    Layout,
+    Piece,
+    Source,
+    bytes_of,
+    cut,
+    is_real,
+    resolve_layout,
+    weights_of,
+)
 
 
 class ArraySource(Source):
     """x [N, D], [N, height, width] or [N, channels, height, width] (or channels last), or a sparse matrix [N, D].
 
-    y [N] are known classes, ids [N] integers or text; `files` identify where it came from, by default by its values.
+    y [N] are known classes, ids [N] integers or text, weights [N] how much rows count; `files` identify where it came
+    from, by default by its values.
     """
 
     def __init__(
@@ -27,6 +39,7 @@ class ArraySource(Source):
         y: Any = None,
         ids: Any = None,
         *,
+        weights: Any = None,
         settings: DataSettings | None = None,
         files: dict[str, str] | None = None,
         notes: tuple[str, ...] = (),
@@ -47,9 +60,19 @@ class ArraySource(Source):
         self.layout = resolve_layout(Layout.of(self._x.shape[1:]), self.settings)
         if ids is None and self.settings.id_column is not None:
             raise DataError(f"data.id_column: {name} is an array without ids; leave data.id_column out")
+        if weights is None and self.settings.weight_column is not None:
+            raise DataError(f"data.weight_column: {name} is an array without weights; leave data.weight_column out")
+        self._weights = None
+        if weights is not None:
+            self.weights = self.settings.weight_column or "weights"
+            self._weights = _one_each(np.asarray(weights), self._x.shape[0], self.weights, name)
+            if not is_real(self._weights.dtype):
+                raise DataError(f"{name}: {self.weights} holds {self._weights.dtype}, expected numbers")
         self._y = None if y is None else _one_each(np.asarray(y), self._x.shape[0], "y", name)
         self._ids = None if ids is None else _identifiers(np.asarray(ids), self._x.shape[0], name)
-        self.files = files or {name: _digest(self._x)}
+        self.files = files or {name: _digest(self._x)} | (
+            {} if weights is None else {"weights": _digest(self._weights)}
+        )
         self.notes = notes
         self.pieces = cut([(name, 0, self._x.shape[0])])
 
@@ -57,7 +80,10 @@ class ArraySource(Source):
         """The rows of one piece, as stored."""
         rows = slice(piece.start, piece.start + piece.rows)
         x = self._x[rows] if self.kind == "sparse" else self.layout.arrange(np.asarray(self._x[rows]))
-        return Block(x, np.arange(rows.start, rows.stop) if self._ids is None else self._ids[rows])
+        block = Block(x, np.arange(rows.start, rows.stop) if self._ids is None else self._ids[rows])
+        if self.weights and self._weights is not None:
+            block.weights = weights_of(self._weights[rows], self.weights, block.broken)
+        return block
 
     def labels(self) -> np.ndarray | None:
         """Known classes of all rows."""
@@ -86,8 +112,8 @@ def open_array(settings: DataSettings, filesystem: pafs.FileSystem, info: pafs.F
         files = {path: f"{size} {info.mtime_ns} {edge.hexdigest()[:16]}"}
         if path.lower().endswith(".npy"):
             x = np.load(held or path, mmap_mode="r" if local else None, allow_pickle=False)
-            if settings.label_column or settings.id_column:
-                raise DataError(f"{path}: a .npy file holds no labels or ids; use .npz with X, y and ids")
+            if settings.label_column or settings.id_column or settings.weight_column:
+                raise DataError(f"{path}: a .npy file holds no labels, ids or weights; use .npz with X and those")
             return ArraySource(x, settings=settings, files=files)
         return _open_npz(held or path, settings, files)
     except DataError:
@@ -104,14 +130,16 @@ def _open_npz(file: Any, settings: DataSettings, files: dict[str, str]) -> Array
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: is a .npy file by content; name it .npy")
         names = archive.files
-        build = partial(ArraySource, settings=settings, files=files)
         label = settings.label_column or ("y" if "y" in names else None)
         identity = settings.id_column or next((name for name in ("ids", "id") if name in names), None)
-        for setting, name in (("label_column", label), ("id_column", identity)):
+        weight = settings.weight_column
+        for setting, name in (("label_column", label), ("id_column", identity), ("weight_column", weight)):
             if name is not None and name not in names:
                 raise DataError(f"data.{setting}: {path} has no array {name}; its arrays: {', '.join(names)}")
         y = archive[label] if label else None
         ids = archive[identity] if identity else None
+        weights = archive[weight] if weight else None
+        build = partial(ArraySource, settings=settings, files=files, weights=weights)
         if {"format", "data", "shape"} <= set(names):
             if isinstance(file, io.BytesIO):
                 file.seek(0)

@@ -100,7 +100,7 @@ def survey(source: Source, settings: DataSettings | None = None) -> Survey:
         if kept:
             pieces.append(piece)
             groups.append(RowGroup(len(groups), at, at + kept))
-            checksums.append(checksum(block.x))
+            checksums.append(checksum(block))
             moments.add(block.x if kept == piece.rows else block.x[~rows])
             at += kept
     if bad_rows and not drop:
@@ -179,11 +179,12 @@ def complaint(source: Source, piece: Piece, block: Block, bad: np.ndarray) -> st
     return _report(source, [_fault(source, piece, block, bad, int(row)) for row in rows[:SHOWN]], len(rows))
 
 
-def checksum(x: Any) -> int:
-    """CRC-32 of a piece's values."""
+def checksum(block: Block) -> int:
+    """CRC-32 of a piece's values and weights."""
     value = 0
-    for part in bytes_of(x):
-        value = zlib.crc32(part, value)
+    for x in (block.x, block.weights):
+        for part in () if x is None else bytes_of(x):
+            value = zlib.crc32(part, value)
     return value
 
 

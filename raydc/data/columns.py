@@ -13,6 +13,8 @@ from raydc.data.source import DataError, Layout
 
 LOOKS_LIKE_LABEL = re.compile(r"y|labels?|targets?|class(es)?|.*_label", re.IGNORECASE)
 LOOKS_LIKE_ID = re.compile(r"ids?|index|idx|.*_id|__index_level_\d+__", re.IGNORECASE)
+PARTS = ("label_column", "id_column", "weight_column")
+"""Settings that name a column which is no feature."""
 TENSORS = {"arrow.fixed_shape_tensor", "ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"}
 """Extension types that are read, by their storage alone; any other could carry code in its metadata."""
 
@@ -28,6 +30,7 @@ class Columns:
     """Of a row; None for a list column, whose length only its values tell."""
     label: str | None
     id: str | None
+    weight: str | None
     notes: tuple[str, ...]
 
 
@@ -64,17 +67,25 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def choose(schema: pa.Schema, settings: DataSettings) -> Columns:
-    """Features, label and id of a table with this schema; raises DataError where the choice is the user's."""
+    """Features, label, id and weight of a table with this schema; raises DataError where the choice is the user's."""
     known = schema.names
     twice = sorted({name for name in known if known.count(name) > 1})
     if twice:
         raise DataError(f"{settings.path}: several columns are called {', '.join(twice)}; give each a name of its own")
-    for setting, name in (("label_column", settings.label_column), ("id_column", settings.id_column)):
-        if name is not None:
+    for setting in PARTS:
+        if (name := getattr(settings, setting)) is not None:
             _need([name], known, f"data.{setting}", settings.path)
+    weight = settings.weight_column
+    if weight is not None and (extension_of(schema.field(weight)) or not is_number(schema.field(weight).type)):
+        raise DataError(f"data.weight_column: {weight} in {settings.path} is {schema.field(weight).type}, no numbers")
+    if weight is not None and weight in (settings.label_column, settings.id_column):
+        raise DataError(
+            f"data.weight_column: {weight} is the label or id column too; weights must be a column of their own"
+        )
     notes: list[str] = []
+    named = {settings.label_column, weight}
     id_column = settings.id_column or next(
-        (f.name for f in schema if f.name.lower() == "id" and _identifies(f) and f.name != settings.label_column), None
+        (f.name for f in schema if f.name.lower() == "id" and _identifies(f) and f.name not in named), None
     )
     if id_column is not None and not _identifies(schema.field(id_column)):
         raise DataError(
@@ -91,7 +102,7 @@ def choose(schema: pa.Schema, settings: DataSettings) -> Columns:
     first = schema.field(features[0])
     listed = is_list(storage_of(first))
     layout = _layout(first, settings) if listed else Layout.of((len(features),))
-    return Columns(features, listed, layout, settings.label_column, id_column, tuple(notes))
+    return Columns(features, listed, layout, settings.label_column, id_column, weight, tuple(notes))
 
 
 def _identifies(field: pa.Field) -> bool:
@@ -110,7 +121,7 @@ def _named(schema: pa.Schema, settings: DataSettings) -> tuple[str, ...]:
     """The features that the user named, if they can be features together."""
     names = settings.columns or ()
     _need(names, schema.names, "data.columns", settings.path)
-    for setting in ("label_column", "id_column"):
+    for setting in PARTS:
         if (name := getattr(settings, setting)) in names:
             raise DataError(f"data.columns: {name} is data.{setting} too; a feature must not be either")
     lists = [name for name in names if is_list(storage_of(schema.field(name)))]
@@ -127,7 +138,7 @@ def _named(schema: pa.Schema, settings: DataSettings) -> tuple[str, ...]:
 
 def _found(schema: pa.Schema, settings: DataSettings, id_column: str | None, notes: list[str]) -> tuple[str, ...]:
     """The features when none were named: the one list column, else every number that is no label or id."""
-    taken = {settings.label_column, id_column}
+    taken = {settings.label_column, settings.weight_column, id_column}
     others = [field for field in schema if field.name not in taken]
     lists = [field.name for field in others if is_list(storage_of(field))]
     if len(lists) > 1:

@@ -18,7 +18,7 @@ from raydc.data.check import Survey, checksum, require_same
 from raydc.data.scaling import Scaling
 from raydc.data.settings import Storage
 from raydc.data.shard import DenseRows, RowGroup, Rows, Shard
-from raydc.data.source import DataError, Source, to_float32
+from raydc.data.source import Block, DataError, Source, to_float32
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,24 @@ class SparseRows:
         return self.scaling.apply(x).view(-1, *self.shape)
 
 
-def read_group(source: Source, survey: Survey, group: RowGroup) -> tuple[Any, np.ndarray]:
-    """The usable rows of one group as stored, [n, D] (CSR if the source is sparse), and their ids [n].
+def read_group(source: Source, survey: Survey, group: RowGroup) -> Block:
+    """The usable rows of one group as stored, with their ids and weights.
 
     Raises DataError if they are not what the survey saw.
     """
     piece = survey.pieces[group.id]
     block = source.read(piece)
-    if checksum(block.x) != survey.checksums[group.id]:
+    if checksum(block) != survey.checksums[group.id]:
         raise DataError(
             f"{piece.file}, row group {piece.row_group}: its values have changed since they were checked; start again"
         )
     if len(group) == piece.rows:
-        return block.x, block.ids
+        return block
     low, high = np.searchsorted(survey.dropped_rows, [piece.start, piece.start + piece.rows])
     keep = np.ones(piece.rows, bool)
     keep[survey.dropped_rows[low:high] - piece.start] = False
-    return block.x[keep], block.ids[keep]
+    weights = None if block.weights is None else block.weights[keep]
+    return Block(block.x[keep], block.ids[keep], weights=weights)
 
 
 def load_shard(
@@ -81,10 +82,12 @@ def load_shard(
     shape = (sizes[rank], *source.shape)
     place = _place(storage, 4 * prod(shape), device, len(groups))
     if source.kind == "sparse" and (storage == "memory" or (storage == "auto" and place == "disk")):
-        rows, ids = _sparse(source, survey, scaling, groups[rank], device)
+        rows, ids, weights = _sparse(source, survey, scaling, groups[rank], device)
     else:
-        rows, ids = _dense(source, survey, scaling, groups[rank], device, _empty(shape, place, device, scratch_dir))
-    return Shard(rows, tuple(groups[rank]), sizes, ids=ids, device=device)
+        room = _empty(shape, place, device, scratch_dir)
+        rows, ids, weights = _dense(source, survey, scaling, groups[rank], device, room)
+    weighed = torch.from_numpy(weights).to(device) if source.weights else None
+    return Shard(rows, tuple(groups[rank]), sizes, ids=ids, weights=weighed, device=device)
 
 
 def read_labels(source: Source, survey: Survey) -> np.ndarray | None:
@@ -110,28 +113,31 @@ def read_labels(source: Source, survey: Survey) -> np.ndarray | None:
 
 def _dense(
     source: Source, survey: Survey, scaling: Scaling, groups: Sequence[RowGroup], device: torch.device, values: Tensor
-) -> tuple[Rows, np.ndarray]:
-    ids, at = [], 0
+) -> tuple[Rows, np.ndarray, np.ndarray]:
+    blocks, at = [], 0
     for group in groups:
-        x, group_ids = read_group(source, survey, group)
-        scaled = scaling.apply(torch.from_numpy(to_float32(x)))
+        block = read_group(source, survey, group)
+        scaled = scaling.apply(torch.from_numpy(to_float32(block.x)))
         values[at : at + len(group)] = scaled.view(-1, *source.shape)
-        ids.append(group_ids)
+        blocks.append(Block(None, block.ids, weights=block.weights))
         at += len(group)
-    return DenseRows(values, device), _joined(ids)
+    return DenseRows(values, device), *_joined(blocks)
 
 
 def _sparse(
     source: Source, survey: Survey, scaling: Scaling, groups: Sequence[RowGroup], device: torch.device
-) -> tuple[Rows, np.ndarray]:
-    parts = [read_group(source, survey, group) for group in groups]
+) -> tuple[Rows, np.ndarray, np.ndarray]:
+    blocks = [read_group(source, survey, group) for group in groups]
     empty = [sparse.csr_array((0, source.n_features), dtype=source.dtype)]
-    matrix = sparse.csr_array(sparse.vstack([x for x, _ in parts] or empty))
-    return SparseRows(matrix, scaling, source.shape, device), _joined([ids for _, ids in parts])
+    matrix = sparse.csr_array(sparse.vstack([block.x for block in blocks] or empty))
+    return SparseRows(matrix, scaling, source.shape, device), *_joined(blocks)
 
 
-def _joined(ids: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(ids) if ids else np.zeros(0, np.int64)
+def _joined(blocks: list[Block]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and weights of all rows; no weights where they count alike."""
+    ids = np.concatenate([block.ids for block in blocks]) if blocks else np.zeros(0, np.int64)
+    weights = [block.weights for block in blocks if block.weights is not None]
+    return ids, np.concatenate([np.zeros(0, np.float32), *weights])
 
 
 def _place(storage: Storage, size: int, device: torch.device, workers: int) -> Storage:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from raydc.data.columns import Columns, choose, is_list, storage_of
 from raydc.data.settings import DataSettings
-from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout
+from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ParquetSource(Source):
         first = self.pieces[0].file
         self._schema = schemas[first]
         self._chosen: Columns = choose(self._schema, settings)
-        self.columns = self._chosen.features
+        self.columns, self.weights = self._chosen.features, self._chosen.weight
         self._compare({path: schemas[path] for path in self.files if path in filled}, first)
         self.notes = self._chosen.notes
         if empty:
@@ -85,6 +85,7 @@ class ParquetSource(Source):
             chunk.ids[rows] if self._chosen.id else np.arange(piece.start, piece.start + piece.rows),
             None if chunk.nulls is None or not chunk.nulls[rows].any() else chunk.nulls[rows],
             {row - rows.start: what for row, what in chunk.broken.items() if rows.start <= row < rows.stop},
+            None if chunk.weights is None else chunk.weights[rows],
         )
 
     def labels(self) -> np.ndarray | None:
@@ -139,7 +140,7 @@ class ParquetSource(Source):
     def _compare(self, schemas: dict[str, pa.Schema], first: str) -> None:
         """Raises DataError listing the files whose columns differ from the first file's."""
         chosen = self._chosen
-        used = None if self.settings.columns is None else {*chosen.features, chosen.label, chosen.id}
+        used = None if self.settings.columns is None else {*chosen.features, chosen.label, chosen.id, chosen.weight}
 
         def types(schema: pa.Schema) -> dict[str, str]:
             return {f.name: str(f.type) for f in schema if used is None or f.name in used}
@@ -194,7 +195,7 @@ class ParquetSource(Source):
 
     def _decode(self, path: str, row_group: int, first: int) -> Block:
         """A chunk of a row group: several pieces, as decoding many columns a few rows at a time is slow."""
-        names = [*self.columns, *([self._chosen.id] if self._chosen.id else [])]
+        names = [*self.columns, *filter(None, (self._chosen.id, self.weights))]
         table = _careful(partial(self._table, path, row_group, first, names), f"{path}, row group {row_group}")
         broken: dict[int, tuple[str, str]] = {}
         if self._chosen.listed:
@@ -204,7 +205,10 @@ class ParquetSource(Source):
         else:
             x, nulls = _numbers(table, self.columns)
         ids = _ids(table[self._chosen.id], self._chosen.id, broken) if self._chosen.id else np.zeros(len(x), np.int64)
-        return Block(x, ids, nulls, broken)
+        weights = None
+        if self.weights:
+            weights = weights_of(_values(_one(table[self.weights]))[0], self.weights, broken)
+        return Block(x, ids, nulls, broken, weights)
 
     def _table(self, path: str, row_group: int, first: int, names: list[str]) -> pa.Table:
         try:

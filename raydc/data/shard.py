@@ -61,6 +61,8 @@ class Shard:
     """Rows of every worker's shard, by rank."""
     ids: Any = None
     """The rows' own identifiers [N] (numpy), where the data has them."""
+    weights: Tensor | None = None
+    """How much each row counts, float32 [N]; None where all count alike."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _order: tuple[int, Tensor] | None = field(default=None, repr=False)
 

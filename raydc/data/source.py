@@ -51,6 +51,8 @@ class Block:
     """bool [n, D]: the cells that were null rather than NaN."""
     broken: dict[int, tuple[str, str]] = field(default_factory=dict)
     """(column, what stood there) of rows that are unusable as a whole: a null list, one of another length, no id."""
+    weights: np.ndarray | None = None
+    """[n] float32, 0 or more but in broken rows; None where all rows count alike."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Source(ABC):
     """parquet, array or sparse."""
     columns: tuple[str, ...] = ()
     """Feature columns by name; empty for arrays, whose features go by position."""
+    weights: str | None = None
+    """What the rows' weights are called, where they have any."""
     layout: Layout
     dtype: np.dtype
     files: dict[str, str]
@@ -128,7 +132,8 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """sha256 of `files` and of what is read from them; the same while the data are the same."""
         lines = [f"{name} {mark}" for name, mark in sorted(self.files.items())]
-        return hashlib.sha256("\n".join([*lines, *self.columns, str(self.layout)]).encode()).hexdigest()
+        weights = [self.weights] if self.weights else []
+        return hashlib.sha256("\n".join([*lines, *self.columns, *weights, str(self.layout)]).encode()).hexdigest()
 
     def name_of(self, feature: int) -> str:
         """What a feature is called in messages."""
@@ -185,6 +190,13 @@ def cut(row_groups: Sequence[tuple[str, int, int]]) -> tuple[Piece, ...]:
 def usable(values: Any) -> Any:
     """Which values are finite and not huge; in float64, as half precision would take 1e15 for infinity."""
     return (values >= -HUGE) & (values <= HUGE)
+
+
+def weights_of(values: np.ndarray, name: str, broken: dict[int, tuple[str, str]]) -> np.ndarray:
+    """Weights as float32 [n]; rows whose weight is negative or unusable (NaN stands for null) are put into `broken`."""
+    for row in np.flatnonzero(~(usable(values) & (values >= 0))):
+        broken.setdefault(int(row), (name, f"{values[row]:g}, where a weight of 0 or more is expected"))
+    return values.astype(np.float32)
 
 
 def is_real(dtype: np.dtype) -> bool:

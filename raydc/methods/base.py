@@ -98,6 +98,8 @@ class Method(nn.Module):
     scaling: ClassVar[str] = "power"
     """How rows are scaled, unless `data.scaling` says otherwise."""
     needs_image: ClassVar[bool] = False
+    weighs_rows: ClassVar[bool] = False
+    """Whether rows count by their weights, where the data have any; a method that does not refuses such data."""
     quick: ClassVar[dict[str, Any]] = {}
     """Settings (dotted) for a first look at a few hundred small rows; what the contract tests run."""
 

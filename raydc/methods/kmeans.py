@@ -30,6 +30,8 @@ class KMeans(Method):
         updates="Lloyd's iterations",
     )
 
+    weighs_rows: ClassVar[bool] = True
+
     class Config(Method.Config):
         restarts: int = Field(20, ge=1)
         """k-means++ starts, of which the one with the smallest inertia is kept."""
@@ -80,7 +82,7 @@ class KMeans(Method):
         self.sharpness.fill_(found.sharpness)
 
     def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
-        found = clusters.kmeans(shard.map(self.features), **self.streamed())
+        found = clusters.kmeans(shard.map(self.features), weights=shard.weights, **self.streamed())
         self.keep(found)
         return found.labels
 

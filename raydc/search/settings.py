@@ -124,6 +124,8 @@ class TuneSettings(Settings):
     def _together(self) -> Self:
         if self.concurrent == 0 and self.workers_per_trial > 1:
             raise ValueError("concurrent 0 runs trials without Ray, so workers_per_trial must be 1")
+        if self.data.weight_column is not None:
+            raise ValueError("data.weight_column: a search counts all rows alike; train kmeans with weights")
         if self.neighbours >= self.evaluation_rows:
             raise ValueError(f"neighbours: expected fewer than evaluation_rows={self.evaluation_rows}")
         return self
