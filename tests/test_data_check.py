@@ -240,3 +240,61 @@ def test_every_dropped_row_is_listed_in_the_file(tmp_path: Path) -> None:
     assert [int(line["row"]) for line in lines] == list(range(4, 24))
     assert lines[0]["column"] == "X[1]" and lines[0]["value"] == "nan"
     assert [path.name for path in tmp_path.iterdir()] == ["dropped.csv"]
+
+
+def weighed(folder: Path, weights: object, **options: object) -> Source:
+    table = {"x": np.arange(6.0), "w": weights, "z": np.ones(6), "id": list("abcdef")}
+    return written(table, folder, 4, weight_column="w", **options)
+
+
+def test_weights_are_no_features_and_reach_the_shard(tmp_path: Path) -> None:
+    source = weighed(tmp_path, pa.array([0, 1, 2, 3, 4, 5], pa.int8()))
+    assert source.columns == ("x", "z") and source.weights == "w"
+    found = survey(source)
+    shard = load_shard(source, found, Scaling.of("none", found), deal(found.groups, 2), 1)
+    assert shard.weights is not None and shard.weights.tolist() == shard[:][:, 0].tolist()
+    assert found.fingerprint != written({"x": np.arange(6.0), "w": np.ones(6)}, tmp_path).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"), [(None, "nan"), (np.nan, "nan"), (np.inf, "inf"), (-2.0, "-2"), (1e16, "1e+16")]
+)
+def test_a_bad_weight_is_a_bad_cell(tmp_path: Path, bad: float | None, text: str) -> None:
+    weights = [0.0, 1.0, 2.0, 3.0, bad, 5.0]
+    what = f"row group 1, row 4, column w: {text}, where a weight of 0 or more is expected".replace("+", r"\+")
+    with pytest.raises(DataError, match=what):
+        survey(weighed(tmp_path, weights))
+    source = weighed(tmp_path, weights, on_bad_row="drop")
+    found = survey(source)
+    shard = load_shard(source, found, Scaling.of("none", found), deal(found.groups, 1), 0)
+    assert shard.weights is not None and shard.weights.tolist() == [0, 1, 2, 3, 5]
+
+
+def test_a_column_that_cannot_be_weights_is_refused(tmp_path: Path) -> None:
+    table = {"x": [1.0, 2.0], "text": ["a", "b"], "list": [[1.0], [2.0]], "y": [0, 1]}
+    for options, message in [
+        ({"weight_column": "ww"}, "data.weight_column: .* has no column ww"),
+        ({"weight_column": "text"}, "weight_column: text in .* is string, expected numbers"),
+        ({"weight_column": "list"}, "weight_column: list in .* is list.*, expected numbers"),
+        ({"weight_column": "x", "columns": ("x",)}, "x is data.weight_column too"),
+        ({"weight_column": "y", "label_column": "y"}, "y is the label or id column too"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            written(table, tmp_path, **options)
+    np.save(tmp_path / "x.npy", np.eye(3))
+    for path, message in [(tmp_path / "x.npy", "holds no labels, ids or weights"), ("digits", "array without weights")]:
+        with pytest.raises(DataError, match=message):
+            open_source(DataSettings(path=str(path), weight_column="w"))
+
+
+def test_weights_of_an_archive_and_of_memory(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", X=np.eye(3), w=[1, 2, 3])
+    for source in (
+        open_source(DataSettings(path=str(tmp_path / "rows.npz"), weight_column="w")),
+        ArraySource(sparse.csr_array(np.eye(3)), weights=[1, 2, 3]),
+    ):
+        found = survey(source)
+        shard = load_shard(source, found, Scaling.of("none", found), deal(found.groups, 1), 0)
+        assert shard.weights is not None and shard.weights.tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match=r"weights has shape \(2,\), expected one value for each of 3 rows"):
+        ArraySource(np.eye(3), weights=[1, 2])

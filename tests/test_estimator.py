@@ -18,7 +18,15 @@ SMALL = {
 ESTIMATORS = [DeepClustering("kmeans", 4), DeepClustering("dec", 4, SMALL)]  # the checks' y has four classes
 
 
-@parametrize_with_checks(ESTIMATORS)
+def unlike(estimator):
+    """Checks of weights that cannot hold, and why."""
+    drawn = "starts are drawn among rows by their places"
+    expected = {f"check_sample_weight_equivalence_on_{kind}_data": drawn for kind in ("dense", "sparse")}
+    refused = {"check_sample_weights_not_overwritten": "dec takes no weights that differ"}
+    return expected if estimator.method == "kmeans" else expected | refused
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=unlike)
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
@@ -53,3 +61,25 @@ def test_bad_input_is_named():
         DeepClustering("dec", 2, {"method.nuu": 1}).fit(np.eye(4))
     with pytest.raises(ValueError, match="did you mean dec"):
         DeepClustering("decc", 2).fit(np.eye(4))
+
+
+def test_a_weight_of_two_is_the_row_twice():
+    x, _ = make_blobs(200, 3, centers=4, cluster_std=0.3, random_state=0)
+    weights = np.arange(200) % 3
+    unscaled = {"data.scaling": "none"}
+    weighed = DeepClustering("kmeans", 4, unscaled).fit(x, sample_weight=weights)
+    repeated = DeepClustering("kmeans", 4, unscaled).fit(np.repeat(x, weights, 0))
+    theirs = KMeans(4, n_init=5, random_state=0).fit(x, sample_weight=weights)
+    ours = [np.sort(each.model_.method.centroids.numpy(), 0) for each in (weighed, repeated)]
+    np.testing.assert_allclose(ours[0], ours[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours[0], np.sort(theirs.cluster_centers_, 0), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_are_equal_change_nothing_and_others_need_a_method_that_takes_them():
+    x, _ = make_blobs(60, 3, centers=4, random_state=0)
+    plain, weighed = DeepClustering("kmeans", 4).fit(x), DeepClustering("kmeans", 4).fit(x, sample_weight=2.5)
+    assert plain.model_.weights_hash() == weighed.model_.weights_hash()
+    with pytest.raises(ValueError, match="weights: dec counts all rows alike; leave weights out, or take kmeans"):
+        DeepClustering("dec", 4, SMALL).fit(x, sample_weight=np.arange(60))
+    with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
+        DeepClustering("kmeans", 4).fit(x, sample_weight=-np.arange(60))

@@ -130,3 +130,18 @@ def test_workers_of_ray_end_in_the_same_bytes_and_the_service_has_the_runs_name(
     train(run, Watch(progress=look))
     same(tmp_path / "run", fitted)
     assert found[0][1].shape == (7, 5)
+
+
+def test_weighted_rows_are_streamed_to_the_estimators_bytes_and_other_methods_refuse_them(tmp_path):
+    weights_of_rows = (np.arange(3000) % 4).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows().ravel()), 5)
+    pq.write_table(
+        pa.table({"x": column, "w": pa.array(weights_of_rows)}), tmp_path / "rows.parquet", row_group_size=1000
+    )
+    fitted = DeepClustering("kmeans", 7, SETTINGS).fit(rows(), sample_weight=weights_of_rows)
+    asked = {"data.weight_column": "w", "data.columns": "x"}
+    train(check(settings(tmp_path / "run", tmp_path / "rows.parquet", **asked)))
+    same(tmp_path / "run", fitted)
+    with pytest.raises(DataError, match="w: dec counts all rows alike; leave weights out, or take kmeans"):
+        plain = {"method.name": "dec", "method.n_clusters": 7, "training.workers": 0, **asked}
+        check(RunConfig.of(unflatten({**plain, "data.path": str(tmp_path / "rows.parquet"), "output.out": "x"})))

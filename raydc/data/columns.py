@@ -77,7 +77,9 @@ def choose(schema: pa.Schema, settings: DataSettings) -> Columns:
             _need([name], known, f"data.{setting}", settings.path)
     weight = settings.weight_column
     if weight is not None and (extension_of(schema.field(weight)) or not is_number(schema.field(weight).type)):
-        raise DataError(f"data.weight_column: {weight} in {settings.path} is {schema.field(weight).type}, no numbers")
+        raise DataError(
+            f"data.weight_column: {weight} in {settings.path} is {schema.field(weight).type}, expected numbers"
+        )
     if weight is not None and weight in (settings.label_column, settings.id_column):
         raise DataError(
             f"data.weight_column: {weight} is the label or id column too; weights must be a column of their own"

@@ -29,7 +29,7 @@ class DataSettings(Settings):
     id_column: str | None = None
     """Column that identifies rows (integers or text) in the assignments; by default id, else the row number."""
     weight_column: str | None = None
-    """Column of how much each row counts, 0 or more, for a method that takes weights (kmeans); never a feature."""
+    """Column of how much each row counts, 0 or more, in a method that takes weights (kmeans); never a feature."""
     shape: Annotated[tuple[PositiveInt, ...] | None, BeforeValidator(_parts)] = None
     """Shape of a row that is an image: height,width or channels,height,width; by default as the data say."""
     on_bad_row: Literal["error", "drop"] = "error"
