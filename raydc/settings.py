@@ -61,7 +61,7 @@ def _read(value: Any, field: FieldInfo) -> Any:
     if not isinstance(value, str):
         return value
     kinds = (field.annotation, *get_args(field.annotation))
-    if value == "none" and type(None) in kinds:
+    if value == "none" and type(None) in kinds and not any("none" in get_args(kind) for kind in kinds):
         return None
     reads_itself = any(isinstance(rule, BeforeValidator) for rule in field.metadata)
     several = not reads_itself and any(get_origin(kind) is tuple for kind in kinds)

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from raydc.config import RunConfig
 from raydc.methods import available, load
 from raydc.phases import Phase, steps
-from raydc.settings import SettingsError, build, fields, flatten, unflatten
+from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
 
 RUN = {"method": {"name": "dec"}, "data": {"path": "digits"}, "output": {"out": "somewhere"}}
 
@@ -72,3 +74,12 @@ trees = st.recursive(st.integers(), lambda inner: st.dictionaries(keys, inner, m
 @given(st.dictionaries(keys, trees, max_size=4))
 def test_dots_lose_nothing(values):
     assert unflatten(flatten(values)) == values
+
+
+def test_none_is_nothing_but_where_it_is_a_choice():
+    class Choice(Settings):
+        kind: Literal["none", "some"] | None = None
+        rows: int | None = 3
+
+    assert Choice(kind="none").kind == "none" and Choice(kind=None).kind is None
+    assert build(Choice, {"rows": "none"}).rows is None
