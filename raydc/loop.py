@@ -76,7 +76,7 @@ class Loop:
     _clustered: tuple[float | None, int | None, float | None] = (None, None, None)
 
     def __post_init__(self) -> None:
-        self.phases = {name: phase for name, phase in self.method.phases().items() if phase.length[:2] != "0 "}
+        self.phases = {name: phase for name, phase in self.method.phases().items() if not phase.left_out}
         self.method.prepare(self.shard, self.clusters)
         if self.skip_pretraining:
             while self.phase_index < len(self.phases) and self._phase()[1].alpha == 0:

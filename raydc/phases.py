@@ -83,6 +83,11 @@ class Phase(Settings):
     corruption: float = Field(0.0, ge=0, lt=1)
     """Share of the network's inputs set to zero (denoising)."""
 
+    @property
+    def left_out(self) -> bool:
+        """Whether its length is zero."""
+        return not steps(self.length, 1)
+
     def alpha_at(self, progress: float) -> float:
         """Weight of the clustering loss at this progress in [0, 1) of the phase."""
         return self.alpha * min(1.0, progress / self.ramp) if self.ramp else self.alpha

@@ -1,6 +1,7 @@
 """From a configuration to a recorded, registered run: training, MLflow, report, in the order that loses nothing."""
 
 import json
+import math
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -121,14 +122,14 @@ def plan(config: RunConfig) -> Plan:
             seconds[progress.phase] = min(seconds.get(progress.phase, float("inf")), now - before)
             before = now
     parameters = sum(p.numel() for p in loop.method.parameters())
-    memory = 4 * max(sum(map(len, g)) for g in [job.survey.groups]) * int(torch.tensor(job.shape).prod()) // workers
+    memory = 4 * job.survey.rows * math.prod(job.shape) // workers
     return Plan(job, run, steps, {name: seconds.get(name, 0.0) * n for name, n in steps.items()}, memory, parameters)
 
 
 def _lengths(config: RunConfig) -> list[str]:
     """Settings of the method that are phases, and that are not left out."""
     found = {name: getattr(config.method, name) for name in type(config.method).model_fields}
-    return [name for name, value in found.items() if isinstance(value, Phase) and value.length[:2] != "0 "]
+    return [name for name, value in found.items() if isinstance(value, Phase) and not value.left_out]
 
 
 def _dry_loop(config: RunConfig, job: Job, rows: int) -> Loop:

@@ -70,4 +70,4 @@ class IMSAT(RIM):
         x = shard.map(lambda rows: rows.flatten(1))
         _, squared = clusters.neighbours(x, min(self.config.neighbour, shard.total - 1))
         self.rows["radius"] = self.config.radius * squared[:, -1].sqrt().to(x.dtype)
-        return super().begin(shard, clusters) if self.config.start.length[:2] != "0 " else None
+        return None if self.config.start.left_out else super().begin(shard, clusters)
