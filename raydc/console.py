@@ -20,11 +20,16 @@ QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
 
 
+def _console(**options: Any) -> Console:
+    """Brackets and colons in paths, settings and errors are no markup."""
+    return Console(markup=False, emoji=False, **options)
+
+
 class Live:
     """A run as it goes on: a bar per phase on a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or _console()
         self.bars: Bars | None = None
         self.task: TaskID | None = None
         self.phase, self.printed = "", 0.0
@@ -79,7 +84,7 @@ class LiveSearch:
     """A search as it goes on: a table on a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console, self.printed = console or Console(), 0.0
+        self.console, self.printed = console or _console(), 0.0
 
     def run(self, settings: TuneSettings, stop: threading.Event) -> None:
         table = Table("finished", "running", "replicas", "best trial", "method", "score", "time left")
@@ -149,7 +154,7 @@ def measures(summary: dict[str, Any]) -> Table:
 
 def plan(planned: Plan) -> None:
     """What a run would do and cost."""
-    job, console = planned.job, Console()
+    job, console = planned.job, _console()
     training = job.config.training
     for note in job.survey.notes:
         console.print(f"note: {note}", style="dim")
@@ -171,14 +176,14 @@ def plan(planned: Plan) -> None:
 
 def assigned(summary: dict[str, Any]) -> None:
     """What an assignment did."""
-    console = Console()
+    console = _console()
     for name, value in summary.items():
         console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
 
 
 def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
     """What was sent to MLflow, and where it is."""
-    console = Console()
+    console = _console()
     told = ", ".join(f"{count} {kind}" for kind, count in sent.items())
     console.print(f"sent: {told or 'nothing was left'}")
     for name, path in paths.items():
@@ -197,9 +202,9 @@ def methods(*, markdown: bool) -> None:
         lines = [head, ["---"] * len(head), *rows]
         print("\n".join("| " + " | ".join(line) + " |" for line in lines))
         return
-    console = Console()
+    console = _console()
     if not console.is_terminal:
-        console = Console(width=180)
+        console = _console(width=180)
     table = Table(*head)
     for row in rows:
         table.add_row(*row)

@@ -32,6 +32,8 @@ from raydc.storage import Store
 
 log = logging.getLogger("raydc")
 
+HOW = ("workers", "device", "threads", "checkpoint_every", "max_failures", "hang_after", "patience")
+"""Settings of training that say where and how safely it is done, not what comes out."""
 OnEpoch = Callable[[Progress], bool]
 """Called on every worker after each epoch; True asks to save and stop."""
 OnStart = Callable[[Loop], None]
@@ -55,7 +57,7 @@ class Job:
         """Identifies what is computed: settings (but for where and by how many), and data."""
         settings = self.config.resolved()
         settings.pop("output")
-        for name in ("workers", "device", "threads", "checkpoint_every", "max_failures", "patience"):
+        for name in HOW:
             settings["training"].pop(name)
         settings["data"] |= {"path": self.survey.fingerprint, "storage": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -1,15 +1,15 @@
 """A run: checked, trained data-parallel by Ray Train, saved so that the same command goes on after any kill.
 
-Workers tell the driver of each epoch through a small actor, one message that nobody waits for; Ray Train's own
-`report` costs a poll of its controller each time and is not used. Checkpoints are raydc's own (`checkpoints.py`).
+What its workers do stands in `worker.py`. Checkpoints are raydc's own (`checkpoints.py`).
 """
 
 import json
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from raydc.loop import Loop, Progress, TrainingDiverged
 from raydc.settings import SettingsError, flatten
 from raydc.storage import LOCK, Store
 from raydc.summary import summarise
+from raydc.worker import Reporter, work
 
 
 class Interrupted(RuntimeError):
@@ -79,7 +80,7 @@ def finished(store: Store, job: Job) -> bool:
     before = json.loads(store.read_text("run.json"))
     if before["key"] != job.key:
         old, new = flatten(before["config"]), job.config.flat()
-        skipped = ("output.", "training.workers", "training.device", "training.threads", "training.patience")
+        skipped = ("output.", *(f"training.{name}" for name in jobs.HOW))
         other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
         what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other) or "its rows have changed"
         raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")
@@ -153,24 +154,6 @@ def _in_process(job: Job, store: Store, watch: Watch) -> str:
     return jobs.in_process(job, store, on_epoch).status
 
 
-class Reporter:
-    """The actor between rank 0 and the driver."""
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[dict[str, Any], Any]] = []
-        self.stopping = False
-
-    def push(self, progress: dict[str, Any], found: Any) -> bool:
-        """Take an epoch's report; whether the driver wants to stop."""
-        self.waiting.append((progress, found))
-        return self.stopping
-
-    def drain(self, stop: bool) -> list[tuple[dict[str, Any], Any]]:
-        self.stopping = stop
-        waiting, self.waiting = self.waiting, []
-        return waiting
-
-
 def on_ray(job: Job, store: Store, watch: Watch) -> str:
     """Train on Ray Train's workers; finished or interrupted. Raises as `train` does.
 
@@ -179,9 +162,11 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
     """
     training = job.config.training
     with connection.ray_cluster(training.workers.least * training.threads + 1):
+        import ray
+
         gpu = _use_gpu(training.device, training.workers.least)
         each = {"CPU": float(training.threads), **({"GPU": 1.0} if gpu else {})}
-        room, failures, before = Room(training.workers, each), 0, 0
+        room, reporter, failures, before = Room(training.workers, each), _reporter(), 0, 0
         try:
             while True:
                 size = room.find(training.patience, watch.note, watch.stopping)
@@ -191,7 +176,7 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
                     watch.note(f"training with {size} of {training.workers} workers")
                 before = size
                 try:
-                    status = _fit(job, store, watch, size, each, room)
+                    status = _fit(job, store, watch, size, each, room, reporter)
                 except TrainingFailed as problem:
                     failures += 1
                     if failures > training.max_failures:
@@ -202,21 +187,29 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
                         return status
         finally:
             room.leave()
+            ray.kill(reporter)
 
 
-def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float], room: Room) -> str:
+def _reporter() -> Any:
+    """The actor between workers and driver, on the driver's node: it is not lost with a worker."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Reporter).remote()
+
+
+def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float], room: Room, reporter: Any) -> str:
     """Train with `size` workers until the end, or it is interrupted, also by room for more of them."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # not lost with a worker
-    reporter = ray.remote(num_cpus=0, scheduling_strategy=here)(Reporter).remote()
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.config.training.hang_after)
     gpu = "GPU" in each
     trainer = TorchTrainer(
-        _worker,
+        work,
         train_loop_config={
             "job": jobs.without_source(job),
             "store": store,
@@ -242,16 +235,13 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.3)
-            reports = ray.get(reporter.drain.remote(watch.stopping() or room.grown()))
-            _hear(reports, watch)
-            if reports:
-                room.want_more(size)
-        _hear(ray.get(reporter.drain.remote(False)), watch)
-    finally:
-        ray.kill(reporter)
+    while thread.is_alive():
+        thread.join(0.3)
+        reports = ray.get(reporter.drain.remote(watch.stopping() or room.grown()))
+        _hear(reports, watch)
+        if reports:
+            room.want_more(size)
+    _hear(ray.get(reporter.drain.remote(False)), watch)
     store.delete("ray")
     if "problem" in result:
         raise _cause(result["problem"], store) from result["problem"]
@@ -259,9 +249,9 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
 
 
 def _gist(problem: TrainingFailed) -> str:
-    """Its first line that says something: the line before it says that training failed."""
-    lines = [line for line in str(problem.__cause__).splitlines() if line.strip()]
-    return lines[min(1, len(lines) - 1)][:200]
+    """What became of each worker, by rank."""
+    failures = getattr(problem.__cause__, "worker_failures", {}) or {"driver": problem.__cause__}
+    return "; ".join(f"rank {rank}: {str(failure).strip().splitlines()[0][:160]}" for rank, failure in failures.items())
 
 
 def _hear(reports: list[tuple[dict[str, Any], Any]], watch: Watch) -> None:
@@ -279,30 +269,6 @@ def _cause(problem: Exception, store: Store) -> Exception:
             if isinstance(inner, known):
                 return inner
     return TrainingFailed(f"{problem}\nwhat was saved is kept in {store.root}; the same command goes on from there")
-
-
-def _worker(config: dict[str, Any]) -> str:
-    """What every worker of Ray Train runs."""
-    import ray.train
-    import ray.train.torch
-
-    rank0 = ray.train.get_context().get_world_rank() == 0
-    answers: list[Any] = []
-    loops: list[Loop] = []
-    look = config["look"]
-
-    def on_epoch(progress: Progress) -> bool:
-        """Report, and read the driver's answers as they come in: training waits for neither."""
-        if not rank0:
-            return False
-        found = look(loops[0], progress) if look else None
-        answers.append(config["reporter"].push.remote(asdict(progress), found))
-        ready, answers[:] = ray.wait(answers, num_returns=len(answers), timeout=0)
-        return any(ray.get(ready))
-
-    device = str(ray.train.torch.get_device()) if config["gpu"] else "cpu"
-    job, store = config["job"], config["store"]
-    return jobs.work(job, store=store, on_epoch=on_epoch, on_start=loops.append, device=device).status
 
 
 def _use_gpu(device: str, workers: int) -> bool:

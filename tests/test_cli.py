@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydc import cli, methods
+from raydc import cli, console, methods
 from raydc.cli import DATA_ERROR, USAGE_ERROR
 from tests.runs import TINY
 
@@ -90,3 +90,8 @@ def test_the_readme_lists_every_method_from_its_card(capsys):
     table = capsys.readouterr().out.strip()
     assert table in README.read_text(), "put the output of `raydc methods --markdown` into README.md"
     assert all(f"| {name} |" in table for name in methods.available())
+
+
+def test_brackets_in_paths_and_errors_are_printed_as_they_are(capsys):
+    console.Live().note("rank 1: [/src/transport/pair.cc:553] Connection closed, runs/[a] is kept")
+    assert "rank 1: [/src/transport/pair.cc:553] Connection closed, runs/[a] is kept" in capsys.readouterr().out

@@ -16,7 +16,7 @@ ORDER = [
     {"config", "loop"},
     {"model", "checkpoints"},
     {"job", "records", "outbox", "elastic"},
-    {"summary", "streamed"},
+    {"summary", "streamed", "worker"},
     {"train", "registry", "pyfunc", "report", "estimator"},
     {"tracker"},
     {"assign", "run", "search"},
@@ -26,7 +26,7 @@ ORDER = [
 ]
 """From the bottom up: a module may import from its own layer and from those before it."""
 ONLY = {
-    "ray": {"connection", "elastic", "train", "search", "assign", "clusters/ray"},
+    "ray": {"connection", "elastic", "train", "worker", "search", "assign", "clusters/ray"},
     "mlflow": {"registry", "pyfunc"},
     "optuna": {"search"},
 }

@@ -15,10 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from benchmarks.faults import recording, searching, service, training
+from benchmarks.faults import nodes, recording, searching, service, training
 from benchmarks.faults.lab import FAULTS, Fault, Lab
 
-MODULES = (training, service, searching, recording)
+MODULES = (training, nodes, service, searching, recording)
 """Imported for the faults that they enter into the table."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.faults.lab import Lab, fault
 from raydc.search import TuneSettings, trial, tune
+from raydc.search.context import Context, Task
 from raydc.search.trial import Record
 from raydc.storage import Store
 from tests.test_search import SPACES, asked, rows, states, table
@@ -88,6 +91,42 @@ def trials_crash(lab: Lab, repeat: int) -> float:
     assert all(found), "a trial has no record"
     states_of = states(settings)
     assert len(states_of) == 10 and set(states_of) <= {"COMPLETE", "FAIL"}, f"trials were left: {states_of}"
+    return time.time() - began
+
+
+def starving(settings: str, hungry: int) -> int:
+    """A search one of whose trials wants more memory than the process may have."""
+    whole = trial._trained
+
+    def allocate(context: Context, task: Task, *rest: Any) -> Any:
+        if task.number != hungry:
+            return whole(context, task, *rest)
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**28, limits[1]))
+        try:
+            kept = [np.ones(2**24) for _ in range(100)]
+            raise AssertionError(f"{len(kept)} arrays of 128 MB found room")
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+
+    trial._trained = allocate
+    return searched(settings)
+
+
+@fault("A13", "a trial runs out of memory (RLIMIT_AS): it alone fails, and says why")
+def trial_starves(lab: Lab, repeat: int) -> float:
+    undisturbed(lab)
+    settings, whole = settings_in(lab), settings_in(lab).model_copy(update={"out": str(lab.root / "once/search/out")})
+    began, hungry = time.time(), 4 + lab.dice.randrange(3)
+    lab.start(starving, settings.model_dump_json(), hungry).expect(0)
+    for number in range(7):
+        mine, theirs = (Record.read(Store(one.out), number) for one in (settings, whole))
+        assert mine and theirs, f"trial {number} has no record"
+        if number == hungry:
+            assert mine.status == "failed" and "MemoryError" in mine.problems[0], mine.problems
+        elif number < hungry:  # later ones are drawn from what earlier ones scored
+            assert (mine.point, mine.score, mine.weights) == (theirs.point, theirs.score, theirs.weights), "disturbed"
+    assert sorted(states(settings)) == ["COMPLETE"] * 6 + ["FAIL"]
     return time.time() - began
 
 

@@ -39,6 +39,19 @@ class Fragile(Rows):
         return rows
 
 
+class Slow(Rows):
+    """Reads rows, those of the first groups slowly."""
+
+    def __init__(self, x: np.ndarray, groups: int, seconds: float) -> None:
+        super().__init__(x)
+        self.groups, self.seconds = groups, seconds
+
+    def __call__(self, group: RowGroup) -> np.ndarray:
+        time.sleep(self.seconds if group.id < self.groups else 0)
+        rows: np.ndarray = self.x[group.start : group.stop]
+        return rows
+
+
 def problem(run: str, seed: int) -> tuple[Plan, list[RowGroup], np.ndarray]:
     """Blobs [4800, 8] in 24 row groups, K = 50, five iterations."""
     draw = np.random.default_rng(seed)
@@ -133,6 +146,18 @@ def service_other_workers(lab: Lab, repeat: int) -> float:
     centroids, counts, _ = over_ray.fit_service(plan, groups, read, lab.folder / "run", workers=(1, 3)[repeat % 2])
     assert centroids.tobytes() == expected and counts.sum() == 4800, "another result than the undisturbed run's"
     return time.time() - began
+
+
+@fault("A16", "a service worker slowed down (2.4 s an iteration): the others wait for it, and no longer", 2.9)
+def service_worker_slow(lab: Lab, repeat: int) -> float:
+    plan, groups, x = start(lab, "slow", repeat)
+    expected, half, versions = undisturbed(lab, repeat % 4), len(groups) // 2, list[float]()
+    remote = over_ray.start(plan, lab.folder / "run")
+    read = Slow(x, half, 2.4 / half)
+    over_ray.advance(remote, plan, groups, read, workers=2, on_version=lambda: bool(versions.append(time.time())))
+    _, centroids, counts = remote.centroids()
+    assert centroids.tobytes() == expected and counts.sum() == 4800, "another result than the undisturbed run's"
+    return versions[-1] - versions[0] - 2.4 * (len(versions) - 1)
 
 
 @fault("A8", "zombie actor: SIGSTOP, replaced, SIGCONT", 60.0)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from raydc import checkpoints, cli
 from raydc.config import RunConfig
 from raydc.job import prepare
 from raydc.storage import Store
-from raydc.train import check, train
+from raydc.train import Watch, check, train
 from tests import runs
 from tests.runs import TINY
 from tests.test_train import CHECKPOINT, PLACES, loop_of
@@ -28,7 +29,7 @@ WORKER_PLACES = ("load", "epoch", "update", "checkpoint.manifest", "epoch.cluste
 
 def trained(settings: dict[str, Any]) -> int:
     """A run without its record."""
-    train(check(RunConfig.of(settings)))
+    train(check(RunConfig.of(settings)), Watch(note=print))
     return 0
 
 
@@ -67,6 +68,16 @@ def train_worker_killed(lab: Lab, repeat: int) -> float:
     return time.time() - mtime(Path(f"{out}.killed"))
 
 
+@fault("A1", "k-means worker SIGKILL: read, push, pushed (it waits for the others), labels", slow=True)
+def kmeans_worker_killed(lab: Lab, repeat: int) -> float:
+    expected, out = kmeans_alone(lab), lab.folder / "run"
+    place = ("push", "pushed", "stream", "stream.part")[repeat % 4]
+    process = lab.start(trained, kmeans(out, 2), RAYDC_FAILPOINT=f"{place}:{out}.killed")
+    process.expect(0)
+    assert runs.weights(out) == expected, "another result than the undisturbed run's"
+    return time.time() - mtime(Path(f"{out}.killed"))
+
+
 @fault("A2", "driver SIGKILL right after a checkpoint is committed")
 def killed_after_commit(lab: Lab, repeat: int) -> float:
     expected, out = undisturbed(lab, "alone"), lab.folder / "run"
@@ -85,6 +96,7 @@ def train_worker_hangs(lab: Lab, repeat: int) -> float:
     expected, out = undisturbed(lab, "two-workers", training__workers=2), lab.folder / "run"
     process = start(lab, out, ("epoch", "epoch.clustering")[repeat % 2], "SIGSTOP", training__workers=2)
     process.expect(0)
+    assert re.search(r"1 of 3 times: rank [01]: .* hanging for 2\d", process.output), f"not named: {process.output}"
     assert result(out) == expected, "another result than the undisturbed run's"
     return time.time() - mtime(Path(f"{out}.killed"))
 
@@ -154,13 +166,17 @@ def kmeans(out: Path, workers: int, max_failures: int = 3) -> dict[str, Any]:
     return RunConfig.of(runs.unflatten({**KMEANS, **where})).resolved()
 
 
-@fault("A15", "k-means: a worker SIGKILLed, and on with 1, 3 or no workers instead of 2", slow=True)
-def kmeans_other_workers(lab: Lab, repeat: int) -> float:
+def kmeans_alone(lab: Lab) -> str:
     def make() -> str:
         lab.start(trained, kmeans(lab.folder / "run", 0)).expect(0)
         return runs.weights(lab.folder / "run")
 
-    expected, out = lab.once("kmeans", make), lab.folder / "run"
+    return str(lab.once("kmeans", make))
+
+
+@fault("A15", "k-means: a worker SIGKILLed, and on with 1, 3 or no workers instead of 2", slow=True)
+def kmeans_other_workers(lab: Lab, repeat: int) -> float:
+    expected, out = kmeans_alone(lab), lab.folder / "run"
     place = ("stream", "stream.part")[lab.dice.randrange(2)]
     killed = lab.start(trained, kmeans(out, 2, max_failures=0), RAYDC_FAILPOINT=f"{place}:{out}.killed")
     assert killed.wait() != 0 and Path(f"{out}.killed").exists(), f"no worker was killed: {killed.output[-300:]}"
@@ -257,6 +273,24 @@ def checkpoint_flipped(lab: Lab, repeat: int) -> float:
             path.write_bytes(whole)
     began = time.time()
     again(lab, expected)
+    return time.time() - began
+
+
+@fault("B7", "driver SIGKILL, and what Ray Train wrote down truncated: the same run again", slow=True)
+def ray_index_truncated(lab: Lab, repeat: int) -> float:
+    expected, out = undisturbed(lab, "two-workers", training__workers=2), lab.folder / "run"
+    process = start(lab, out, "epoch.clustering", "SIGSTOP", training__workers=2)
+    while not Path(f"{out}.killed").exists():
+        assert process.process.exitcode is None, process.output[-300:]
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.expect(-signal.SIGKILL)
+    index = [path for path in (out / "ray").rglob("*") if path.is_file()]
+    for path in index or [out / "ray" / "checkpoint_manager_snapshot.json"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if path.exists() else b'{"latest')
+    began = time.time()
+    again(lab, expected, training__workers=2)
     return time.time() - began
 
 

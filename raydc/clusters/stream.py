@@ -14,6 +14,7 @@ from raydc.clusters import kmeans
 from raydc.clusters.passes import pass_of
 from raydc.clusters.service import Contribution, Plan, Receipt, Refused, State, combine
 from raydc.data.shard import RowGroup
+from raydc.failpoints import failpoint
 
 Reader = Callable[[RowGroup], np.ndarray | tuple[np.ndarray, np.ndarray]]
 """Rows [n, D] of a row group, always the same; with their weights [n], if the plan is for weighted rows."""
@@ -37,7 +38,10 @@ def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader)
         wanted = [group for group in groups if group.id in missing]
         if not wanted:
             return Receipt("stale" if state.done else "duplicate", state.version)
-        receipt = service.push(contribution(plan, state, wanted, read))
+        mine = contribution(plan, state, wanted, read)
+        failpoint("push")
+        receipt = service.push(mine)
+        failpoint("pushed")
         if receipt.answer != "overlap":
             return receipt
 
