@@ -201,8 +201,8 @@ class ClusteringModel:
             made = kind(build(kind.Config, about["config"], at="method"), shape)
             try:
                 state = torch.load(io.BytesIO(files[name]), weights_only=True, map_location="cpu")
-            except pickle.UnpicklingError as problem:
-                raise ModelError(f"{name} holds more than tensors: {str(problem).splitlines()[0]}") from None
+            except pickle.UnpicklingError:
+                raise ModelError(f"{name} holds more than tensors, which may be code: it is not read") from None
             made.load_state_dict(state)
             return made
 

@@ -95,6 +95,8 @@ def _explain(cls: type[Settings], problem: Any, at: str) -> str:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
+    if problem["type"] == "missing":
+        return f"{name}: has to be given. {dict(fields(cls))[path].description or ''}".rstrip()
     message = problem["msg"].removeprefix("Value error, ")
     return redact(f"{name}: {message}, got {problem['input']!r}" if name else message)
 

@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from raydc import cli, console, methods
-from raydc.cli import DATA_ERROR, USAGE_ERROR
 from tests.runs import TINY
 
 README = Path(__file__).parent.parent / "README.md"
@@ -16,45 +14,6 @@ README = Path(__file__).parent.parent / "README.md"
 def options(**changes: object) -> list[str]:
     values = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
     return [f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items()]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--method", "deec", "--data", "digits", "--out", "x"], "did you mean dec"),
-        (["--method", "dec", "--method.nuu", "1", "--data", "digits", "--out", "x"], "did you mean method.nu"),
-        (["--method", "dec", "--method.nu", "-1", "--data", "digits", "--out", "x"], "method.nu: "),
-        (["--method", "dec", "--n-clusters", "ten", "--data", "digits", "--out", "x"], "method.n_clusters: "),
-        (["--method", "dec", "--nclusters", "3", "--data", "digits", "--out", "x"], "--nclusters: no such option"),
-        (["--method", "dec"], "data.path: "),
-        (["--config", "nowhere.yaml"], "cannot be read"),
-    ],
-)
-def test_wrong_settings_are_said_before_anything_starts(arguments, message, capsys):
-    assert cli.main(["train", *arguments]) == USAGE_ERROR
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "x", "message"),
-    [
-        ("nan", np.where(np.eye(30, 4) > 0, np.nan, 1.0), "row 0"),
-        ("few", np.random.default_rng(0).normal(size=(5, 4)), "5 rows cannot form 10 clusters"),
-        ("text", np.array([["a", "b"]] * 30), "numbers"),
-    ],
-)
-def test_bad_rows_are_said_and_nothing_is_written(name, x, message, tmp_path, capsys):
-    np.save(tmp_path / f"{name}.npy", x)
-    out = tmp_path / "out"
-    code = cli.main(["train", *options(data__path=tmp_path / f"{name}.npy"), f"--out={out}"])
-    error = capsys.readouterr().err
-    assert code == DATA_ERROR and message in error, error
-    assert not out.exists()
-
-
-def test_missing_rows(tmp_path, capsys):
-    assert cli.main(["train", *options(data__path=tmp_path / "none"), f"--out={tmp_path / 'o'}"]) == DATA_ERROR
-    assert "nothing at" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):

@@ -214,7 +214,7 @@ def _report(source: Source, faults: Sequence[Fault], rows: int) -> str:
 
 
 def _with_notes(source: Source, found: Survey) -> Survey:
-    notes = []
+    notes = [*source.notes]
     if len(found.dropped):
         lines = [str(fault) for fault in found.dropped[:SHOWN]]
         more = [f"and {len(found.dropped) - SHOWN} more"] if len(found.dropped) > SHOWN else []
