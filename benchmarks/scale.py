@@ -1,12 +1,12 @@
 """What an iteration of the centroid service costs: constants measured here, put into the cost model of its docstring.
 
     python -m benchmarks.scale                     # measure, then the table for large machines
-    python -m benchmarks.scale --large             # also 10000 x 768, whose starts alone take minutes
-    python -m benchmarks.scale --parquet 4         # also k-means of 4 GB of Parquet in one process
+    python -m benchmarks.scale --parquet 4         # k-means of 4 GB of Parquet in one process, in place of both
+    python -m benchmarks.scale --workers           # one worker beside two, in place of both
 
-The first table is measured: push, close (with its snapshot) and pull of the service, called directly, beside a gloo
-all-reduce of the same bytes between two processes. The second is arithmetic: 1e9 rows of 768 on GPUs, 8 to a node, of
-`--flops` flop/s and `--link` bytes/s, for three ways to bring the sums together:
+The first table is measured: push, close (with its snapshot) and pull of the service, called directly and through its
+actor, beside a gloo all-reduce of the same bytes between two processes. The second is arithmetic: 1e9 rows of 768 on
+GPUs, 8 to a node, of `--flops` flop/s and `--link` bytes/s, for three ways to bring the sums together:
 
     star      every worker pushes all sums to one service
     nodes     the workers of a node add theirs up first (raydc.clusters.service.combine)
@@ -20,47 +20,75 @@ import os
 import resource
 import tempfile
 import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from raydc.clusters import ray as over_ray
 from raydc.clusters.service import CentroidService, Plan
-from raydc.clusters.stream import contribution, work
-from raydc.data.shard import RowGroup, split
+from raydc.clusters.stream import Service, contribution, work
+from raydc.config import RunConfig
+from raydc.data import RowGroup, open_source, split
+from raydc.settings import unflatten
+from raydc.train import Watch, check, train
 
-SIZES = [(10, 10), (100, 64), (1000, 512)]
-LARGE = (10_000, 768)
+SIZES = [(10, 10), (100, 64), (1000, 512), (10_000, 768)]
 
 
-def service(clusters: int, dim: int, repeats: int) -> tuple[float, float, float]:
+def rows_of(clusters: int, dim: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2 * clusters, dim)).astype(np.float32)
+
+
+class Started(CentroidService):
+    """A service that starts from the first K rows: k-means++ of 10,000 centroids would take minutes."""
+
+    def __init__(self, folder: str | Path, plan: Plan, save_every: int = 0) -> None:
+        super().__init__(folder, plan, save_every)
+        given = torch.from_numpy(rows_of(plan.n_clusters, plan.dim)[: plan.n_clusters])
+        self.clustering = replace(self.clustering, given=given)
+
+
+def service(clusters: int, dim: int, repeats: int, start: Callable[[Plan, str], Service]) -> dict[str, float]:
     """Median seconds of push, close and pull of K x D sums."""
-    x = np.random.default_rng(0).normal(size=(2 * clusters, dim)).astype(np.float32)
+    x = rows_of(clusters, dim)
     groups = split(len(x), clusters)
-    plan = Plan(run="scale", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)), sample=1, tolerance=0.0)
     seconds: dict[str, list[float]] = {"push": [], "close": [], "pull": []}
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        answer = call()
+        seconds[name].append(time.perf_counter() - began)
+        return answer
 
     def read(group: RowGroup) -> np.ndarray:
         return x[group.start : group.stop]
 
-    with tempfile.TemporaryDirectory() as folder:
-        near = CentroidService(folder, plan)
-        work(near, plan, groups, read)
-        while len(seconds["pull"]) < repeats and not near.done:
-            start = time.perf_counter()
-            state = near.state()
-            seconds["pull"].append(time.perf_counter() - start)
-            for name, group in zip(("push", "close"), groups, strict=True):  # the second completes the version
-                part = contribution(plan, state, [group], read)
-                start = time.perf_counter()
-                near.push(part)
-                seconds[name].append(time.perf_counter() - start)
-    push, close, pull = (float(np.median(seconds[name])) for name in ("push", "close", "pull"))
-    return push, max(close - push, 0.0), pull
+    while len(seconds["pull"]) < repeats:  # few rows are soon at rest: again, then
+        sizes = tuple(map(len, groups))
+        plan = Plan(run=uuid.uuid4().hex, n_clusters=clusters, dim=dim, rows=sizes, tolerance=0.0)
+        with tempfile.TemporaryDirectory() as folder:
+            run = start(plan, folder)
+            work(run, plan, groups, read)
+            while len(seconds["pull"]) < repeats:
+                state = timed("pull", run.state)
+                if state.done:
+                    break
+                for name, group in zip(("push", "close"), groups, strict=True):  # the second completes the version
+                    part = contribution(plan, state, [group], read)
+                    timed(name, partial(run.push, part))
+    found = {name: float(np.median(each)) for name, each in seconds.items()}
+    return found | {"close": max(found["close"] - found["push"], 0.0)}
 
 
 def all_reduce(rank: int, rendezvous: str, sizes: list[tuple[int, int]], repeats: int, out: str) -> None:
@@ -82,22 +110,26 @@ def all_reduce(rank: int, rendezvous: str, sizes: list[tuple[int, int]], repeats
 
 
 def measured(sizes: list[tuple[int, int]], repeats: int) -> float:
-    """Print the first table; bytes a second into the service at the largest size."""
+    """Print the first table; bytes a second into the service's actor at the largest size."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (f"{folder}/rendezvous", sizes, repeats, f"{folder}/seconds.npy")
         multiprocessing.start_processes(all_reduce, arguments, nprocs=2, start_method="fork")
         reduced = np.load(f"{folder}/seconds.npy")
-    print("| K x D | sums MB | push ms | close ms | pull ms | all-reduce ms |\n|---|---|---|---|---|---|")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
+    ways: list[Callable[[Plan, str], Service]] = [
+        lambda plan, folder: Started(folder, plan),
+        lambda plan, folder: over_ray.start(plan, folder, service=Started),
+    ]
+    print("| K x D | sums MB | ms: push, close, pull | by the actor: push, close, pull | all-reduce |")
+    print("|---|---|---|---|---|")
     speed = 0.0
     for (clusters, dim), other in zip(sizes, reduced, strict=True):
-        push, close, pull = service(clusters, dim, repeats)
         megabytes = 8e-6 * clusters * (dim + 1)
-        speed = megabytes * 1e6 / push
-        print(
-            f"| {clusters} x {dim} | {megabytes:.2f} | {1e3 * push:.2f} | {1e3 * close:.1f} | {1e3 * pull:.2f} "
-            f"| {1e3 * other:.2f} |",
-            flush=True,
-        )
+        near, far = (service(clusters, dim, repeats, way) for way in ways)
+        speed = megabytes * 1e6 / far["push"]
+        direct, remote = (", ".join(f"{1e3 * each[name]:.2f}" for name in each) for each in (near, far))
+        print(f"| {clusters} x {dim} | {megabytes:.3f} | {direct} | {remote} | {1e3 * other:.2f} |", flush=True)
+    ray.shutdown()
     return speed
 
 
@@ -106,70 +138,139 @@ def model(flops: float, link: float, into: float, rows: float = 1e9, dim: int = 
     print(
         f"\n{flops:.0e} flop/s of a GPU, {link:.0e} bytes/s of its link, {into:.1e} bytes/s into a service [measured]"
     )
-    print("| K | GPUs | assign s | star s | nodes s | sharded s | rows GB a GPU | centroids and sums GB a GPU |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| K | GPUs | assign s | star s, GB | nodes s, GB | sharded s, GB | a GPU's GB: rows, centroids and sums |")
+    print("|---|---|---|---|---|---|---|")
     for clusters in (100_000, 1_000_000):
         for workers in (64, 128, 256, 512):
             sums = 8.0 * clusters * (dim + 1)
             assign = 2 * rows * clusters * dim / (workers * flops)
-            star, nodes = workers * sums / into, workers / per_node * sums / into
-            sharded = 2 * (workers - 1) / workers * sums / link + sums / (8 * into)
+            star, nodes = workers * sums, workers / per_node * sums
+            scattered = 2 * (workers - 1) / workers * sums  # of each GPU: sums scattered, centroids gathered
+            sharded = scattered / link + sums / (8 * into)
             print(
-                f"| {clusters} | {workers} | {assign:.1f} | {star:.1f} | {nodes:.1f} | {sharded:.1f} "
-                f"| {2e-9 * rows * dim / workers:.0f} | {1e-9 * (4 * clusters * dim + sums):.1f} |"
+                f"| {clusters} | {workers} | {assign:.1f} | {star / into:.1f}, {star / 1e9:.0f} "
+                f"| {nodes / into:.1f}, {nodes / 1e9:.0f} | {sharded:.1f}, {(workers * scattered + sums) / 1e9:.0f} "
+                f"| {2e-9 * rows * dim / workers:.0f}, {1e-9 * (4 * clusters * dim + sums):.1f} |"
             )
 
 
+def workers(repeats: int, rows: int = 1_000_000, dim: int = 128) -> None:
+    """Seconds of an iteration over the service by one worker of one thread and by two, beside the matrix product."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
+    product = ray.remote(_product)
+    print("| K | 1 worker s | 2 workers s | times faster | 2 processes of the matrix product alone: times faster |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/rows.npy"
+        np.save(path, np.random.default_rng(0).normal(size=(rows, dim)).astype(np.float32))
+        groups = split(rows)
+        sizes = tuple(map(len, groups))
+        for clusters in (100, 1000):
+            seconds: dict[int, list[float]] = {1: [], 2: []}
+            products: dict[int, list[float]] = {1: [], 2: []}
+            runs = {}
+            for many in seconds:
+                run = f"workers-{clusters}-{many}"
+                plan = Plan(run=run, n_clusters=clusters, dim=dim, rows=sizes, tolerance=0.0, iterations=repeats + 1)
+                runs[many] = (over_ray.start(plan, f"{folder}/{run}", service=Started), plan)
+            for at in range(repeats + 2):  # the survey, and an iteration that warms up
+                for many, (remote, plan) in runs.items():
+                    began = time.perf_counter()
+                    over_ray.advance(remote, plan, groups, Mapped(path), workers=many, on_version=lambda: True)
+                    if at > 1:
+                        seconds[many].append(time.perf_counter() - began)
+                    began = time.perf_counter()
+                    ray.get([product.remote(clusters, dim) for _ in range(many)])
+                    products[many].append((time.perf_counter() - began) / many)
+            one, two = (float(np.median(seconds[many])) for many in (1, 2))
+            ceiling = float(np.median(products[1][2:]) / np.median(products[2][2:]))
+            print(f"| {clusters} | {one:.3f} | {two:.3f} | {one / two:.2f} | {ceiling:.2f} |", flush=True)
+    ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Reads row groups of a .npy file, which stays in the page cache."""
+
+    path: str
+
+    def __call__(self, group: RowGroup) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r")[group.start : group.stop]
+
+
+def _product(clusters: int, dim: int) -> None:
+    torch.set_num_threads(1)
+    x, centroids = torch.ones(2048, dim), torch.ones(dim, clusters)
+    room = torch.empty(2048, clusters)
+    for _ in range(max(1, 10**11 // (2 * 2048 * dim * clusters))):
+        torch.mm(x, centroids, out=room)
+
+
 def parquet(gigabytes: float, clusters: int, dim: int = 128, group_rows: int = 65_536) -> None:
-    """Two iterations of k-means over a Parquet file of this size: seconds beside reading it alone, and peak memory."""
+    """Two iterations of `raydc train` over Parquet of this size: seconds beside reading it alone, and peak memory."""
     groups = split(int(gigabytes * 1e9 / 4 / dim), group_rows)
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(clusters, dim)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
-        schema = pa.schema([("x", pa.list_(pa.float32(), dim))])
-        with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-            for group in groups:
-                x = centres[rng.integers(clusters, size=len(group))] + rng.normal(size=(len(group), dim)).astype("f4")
-                column = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), dim)
-                writer.write_table(pa.table([column], schema), row_group_size=group_rows)
-        file = pq.ParquetFile(path)
+        for target, arguments in ((_write, (path, groups, clusters, dim)), (_stream, (path, folder, clusters))):
+            process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise RuntimeError(f"{target.__name__} ended with {process.exitcode}")
 
-        def read(group: RowGroup) -> np.ndarray:
-            column = file.read_row_group(group.id, use_threads=False)["x"].combine_chunks()
-            return column.flatten().to_numpy().reshape(-1, dim)
 
-        start = time.perf_counter()
+def _write(path: Path, groups: Sequence[RowGroup], clusters: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(clusters, dim)).astype(np.float32)
+    schema = pa.schema([("x", pa.list_(pa.float32(), dim))])
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         for group in groups:
-            read(group)
-        reading = time.perf_counter() - start
-        plan = Plan(run="parquet", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)), iterations=2)
-        near = CentroidService(Path(folder) / "run", plan)
-        seconds = []
-        while not near.done:
-            start = time.perf_counter()
-            work(near, plan, groups, read)
-            seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    iterations = ", ".join(f"{each:.1f}" for each in seconds[1:])
-    print(f"\n{gigabytes:g} GB of Parquet, {plan.total} x {dim}, K = {clusters}: reading alone {reading:.1f} s, survey")
-    print(f"and k-means++ {seconds[0]:.1f} s, iterations {iterations} s, peak memory of the process {peak:.2f} GB")
+            x = centres[rng.integers(clusters, size=len(group))] + rng.normal(size=(len(group), dim)).astype("f4")
+            column = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), dim)
+            writer.write_table(pa.table([column], schema), row_group_size=len(group))
+
+
+def _stream(path: Path, folder: str, clusters: int) -> None:
+    torch.set_num_threads(1)
+    flat = {"method.name": "kmeans", "method.n_clusters": clusters, "method.restarts": 1, "method.iterations": 2}
+    flat |= {"data.path": str(path), "data.scaling": "none", "training.workers": 0, "output.out": f"{folder}/run"}
+    config = RunConfig.of(unflatten(flat))
+    began = time.perf_counter()
+    source = open_source(config.data)
+    for piece in source.pieces:
+        source.read(piece)
+    marks = [("reading alone", time.perf_counter() - began)]
+    began = time.perf_counter()
+    run = check(config)
+    marks.append(("checking the rows", time.perf_counter() - began))
+    heard = [time.perf_counter()]
+    summary = train(run, Watch(progress=lambda progress: heard.append(time.perf_counter())))
+    names = ("survey, start and first iteration", "second iteration")
+    marks += zip(names, np.diff(heard).tolist(), strict=True)
+    marks.append(("members, assignments and summary", time.perf_counter() - heard[-1]))
+    size, peak = path.stat().st_size / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"{size:.2f} GB of Parquet, {summary['rows']} rows of {source.n_features}, K = {clusters}, seconds:")
+    print("".join(f"    {name:36} {seconds:8.1f}\n" for name, seconds in marks), end="")
+    print(f"peak memory of the process {peak:.2f} GB", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--large", action="store_true", help="measure 10000 x 768 too")
     parser.add_argument("--flops", type=float, default=2e14, help="sustained flop/s of a GPU in the assignment")
     parser.add_argument("--link", type=float, default=25e9, help="bytes/s of a GPU's network link")
     parser.add_argument("--parquet", type=float, default=0.0, metavar="GB", help="stream a Parquet file of this size")
     parser.add_argument("--clusters", type=int, default=1000, help="K of --parquet")
+    parser.add_argument("--workers", action="store_true", help="one worker beside two")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{os.cpu_count()} CPUs; medians of {arguments.repeats}")
-    model(arguments.flops, arguments.link, measured([*SIZES, *([LARGE] if arguments.large else [])], arguments.repeats))
     if arguments.parquet:
         parquet(arguments.parquet, arguments.clusters)
+    elif arguments.workers:
+        workers(arguments.repeats)
+    else:
+        model(arguments.flops, arguments.link, measured(SIZES, arguments.repeats))
 
 
 if __name__ == "__main__":

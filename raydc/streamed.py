@@ -31,6 +31,8 @@ from raydc.storage import Store
 SNAPSHOTS = "checkpoints/centroids"
 PART_ROWS = 2**17
 """Rows of a file of assignments, about."""
+MEMBERSHIPS = 2**19
+"""Memberships that are held at once."""
 
 
 def plan_of(job: Job, run: str) -> Plan | None:
@@ -183,15 +185,19 @@ def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
         return
     failpoint("stream.part")
     rows.method.keep(now.settled())
-    columns: dict[str, list[np.ndarray]] = {"row": [], "id": [], "cluster": [], "confidence": []}
+    first, total = part[0].start, sum(map(len, part))
+    clusters, confidence = np.empty(total, np.int64), np.empty(total, np.float32)
+    ids = []
+    tile = max(1, MEMBERSHIPS // rows.method.n_clusters)
     for group in part:
         x, block = rows.scaled(group)
-        labels, _ = passes.labelled(now, rows.method.features(x))
-        columns["row"].append(np.arange(group.start, group.stop))
-        columns["id"].append(block.ids)
-        columns["cluster"].append(labels.numpy())
-        columns["confidence"].append(rows.method.assign(x).max(1).values.float().numpy())
-    write_assignments(store, _name(part), {name: np.concatenate(values) for name, values in columns.items()})
+        at = slice(group.start - first, group.stop - first)
+        clusters[at] = passes.labelled(now, rows.method.features(x))[0].numpy()
+        likeliest = [rows.method.assign(some).max(1).values.float() for some in x.split(tile)]
+        confidence[at] = torch.cat(likeliest).numpy()
+        ids.append(block.ids)
+    columns = {"row": np.arange(first, first + total), "id": np.concatenate(ids)}
+    write_assignments(store, _name(part), columns | {"cluster": clusters, "confidence": confidence})
 
 
 def _conclude(job: Job, store: Store, now: Clustering, status: dict[str, Any]) -> None:

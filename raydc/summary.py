@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,42 +18,47 @@ SAMPLE = 4000
 """Rows on which the label-free measures are taken, evenly spaced."""
 
 
-def read_assignments(store: Store) -> pa.Table:
-    """All rows' assignments in the order of the data: row, id, cluster, confidence, initial."""
-    parts = [pq.read_table(io.BytesIO(store.read_bytes(name))) for name in store.list("assignments")]
-    return pa.concat_tables(parts).sort_by("row")
+def assignments(store: Store) -> Iterator[pa.Table]:
+    """Assignments part by part in the order of the data: row, id, cluster, confidence, initial."""
+    for name in sorted(store.list("assignments")):
+        yield pq.read_table(io.BytesIO(store.read_bytes(name)))
 
 
 def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     """Write summary.json from what the workers wrote, and return it. Labels are read here, and nowhere before."""
-    table = read_assignments(store)
-    labels = table["cluster"].to_numpy()
-    found = int(labels.max()) + 1
-    n_clusters = max(found, job.config.method.n_clusters or 0)
-    counts = np.bincount(labels, minlength=n_clusters)
+    rows, confidence, counts = job.survey.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
+    chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
+    drawn: dict[str, list[np.ndarray]] = {"cluster": [], "initial": []}
+    for part in assignments(store):
+        own = np.bincount(part["cluster"].to_numpy(), minlength=len(counts))
+        own[: len(counts)] += counts
+        counts, confidence = own, confidence + float(part["confidence"].to_numpy().sum(dtype=np.float64))
+        inside = np.isin(part["row"].to_numpy(), chosen, assume_unique=True)
+        for name in drawn.keys() & {*part.column_names}:
+            drawn[name].append(part[name].to_numpy()[inside])
+    n_clusters = len(counts)
     source = job.source or open_source(job.config.data)
-    chosen = np.unique(np.linspace(0, len(labels) - 1, min(SAMPLE, len(labels))).astype(np.int64))
     reference = graph.neighbour_graph(_rows(job, source, chosen))
-    measures = _measures(reference, labels[chosen], n_clusters)
-    measures["mean confidence"] = float(np.mean(table["confidence"].to_numpy()))
+    measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
+    measures["mean confidence"] = confidence / rows
     warnings = [message for message in (monitors.collapsed(counts),) if message]
     initial = None
-    if "initial" in table.column_names:
-        initial = _measures(reference, table["initial"].to_numpy()[chosen], n_clusters)
+    if drawn["initial"]:
+        initial = _measures(reference, np.concatenate(drawn["initial"]), n_clusters)
         if measures["score"] < initial["score"] - 1e-9:
             warnings.append(
                 f"the clusters score {measures['score']:.4f} on the rows' neighbour graph, below the "
                 f"{initial['score']:.4f} of k-means on the same pretrained features: prefer ae_kmeans or other settings"
             )
     summary = {
-        "rows": len(labels),
+        "rows": rows,
         "dropped": len(job.survey.dropped_rows),
         "n_clusters": n_clusters,
         "found": int((counts > 0).sum()),
         "sizes": counts.tolist(),
         "measures": measures,
         "initial": initial,
-        **_against_labels(job, source, labels, n_clusters),
+        **_against_labels(job, source, store, n_clusters),
         "warnings": warnings,
         "notes": [*job.survey.notes],
         "seconds": seconds,
@@ -72,12 +78,14 @@ def _measures(reference: graph.NeighbourGraph, labels: np.ndarray, n_clusters: i
     }
 
 
-def _against_labels(job: Job, source: Source, labels: np.ndarray, n_clusters: int) -> dict[str, Any]:
+def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> dict[str, Any]:
     classes = read_labels(source, job.survey)
     if classes is None or (classes < 0).all():
         return {"labels": None, "table": None}
-    known = classes >= 0
-    table = external.contingency(labels[known], classes[known], n_clusters, int(classes.max()) + 1)
+    table = np.zeros((n_clusters, int(classes.max()) + 1), np.int64)
+    for part in assignments(store):
+        own = classes[part["row"].to_numpy()]
+        table += external.contingency(part["cluster"].to_numpy()[own >= 0], own[own >= 0], *table.shape)
     return {"labels": external.external_scores(table), "table": table.tolist()}
 
 

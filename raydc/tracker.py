@@ -213,9 +213,12 @@ class Tracker:
 
     def _copy_files(self, folder: Path) -> None:
         names = [name for name in ("config.yaml", "summary.json", "metrics.jsonl") if self.store.exists(name)]
-        parts = {name: self.store.read_bytes(name) for name in self.store.list("assignments")}
-        if sum(map(len, parts.values())) > UPLOADED_ASSIGNMENTS:
-            parts = {}
+        parts: dict[str, bytes] = {}
+        for name in self.store.list("assignments"):
+            parts[name] = self.store.read_bytes(name)
+            if sum(map(len, parts.values())) > UPLOADED_ASSIGNMENTS:
+                parts = {}
+                break
         for name in [*names, *parts]:
             path = folder / name
             path.parent.mkdir(exist_ok=True)

@@ -28,7 +28,7 @@ from raydc.metrics.stability import nearest_neighbours
 from raydc.model import ClusteringModel
 from raydc.search.context import Context, Labels, Task
 from raydc.storage import Store
-from raydc.summary import read_assignments
+from raydc.summary import assignments
 from raydc.train import Watch, on_ray
 
 RUNGS = 10
@@ -155,7 +155,8 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
         status, trained = outcome.status, outcome.labels
     else:
         status = on_ray(job, store, Watch(progress, stop=stop, look=look, seen=seen))
-        trained = read_assignments(store)["cluster"].to_numpy() if status == "finished" else np.zeros(0, np.int64)
+        parts = [part["cluster"].to_numpy() for part in assignments(store)] if status == "finished" else []
+        trained = np.concatenate([np.zeros(0, np.int64), *parts])
     record.loss = sum(losses.values()) if losses else None
     if status == "interrupted":
         raise Stopped(flags.reason(always=True))
