@@ -1,4 +1,4 @@
-# make demo | make test | make test-fast | make test-all | make faults | make lint | make format | make audit
+# make demo | make test | make test-fast | make test-all | make faults | make soak | make lint | make format | make audit
 PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml .ci/requirements.txt .ci/torch.txt
 	$(INSTALL) --no-deps -e .
 	touch $@
 
-.PHONY: demo test test-fast test-all faults lint format audit
+.PHONY: demo test test-fast test-all faults soak lint format audit
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
@@ -30,6 +30,9 @@ test-fast: $(VENV)/installed
 FAULTS ?= $(or $(TMPDIR),/tmp)/raydc-faults
 faults: $(VENV)/installed
 	$(BIN)/python -m benchmarks.faults --out $(FAULTS)
+
+soak: $(VENV)/installed
+	$(BIN)/python -m benchmarks.faults --soak --out $(FAULTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

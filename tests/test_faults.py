@@ -1,6 +1,8 @@
 """One random repeat of the faults that take seconds, and the table; `make faults` provokes all of them, often."""
 
+import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,19 @@ def test_a_repeat_that_goes_wrong_is_in_the_table_and_what_is_done_is_not_done_a
     assert "| 3 of 9 |" in Path(tmp_path, "table.md").read_text()
     with pytest.raises(SystemExit, match="there are A0"):
         faults.main(["--out", str(tmp_path), "--only", "A99"])
+
+
+def test_a_soak_counts_what_went_wrong_and_watches_its_memory(tmp_path, monkeypatch, capsys):
+    held = []
+
+    def leaky(lab: Lab, repeat: int) -> float:
+        held.append(bytearray(os.urandom(2**20)))
+        assert repeat != 3, "the fourth one fails"
+        return 0.0
+
+    monkeypatch.setattr(faults, "FAULTS", [Fault("A0", "a fault", 60.0, False, leaky)])
+    assert faults.main(["--out", str(tmp_path), "--soak", "3"]) == 1
+    text = Path(tmp_path, "soak.md").read_text()
+    assert "FAILED: A0 leaky: AssertionError: the fourth one fails" in text and text in capsys.readouterr().out
+    slope = float(re.search(r"grew by \+([\d.]+) MB a minute", text)[1])
+    assert slope > 1, "some megabytes a second"

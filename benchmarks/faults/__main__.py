@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.faults import nodes, recording, searching, service, training
 from benchmarks.faults.lab import FAULTS, Fault, Lab
+from benchmarks.faults.soak import soak
 
 MODULES = (training, nodes, service, searching, recording)
 """Imported for the faults that they enter into the table."""
@@ -28,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats-quick", type=int, default=20, help="of faults that take seconds [20]")
     parser.add_argument("--repeats-train", type=int, default=5, help="of those that start Ray Train or a server [5]")
     parser.add_argument("--budget", type=float, default=3600, help="seconds after which no repeat is started [3600]")
+    parser.add_argument(
+        "--soak", type=float, nargs="?", const=1800.0, metavar="SECONDS",
+        help="instead: quick faults at random for so long [1800], and how the driver's memory grows",
+    )  # fmt: skip
     parser.add_argument("--only", help="these rows alone, such as A1,A6 or actor_killed")
     parser.add_argument("--seed", type=int, default=0, help="of the places and times of faults [0]")
     given = parser.parse_args(arguments)
@@ -43,6 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="raydc-faults-", ignore_cleanup_errors=True) as scratch:
         lab = Lab(Path(scratch), given.seed)
         try:
+            if given.soak:
+                text = soak(lab, [one for one in chosen if not one.slow], given.soak, say)
+                (out / "soak.md").write_text(text)
+                print(text)
+                return int("FAILED" in text)
             for one, number in todo:
                 if (one.name, number) in done:
                     continue

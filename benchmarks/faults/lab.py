@@ -114,6 +114,7 @@ class Lab:
         if name not in self._known:
             before = self.folder
             self.folder = self.root / "once" / name
+            shutil.rmtree(self.folder, ignore_errors=True)  # of an attempt that failed
             self.folder.mkdir(parents=True)
             self._known[name] = make()
             self.folder = before
