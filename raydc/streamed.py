@@ -106,7 +106,10 @@ def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
     def on_version() -> bool:
         return watch.heard(service.status())
 
-    if not over_ray.advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **failures):
+    if not over_ray.advance(
+        service, plan, groups, rows,
+        workers=training.workers, hang_after=training.hang_after, on_version=on_version, **failures,
+    ):  # fmt: skip
         return False
     now = service.state().clustering
     assert now is not None

@@ -1,5 +1,6 @@
 """Faults of the centroid service, on real actors and tasks of one local Ray cluster, and of its protocol alone."""
 
+import gc
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ CLUSTERS = 50
 
 
 class Fragile(Rows):
-    """Reads rows; the first reading of one group kills the process, or fails."""
+    """Reads rows; the first reading of one group sends the process a signal, or fails."""
 
     def __init__(self, x: np.ndarray, graves: Path, group: int, how: str) -> None:
         super().__init__(x)
@@ -32,8 +33,8 @@ class Fragile(Rows):
 
     def __call__(self, group: RowGroup) -> np.ndarray:
         if group.id == self.fatal and first_time(self.place / f"worker-{group.id}"):
-            if self.how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how != "fail":
+                os.kill(os.getpid(), signal.Signals[self.how])
             raise ValueError("the rows are out of reach")
         rows: np.ndarray = self.x[group.start : group.stop]
         return rows
@@ -78,6 +79,7 @@ def start(lab: Lab, kind: str, repeat: int) -> tuple[Plan, list[RowGroup], np.nd
         )  # fmt: skip
 
         def end() -> list[str]:
+            gc.collect()  # what a failed run raised refers to its actor
             there = [f"actor of {run}" for run in STARTED if not left(run)]
             groups = [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
             ray.shutdown()
@@ -125,7 +127,17 @@ def service_worker_killed(lab: Lab, repeat: int) -> float:
     plan, groups, x = start(lab, "worker", repeat)
     expected = undisturbed(lab, repeat % 4)
     fatal = 0 if repeat % 2 else lab.dice.randrange(1, len(groups))
-    read = Fragile(x, lab.folder, fatal, "kill")
+    read = Fragile(x, lab.folder, fatal, "SIGKILL")
+    centroids, counts, _ = over_ray.fit_service(plan, groups, read, lab.folder / "run", workers=2)
+    assert centroids.tobytes() == expected and counts.sum() == 4800, "another result than the undisturbed run's"
+    return time.time() - mtime(lab.folder / f"worker-{fatal}")
+
+
+@fault("A3", "service worker hangs (SIGSTOP): what it has not counted is dealt anew")
+def service_worker_hangs(lab: Lab, repeat: int) -> float:
+    plan, groups, x = start(lab, "hung", repeat)
+    expected, fatal = undisturbed(lab, repeat % 4), lab.dice.randrange(len(groups))
+    read = Fragile(x, lab.folder, fatal, "SIGSTOP")
     centroids, counts, _ = over_ray.fit_service(plan, groups, read, lab.folder / "run", workers=2)
     assert centroids.tobytes() == expected and counts.sum() == 4800, "another result than the undisturbed run's"
     return time.time() - mtime(lab.folder / f"worker-{fatal}")

@@ -4,6 +4,7 @@ An actor that dies comes back from its last snapshot, and Ray repeats calls in f
 called twice. A worker is a task without state, so a dead one is simply run again. The ledger decides what counts.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,11 @@ from raydc.clusters.service import CentroidService, Contribution, Fenced, Plan, 
 from raydc.clusters.stream import Reader, work
 from raydc.data.shard import RowGroup
 
+log = logging.getLogger("raydc")
+
 NAMESPACE = "raydc"
+STRAGGLING = 3.0
+"""A worker is given up when it goes on for so many times as long as the others did, and a while."""
 
 
 class _Actor:
@@ -145,17 +150,20 @@ def advance(
     workers: int = 1,
     threads: int = 1,
     max_failures: int = -1,
+    hang_after: float = 20.0,
     on_version: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Work until the service is done, or until `on_version`, called after each version, says to stop; whether it is.
 
-    Raises WorkerCrashedError if a task is lost more than `max_failures` times (-1: never).
+    What a worker that hangs has not counted is dealt anew, `hang_after` seconds after three times as long as the others
+    took; should it wake, what it counts is stale. Raises WorkerCrashedError if a task is lost more than `max_failures`
+    times (-1: never).
     """
     task = ray.remote(_work).options(num_cpus=threads, max_retries=max_failures)
     shared = ray.put((plan, read, threads))
     while not (state := remote.state(centroids=False)).done:
         parts = split([groups[index] for index in state.missing], workers)
-        _results([task.remote(remote, shared, part) for part in parts])
+        _results({task.remote(remote, shared, part): part for part in parts}, hang_after)
         if on_version():
             return remote.state(centroids=False).done
     return True
@@ -171,14 +179,26 @@ def each(
 ) -> None:
     """function(shared, part) of every part, at the same time, in tasks that are run again when they are lost."""
     task, put = ray.remote(function).options(num_cpus=threads, max_retries=max_failures), ray.put(shared)
-    _results([task.remote(put, part) for part in parts])
+    _results({task.remote(put, part): part for part in parts}, float("inf"))
 
 
-def _results(tasks: list[Any]) -> None:
-    try:
-        ray.get(tasks)
-    except RayTaskError as error:
-        raise error.cause from None
+def _results(tasks: dict[Any, Any], hang_after: float) -> None:
+    """Wait for tasks, the keys; raise what one of them raised. Those that go on for too long are given up."""
+    running, began, others = list(tasks), time.monotonic(), 0.0
+    while running:
+        done, running = ray.wait(running, num_returns=len(running), timeout=1.0)
+        try:
+            ray.get(done)
+        except RayTaskError as error:
+            raise error.cause from None
+        spent = time.monotonic() - began
+        others = spent if done else others
+        if others and running and spent > STRAGGLING * others + hang_after:
+            slow = ", ".join(f"{tasks[task][0].id} to {tasks[task][-1].id}" for task in running)
+            log.warning("row groups %s: no answer in %.0f s, the others took %.0f s; dealt anew", slow, spent, others)
+            for task in running:
+                ray.cancel(task, force=True)
+            return
 
 
 def _work(service: RemoteService, shared: tuple[Plan, Reader, int], groups: list[RowGroup]) -> Receipt:
