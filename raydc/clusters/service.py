@@ -87,7 +87,8 @@ class Contribution:
     def digest(self) -> str:
         hashed = hashlib.sha256()
         for name in sorted(self.arrays):
-            hashed.update(name.encode() + np.ascontiguousarray(self.arrays[name]).tobytes())
+            hashed.update(name.encode())
+            hashed.update(np.ascontiguousarray(self.arrays[name]).reshape(-1).view(np.uint8))
         return hashed.hexdigest()
 
 
@@ -200,7 +201,7 @@ class CentroidService:
                 before = self.__dict__.copy()
                 try:
                     self._compare()
-                    totals = {name: torch.from_numpy(value) for name, value in self.sums.items()}
+                    totals = {name: torch.from_numpy(np.require(a, None, "W")) for name, a in self.sums.items()}
                     self.clustering = self.clustering.after(totals)
                     self._open()
                     self._save()
@@ -275,10 +276,10 @@ class CentroidService:
             raise Refused(f"expected counts of {rows} rows, got {got['mass'].sum(1).tolist()}")
         if "counts" in got and ((got["counts"] < 0).any() or (got["counts"].sum(1) != rows).any()):
             raise Refused(f"expected counts of {rows} rows, got {got['counts'].sum(1).tolist()}")
-        reach = {"mass": rows * float(limit), "soft": rows * float(limit)}
-        reach |= {"sums": got["counts"][..., None] * float(limit)} if "sums" in got else {}  # type: ignore[dict-item]
+        reach: dict[str, Any] = {"mass": rows * float(limit), "soft": rows * float(limit)}
+        reach |= {"sums": got["counts"] * float(limit)} if "sums" in got else {}
         for name, most in reach.items():
-            if name in got and ((got[name] > most).any() or (got[name] < -most).any()):
+            if name in got and ((got[name].max(-1) > most).any() or (got[name].min(-1) < -most).any()):
                 raise Refused(f"{name}: expected sums within reach of the survey's largest values: data have changed")
 
     def _shapes(self, got: dict[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], str]]:
