@@ -88,7 +88,7 @@ class Contribution:
         hashed = hashlib.sha256()
         for name in sorted(self.arrays):
             hashed.update(name.encode())
-            hashed.update(np.ascontiguousarray(self.arrays[name]).reshape(-1).view(np.uint8))
+            hashed.update(np.ascontiguousarray(self.arrays[name]).reshape(-1).view(np.uint8).data)
         return hashed.hexdigest()
 
 
