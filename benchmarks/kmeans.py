@@ -2,6 +2,7 @@
 
     python -m benchmarks.kmeans            # the whole table
     python -m benchmarks.kmeans --quick    # small sizes
+    python -m benchmarks.kmeans --sizes 200000x64 --clusters 10
 
 Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Each
 assigns all rows and makes new centroids: scikit-learn by its own iteration over chunks of rows, faiss (where it is
@@ -9,8 +10,9 @@ installed) by an iteration of `Clustering` on all points. `limit` is one product
 [N, D] x [D, K], in float32 by torch's BLAS in tiles that fit the cache: a bfloat16 product can be faster. `read` is a
 float32 sum over the rows.
 
-raydc / best peer, so far, on one thread of a Xeon with AMX that other work kept busy (medians of 3, so a tenth either
-way): 200k x 64 1.12, .99, .85 for K = 10, 100, 1000; 200k x 512 .95 and 1.31 for K = 10 and 100.
+raydc / best peer for K = 10, 100, 1000 (medians of 7) on one thread of a Xeon with AMX whose other core was busy: 200k
+x 64 .92, .96, .52; 200k x 512 .89, 1.03, .48; 1M x 64 .88, .84, .52; 1M x 128 .73, .82, .43. Share of the limit at
+K = 1000: 114 %, 211 %, 118 %, 181 %.
 """
 
 import argparse

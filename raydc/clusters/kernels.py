@@ -244,6 +244,13 @@ def scores(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def squares(x: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+    """Squared lengths float64 [N] of rows x [N, D] float32."""
+    for i in range(len(x)):
+        out[i] = simd.dot(x, i * x.shape[1], x, i * x.shape[1], x.shape[1])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_integers(
     x: np.ndarray, labels: np.ndarray, scale: np.ndarray, sums: np.ndarray, counts: np.ndarray
 ) -> None:  # pragma: no cover

@@ -286,7 +286,11 @@ def inertia(sums: Tensor, mass: Tensor, centroids: Tensor, spread: float, geomet
 
 
 def squares(x: Tensor) -> Tensor:
-    """Squared lengths [N] float64 of rows x [N, D]."""
+    """Squared lengths [N] float64 of rows x [N, D] float32."""
+    if x.device.type == "cpu":
+        out = torch.empty(len(x), dtype=torch.float64)
+        kernels.squares(x.numpy(), out.numpy())
+        return out
     rows = max(1, (1 << 16) // max(x.shape[1], 1))
     parts = [part.double().square().sum(1) for part in x.split(rows)]
     return torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
