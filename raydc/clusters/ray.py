@@ -163,7 +163,8 @@ def advance(
     shared = ray.put((plan, read, threads))
     while not (state := remote.state(centroids=False)).done:
         parts = split([groups[index] for index in state.missing], workers)
-        _results({task.remote(remote, shared, part): part for part in parts}, hang_after)
+        tasks = {task.remote(remote, shared, part): part for part in parts}
+        _finish(remote, tasks, state.incarnation, hang_after)
         if on_version():
             return remote.state(centroids=False).done
     return True
@@ -179,26 +180,37 @@ def each(
 ) -> None:
     """function(shared, part) of every part, at the same time, in tasks that are run again when they are lost."""
     task, put = ray.remote(function).options(num_cpus=threads, max_retries=max_failures), ray.put(shared)
-    _results({task.remote(put, part): part for part in parts}, float("inf"))
+    _results([task.remote(put, part) for part in parts])
 
 
-def _results(tasks: dict[Any, Any], hang_after: float) -> None:
-    """Wait for tasks, the keys; raise what one of them raised. Those that go on for too long are given up."""
+def _results(tasks: list[Any]) -> None:
+    try:
+        ray.get(tasks)
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+def _finish(remote: RemoteService, tasks: dict[Any, list[RowGroup]], incarnation: int, hang_after: float) -> None:
+    """Wait for the tasks of some row groups; those that go on for too long are given up.
+
+    Not where they had to wait for a service that has come back since, as another incarnation.
+    """
     running, began, others = list(tasks), time.monotonic(), 0.0
     while running:
         done, running = ray.wait(running, num_returns=len(running), timeout=1.0)
-        try:
-            ray.get(done)
-        except RayTaskError as error:
-            raise error.cause from None
+        _results(done)
         spent = time.monotonic() - began
         others = spent if done else others
-        if others and running and spent > STRAGGLING * others + hang_after:
-            slow = ", ".join(f"{tasks[task][0].id} to {tasks[task][-1].id}" for task in running)
-            log.warning("row groups %s: no answer in %.0f s, the others took %.0f s; dealt anew", slow, spent, others)
-            for task in running:
-                ray.cancel(task, force=True)
-            return
+        if not (others and running) or spent <= STRAGGLING * others + hang_after:
+            continue
+        if (now := remote.state(centroids=False).incarnation) != incarnation:
+            incarnation, began = now, time.monotonic()
+            continue
+        slow = ", ".join(f"{tasks[task][0].id} to {tasks[task][-1].id}" for task in running)
+        log.warning("row groups %s: no answer in %.0f s, the others took %.0f s; dealt anew", slow, spent, others)
+        for task in running:
+            ray.cancel(task, force=True)
+        return
 
 
 def _work(service: RemoteService, shared: tuple[Plan, Reader, int], groups: list[RowGroup]) -> Receipt:
