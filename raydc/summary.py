@@ -91,11 +91,10 @@ def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> 
 
 def _rows(job: Job, source: Source, chosen: np.ndarray) -> np.ndarray:
     """Scaled rows [n, D] at these positions, reading only the groups that hold them."""
-    parts = []
+    drawn = np.empty((len(chosen), source.n_features), np.float32)  # kept pieces would break up what groups leave free
     for group in job.survey.groups:
-        inside = chosen[(chosen >= group.start) & (chosen < group.stop)] - group.start
-        if len(inside):
-            only = [[group]]
-            shard = load_shard(source, job.survey, job.scaling, only, 0, "cpu", "memory")
-            parts.append(shard.rows.take(slice(0, len(group)))[inside].flatten(1).numpy())
-    return np.concatenate(parts)
+        first, last = np.searchsorted(chosen, [group.start, group.stop])
+        if first < last:
+            shard = load_shard(source, job.survey, job.scaling, [[group]], 0, "cpu", "memory")
+            drawn[first:last] = shard[slice(0, len(group))].flatten(1).numpy()[chosen[first:last] - group.start]
+    return drawn

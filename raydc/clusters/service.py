@@ -28,7 +28,9 @@ bytes/s into the service. One iteration takes, with S = 8 K (D + 1) bytes of sum
     close     3 S / (bytes/s of memory)    once
     snapshot  S / (bytes/s of the disk)    once
 
-`benchmarks/scale.py` measures the constants and says where this stops being small.
+On two busy cores of a Xeon (benchmarks/scale.py) the actor takes sums at 5.5e8 bytes/s and gives out centroids at 3e8;
+of 10,000 x 768 (61.5 MB) a push takes .11 s, closing with its snapshot 1.2 s and a pull .19 s, where one worker needs
+77 s for 1e6 rows at 2e11 flop/s. So one actor has all centroids: to share them out would not be noticed at such sizes.
 """
 
 import hashlib
