@@ -122,25 +122,25 @@ def actor_killed(lab: Lab, repeat: int) -> float:
     return max(birth - death for birth, death in zip(births[1:], deaths, strict=True))
 
 
-@fault("A1", "service worker SIGKILL: while it loads, and between row groups it has assigned")
-def service_worker_killed(lab: Lab, repeat: int) -> float:
-    plan, groups, x = start(lab, "worker", repeat)
+def without_a_worker(lab: Lab, repeat: int, name: str, signal_name: str) -> float:
+    """A worker gets a signal while it reads the first row group, or a later one, by turns."""
+    plan, groups, x = start(lab, name, repeat)
     expected = undisturbed(lab, repeat % 4)
     fatal = 0 if repeat % 2 else lab.dice.randrange(1, len(groups))
-    read = Fragile(x, lab.folder, fatal, "SIGKILL")
+    read = Fragile(x, lab.folder, fatal, signal_name)
     centroids, counts, _ = over_ray.fit_service(plan, groups, read, lab.folder / "run", workers=2)
     assert centroids.tobytes() == expected and counts.sum() == 4800, "another result than the undisturbed run's"
     return time.time() - mtime(lab.folder / f"worker-{fatal}")
+
+
+@fault("A1", "service worker SIGKILL: while it loads, and between row groups it has assigned")
+def service_worker_killed(lab: Lab, repeat: int) -> float:
+    return without_a_worker(lab, repeat, "worker", "SIGKILL")
 
 
 @fault("A3", "service worker hangs (SIGSTOP): what it has not counted is dealt anew")
 def service_worker_hangs(lab: Lab, repeat: int) -> float:
-    plan, groups, x = start(lab, "hung", repeat)
-    expected, fatal = undisturbed(lab, repeat % 4), lab.dice.randrange(len(groups))
-    read = Fragile(x, lab.folder, fatal, "SIGSTOP")
-    centroids, counts, _ = over_ray.fit_service(plan, groups, read, lab.folder / "run", workers=2)
-    assert centroids.tobytes() == expected and counts.sum() == 4800, "another result than the undisturbed run's"
-    return time.time() - mtime(lab.folder / f"worker-{fatal}")
+    return without_a_worker(lab, repeat, "hung", "SIGSTOP")
 
 
 @fault("A15", "a k-means run over the service fails, and goes on with 1 or 3 workers instead of 2")

@@ -64,34 +64,14 @@ def label_directly(
             for i in range(many):
                 if padded > LANES:
                     own[i], _ = _label(
-                        products,
-                        i * padded,
-                        bounds,
-                        tops,
-                        r,
-                        size,
-                        lowest,
-                        block,
-                        at + i * dim,
-                        centroids,
-                        half,
-                        clusters,
-                    )
+                        products, i * padded, bounds, tops, r, size, lowest,
+                        block, at + i * dim, centroids, half, clusters,
+                    )  # fmt: skip
                 elif unsure >> i & 1:
                     own[i] = _label_apart(
-                        products,
-                        i * padded,
-                        bounds,
-                        tops,
-                        r,
-                        size,
-                        lowest,
-                        block,
-                        at + i * dim,
-                        centroids,
-                        half,
-                        clusters,
-                    )
+                        products, i * padded, bounds, tops, r, size, lowest,
+                        block, at + i * dim, centroids, half, clusters,
+                    )  # fmt: skip
                 labels[r, start + i] = own[i]
             if counts.size:
                 for i in range(many):
