@@ -6,6 +6,7 @@ no state of random generators and ends with the same bits as the undisturbed one
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,21 @@ class Progress:
 def seed_of(*parts: object) -> int:
     """A 63-bit seed that depends on every part, on every machine alike."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def flushing_denormals() -> Iterator[None]:
+    """Floats below the smallest normal one are zero in this thread.
+
+    The moments that Adam keeps of units without gradients decay into that range, where a CPU is many times slower:
+    after sixty epochs of DEC's autoencoder on MNIST the optimiser took 40 of a step's 92 ms, and 3 without them.
+    """
+    was = sys.float_info.min / 2 == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was)
 
 
 @dataclass
@@ -175,6 +191,7 @@ class Loop:
         self._clustered = (changed, sum(size > 0 for size in sizes), max(sizes) / total)
         return changed
 
+    @flushing_denormals()
     def _train_step(
         self, now: Now, phase: Phase, players: dict[str, Player], length: int, sums: dict[str, Tensor]
     ) -> None:

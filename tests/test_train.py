@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -84,6 +85,18 @@ def loop_of(job, workers, rank):
     from raydc.clusters.local import CollectiveClusters
 
     return Loop(job.method(), shard, CollectiveClusters(shard), 256, 0)
+
+
+def test_no_denormal_number_slows_a_step_and_nothing_else_loses_them(tmp_path, monkeypatch):
+    def smallest() -> float:
+        return sys.float_info.min / 2
+
+    loop, seen = loop_of(prepare(config(tmp_path / "x")), 1, 0), []
+    view = loop.method.view
+    monkeypatch.setattr(loop.method, "view", lambda batch: seen.append(smallest()) or view(batch))
+    next(iter(loop))
+    assert seen and not any(seen)
+    assert smallest() > 0
 
 
 def test_rows_find_their_state_on_another_number_of_workers(tmp_path):
