@@ -8,7 +8,7 @@ service can be looked up in the cluster by the name of the run (raydc.clusters.r
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from raydc.clusters import passes
 from raydc.clusters.rule import Clustering
 from raydc.clusters.service import CentroidService, Plan
 from raydc.clusters.stream import work
-from raydc.data import DataError, DataSettings, RowGroup, Source, open_source, read_group
+from raydc.data import RowGroup, opened, read_group
 from raydc.data.source import Block, to_float32
 from raydc.failpoints import failpoint
 from raydc.job import Job, write_assignments
@@ -65,17 +65,8 @@ class Rows:
         """Rows [n, ...] as the method takes them, and as they are stored."""
         failpoint("stream")
         job = self.job
-        block = read_group(_opened(job.config.data, job.survey.fingerprint), job.survey, group)
+        block = read_group(opened(job.config.data, job.survey.fingerprint), job.survey, group)
         return job.scaling.apply(torch.from_numpy(to_float32(block.x))).view(-1, *job.shape), block
-
-
-@lru_cache(maxsize=1)
-def _opened(settings: DataSettings, fingerprint: str) -> Source:
-    """The source, opened once in a process: footers of thousands of files need not be read in each iteration."""
-    source = open_source(settings)
-    if source.fingerprint != fingerprint:
-        raise DataError(f"{settings.path}: the data have changed since they were checked; start again")
-    return source
 
 
 def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:

@@ -17,7 +17,7 @@ from raydc import connection, streamed
 from raydc import job as jobs
 from raydc.checkpoints import CheckpointError
 from raydc.config import RunConfig
-from raydc.data import save_dropped
+from raydc.data import DataError, changes, save_dropped
 from raydc.elastic import Room
 from raydc.job import Job
 from raydc.loop import Loop, Progress, TrainingDiverged
@@ -72,7 +72,10 @@ def check(config: RunConfig) -> Run:
 
 
 def finished(store: Store, job: Job) -> bool:
-    """Whether the directory holds this very run already, finished; SettingsError if it holds something else."""
+    """Whether the directory holds this very run already, finished.
+
+    SettingsError if it holds something else, DataError if the rows of its run have changed.
+    """
     if not store.exists("run.json"):
         if set(store.list()) - {LOCK}:
             raise SettingsError(f"output.out: {store.root} holds other files; name a new or empty directory")
@@ -82,7 +85,10 @@ def finished(store: Store, job: Job) -> bool:
         old, new = flatten(before["config"]), job.config.flat()
         skipped = ("output.", *(f"training.{name}" for name in jobs.HOW))
         other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
-        what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other) or "its rows have changed"
+        if not other:
+            what = changes(before["files"], job.survey.files)
+            raise DataError(f"{store.root} holds a run of other rows:\n{what}\nPut them back, or name another --out.")
+        what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other)
         raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")
     return bool(before["status"] == "finished")
 
@@ -117,7 +123,7 @@ def begin(run: Run) -> dict[str, Any]:
     if run.store.exists("run.json"):
         return json.loads(run.store.read_text("run.json"))
     record = {"id": uuid.uuid4().hex, "key": run.job.key, "created": time.time(), "seconds": 0.0, "status": "running"}
-    record["config"] = run.job.config.written()
+    record |= {"config": run.job.config.written(), "files": run.job.survey.files}
     run.store.write_text("config.yaml", run.job.config.yaml())
     run.store.write_text("run.json", json.dumps(record, indent=1))
     return record

@@ -162,8 +162,8 @@ def another(folder: Path) -> None:
 case(
     "C15",
     "other rows when a run goes on",
-    USAGE_ERROR,
-    "holds another run: its rows have changed|name another --out",
+    DATA_ERROR,
+    "holds a run of other rows|changed: |a.parquet|Put them back, or name another --out",
     FEW,
     data=another,
 )

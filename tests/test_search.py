@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from raydc.assign import read
+from raydc.data import DataError
 from raydc.metrics.stability import row_agreement
 from raydc.model import ClusteringModel
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, TuneSettings, trial, tune
@@ -416,6 +417,10 @@ def test_another_search_in_the_directory(data: str, tmp_path: Path) -> None:
     tune(asked(data, tmp_path / "out", trials=1))
     with pytest.raises(SettingsError, match=r"holds another search: seed was 0 and is 1"):
         tune(asked(data, tmp_path / "out", trials=1, seed=1))
+    x, y = rows()
+    np.savez(data, X=x + 1, y=y)
+    with pytest.raises(DataError, match=r"holds a search over other rows:\nchanged: .*rows.npz\nPut them back"):
+        tune(asked(data, tmp_path / "out", trials=1))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     with pytest.raises(SettingsError, match="holds other files"):

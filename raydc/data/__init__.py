@@ -4,7 +4,7 @@ from raydc.data.arrays import ArraySource
 from raydc.data.check import Fault, Survey, require, require_same, save_dropped, survey
 from raydc.data.inputs import rows_of
 from raydc.data.load import SparseRows, load_shard, read_group, read_labels
-from raydc.data.open import open_source
+from raydc.data.open import open_source, opened
 from raydc.data.parquet import ParquetSource
 from raydc.data.scaling import Scaling
 from raydc.data.settings import DataSettings, ScalingKind, Storage
@@ -32,6 +32,7 @@ __all__ = [
     "deal",
     "load_shard",
     "open_source",
+    "opened",
     "read_group",
     "read_labels",
     "require",

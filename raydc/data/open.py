@@ -1,6 +1,7 @@
 """From what the user names as data to a source."""
 
 import os
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -33,3 +34,15 @@ def open_source(settings: DataSettings) -> Source:
     if info.type == pafs.FileType.File and inner.lower().endswith((".npy", ".npz")):
         return open_array(settings, filesystem, info)
     return ParquetSource(settings, filesystem, info)
+
+
+@lru_cache(maxsize=1)
+def opened(settings: DataSettings, fingerprint: str) -> Source:
+    """The same, once in a process: footers of thousands of files need not be read for each pass or trial.
+
+    Raises DataError if their fingerprint is another now.
+    """
+    source = open_source(settings)
+    if source.fingerprint != fingerprint:
+        raise DataError(f"{settings.path}: the data have changed since they were checked; start again")
+    return source

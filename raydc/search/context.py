@@ -4,7 +4,6 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.cluster import KMeans
 
 from raydc import methods
 from raydc.config import RunConfig
-from raydc.data import DataError, DataSettings, RowGroup, Scaling, Source, Survey, load_shard, open_source, survey
+from raydc.data import DataError, RowGroup, Scaling, Source, Survey, load_shard, open_source, opened, survey
 from raydc.job import Job
 from raydc.loop import seed_of
 from raydc.metrics import graph
@@ -102,14 +101,15 @@ class Context:
         config = RunConfig.of(values)
         found = subsample(self.survey, self.kept(task)) if task.replica else self.survey
         scaled = Scaling.of(scaling or kind.scaling, self.survey)  # type: ignore[arg-type]
-        job = Job(config, found, scaled, self.shape, self.columns, opened(settings.data) if workers == 1 else None)
+        source = opened(settings.data, self.survey.fingerprint) if workers == 1 else None
+        job = Job(config, found, scaled, self.shape, self.columns, source)
         job.method().check(found.rows)
         return job
 
 
 def prepare(settings: TuneSettings) -> Context:
     """Open and survey the rows, and build the neighbour graph. DataError says what is wrong with them."""
-    source = opened(settings.data)
+    source = open_source(settings.data)
     found = survey(source, settings.data)
     most = settings.n_clusters[1]
     trained = round(found.rows * settings.subsample)
@@ -127,12 +127,6 @@ def prepare(settings: TuneSettings) -> Context:
     settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).path})
     built = graph.neighbour_graph(reference, settings.neighbours)
     return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
-
-
-@lru_cache(maxsize=1)
-def opened(data: DataSettings) -> Source:
-    """The rows, opened once a process: trials that follow each other read the same."""
-    return open_source(data)
 
 
 def stored_rows(source: Source, found: Survey, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[Any]]:

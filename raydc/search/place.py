@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from raydc.data import DataError, changes
 from raydc.redaction import redact
 from raydc.search.context import Context
 from raydc.search.pruner import HalvingWithinMethod
@@ -74,9 +75,13 @@ def same_search(context: Context, settings: TuneSettings) -> None:
             return
         now = settings.model_dump(mode="json")
         other = [k for k in now if k not in FREE and before["settings"].get(k) != now[k]]
+        if not other and (rows := changes(before["files"], context.survey.files)):
+            raise DataError(
+                f"{settings.out} holds a search over other rows:\n{rows}\nPut them back, or name another --out."
+            )
         what = ", ".join(f"{k} was {before['settings'].get(k)!r} and is {now[k]!r}" for k in other)
         raise SettingsError(
-            f"out: {settings.out} holds another search: {what or 'its rows or space have changed'}; name another --out"
+            f"out: {settings.out} holds another search: {what or 'its space has changed'}; name another --out"
         )
     if set(store.list()) - {LOCK, "stop"}:
         raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
@@ -84,6 +89,7 @@ def same_search(context: Context, settings: TuneSettings) -> None:
         "id": uuid.uuid4().hex,
         "key": key(context),
         "settings": settings.model_dump(mode="json", exclude=set(FREE)),
+        "files": context.survey.files,
         "reference": context.reference_name,
     }
     store.write_text("tune.json", json.dumps(about, indent=1))
