@@ -115,11 +115,11 @@ class Study:
         return RunConfig.of(unflatten(flat | (extra or {})))
 
     def pretraining(self, name: str, seed: int) -> RunConfig | None:
-        """The run of ae_kmeans whose network `name` starts from; none for methods without an autoencoder."""
-        kind = methods.load(name)
-        if not issubclass(kind, AutoencoderMethod):
-            return None
+        """The run of ae_kmeans whose network `name` starts from; none for methods with a network of another kind."""
+        kind, plain = methods.load(name), methods.load("ae_kmeans")
         config = self.config(name, seed)
+        if not issubclass(kind, AutoencoderMethod) or type(config.method.network) is not type(plain.Config().network):
+            return None
         shared = {
             f"method.{part}": getattr(config.method, part) for part in ("network", "layerwise", "denoise", "pretrain")
         }

@@ -52,6 +52,9 @@ class DAC(Method):
     quick: ClassVar[dict[str, Any]] = {
         "network.channels": (16, 32),
         "network.depth": 2,
+        "augment.shift": 0.0,  # turned or shifted, the tests' blobs are others
+        "augment.rotate": 0.0,
+        "augment.zoom": 0.0,
         "cluster.length": "30 epochs",
     }
     config: Config

@@ -110,4 +110,4 @@ class InfoGAN(Method):
     def samples(self, per_cluster: int) -> Tensor:
         like = next(self.parameters())
         category = torch.arange(self.n_clusters, device=like.device).repeat_interleave(per_cluster)
-        return self.generate(category, like)[0].view(self.n_clusters, per_cluster, *self.shape)
+        return self.generate(category, like)[0].reshape(self.n_clusters, per_cluster, *self.shape)

@@ -125,4 +125,4 @@ class VaDE(AutoencoderMethod):
         _, means, log_variances = self.prior
         noise = torch.randn(self.n_clusters, per_cluster, means.shape[1], device=means.device)
         z = means[:, None] + noise * (0.5 * log_variances).exp()[:, None]
-        return self.net.decode(z.flatten(0, 1)).view(self.n_clusters, per_cluster, *self.shape)
+        return self.net.decode(z.flatten(0, 1)).reshape(self.n_clusters, per_cluster, *self.shape)

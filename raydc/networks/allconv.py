@@ -6,6 +6,7 @@ from itertools import pairwise
 from pydantic import Field
 from torch import nn
 
+from raydc.networks.convolution import Conv2d
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
 
@@ -30,10 +31,10 @@ class Classifier(Settings):
             padding = "same" if min(shape[1:]) < 28 else "valid"
             for channels in self.channels:
                 for _ in range(self.depth):
-                    layers += _block(nn.Conv2d(width, channels, 3, padding=padding, bias=False), channels)
+                    layers += _block(Conv2d(width, channels, 3, padding=padding, bias=False), channels)
                     width = channels
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
-            layers += _block(nn.Conv2d(width, n_clusters, 1, bias=False), n_clusters)
+            layers += _block(Conv2d(width, n_clusters, 1, bias=False), n_clusters)
             layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         else:
             log.warning("rows of shape %s are no images: an mlp %s is used instead of conv", shape, self.hidden)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydc.networks.autoencoder import Autoencoder
+from raydc.networks.convolution import Conv2d
 from raydc.networks.norm import BatchNorm
 
 
@@ -24,11 +25,11 @@ class ConvAutoencoder(Autoencoder):
             self.sizes.append((height, width))
         widths = [colours, *channels]
         self.top = (widths[-1], height, width)
-        self.encoder = nn.ModuleList(nn.Conv2d(a, b, kernel, padding="same") for a, b in pairwise(widths))
+        self.encoder = nn.ModuleList(Conv2d(a, b, kernel, padding="same") for a, b in pairwise(widths))
         self.encoder_norms = nn.ModuleList(BatchNorm(c) for c in channels)
         self.code = nn.Linear(widths[-1] * height * width, latent)
         self.back = nn.Linear(latent, widths[-1] * height * width)
-        self.decoder = nn.ModuleList(nn.Conv2d(b, a, kernel, padding="same") for a, b in reversed([*pairwise(widths)]))
+        self.decoder = nn.ModuleList(Conv2d(b, a, kernel, padding="same") for a, b in reversed([*pairwise(widths)]))
         self.decoder_norms = nn.ModuleList(BatchNorm(c) for c in reversed(widths[1:-1]))
 
     def encode(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from raydc.networks.convolution import Conv2d
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
 
@@ -55,7 +56,7 @@ class ConvEncoder(nn.Module):
         self.convs, self.pools = nn.ModuleList(), []
         while not self.convs or min(height, width) > SMALL:
             padded = min(height, width) < 2 * kernel
-            self.convs.append(nn.Conv2d(colours, channels, kernel, padding="same" if padded else "valid", bias=False))
+            self.convs.append(Conv2d(colours, channels, kernel, padding="same" if padded else "valid", bias=False))
             colours = channels
             if not padded:
                 height, width = height - kernel + 1, width - kernel + 1

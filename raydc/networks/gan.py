@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from raydc.networks.convolution import Conv2d, ConvTranspose2d
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
 
@@ -37,10 +38,10 @@ class Generator(nn.Module):
             _dense(inputs, hidden[-1], nn.ReLU()),
             _dense(hidden[-1], top * height * width, nn.ReLU()),
             nn.Unflatten(1, (top, height, width)),
-            nn.ConvTranspose2d(top, low, 4, 2, 1, bias=False),
+            ConvTranspose2d(top, low, 4, 2, 1, bias=False),
             BatchNorm(low),
             nn.ReLU(),
-            nn.ConvTranspose2d(low, colours, 4, 2, 1),
+            ConvTranspose2d(low, colours, 4, 2, 1),
             nn.Sigmoid(),
         )
 
@@ -48,7 +49,7 @@ class Generator(nn.Module):
         x = self.layers(codes)
         if x.dim() == 4:
             return x[:, :, : self.shape[1], : self.shape[2]]
-        return x.view(-1, *self.shape)
+        return x.reshape(-1, *self.shape)
 
 
 class Critic(nn.Module):
@@ -69,9 +70,9 @@ class Critic(nn.Module):
             low, top = channels
             flat = top * (shape[1] // 4) * (shape[2] // 4)
             self.body = nn.Sequential(
-                nn.Conv2d(shape[0], low, 4, 2, 1),
+                Conv2d(shape[0], low, 4, 2, 1),
                 act,
-                nn.Conv2d(low, top, 4, 2, 1, bias=False),
+                Conv2d(low, top, 4, 2, 1, bias=False),
                 BatchNorm(top),
                 act,
                 nn.Flatten(),

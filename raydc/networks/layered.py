@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from raydc.networks.convolution import Conv2d, ConvTranspose2d
 from raydc.settings import Settings
 
 log = logging.getLogger("raydc")
@@ -39,7 +40,7 @@ class LayeredAutoencoder(nn.Module):
         activations = [x.view(-1, *self.shapes[0])]
         for i, (layer, below) in enumerate(zip(self.encoder, self.shapes[:-1], strict=True)):
             last = i + 1 == len(self.encoder)
-            x = layer(F.dropout(activations[-1], 0.0 if last else noise).view(-1, *_into(layer, below)))
+            x = layer(F.dropout(activations[-1], 0.0 if last else noise).reshape(-1, *_into(layer, below)))
             activations.append(torch.tanh(x) if last else F.leaky_relu(x))
         return activations
 
@@ -47,7 +48,7 @@ class LayeredAutoencoder(nn.Module):
         """Reconstructions of every activation under the code, the row first."""
         rebuilt: list[Tensor] = []
         for layer, shape in zip(self.decoder, reversed(self.shapes[:-1]), strict=True):
-            z = layer(z).view(-1, *shape)
+            z = layer(z).reshape(-1, *shape)
             if len(rebuilt) + 1 < len(self.decoder):
                 z = F.leaky_relu(z)
             elif self.bounded:
@@ -94,8 +95,8 @@ class LayeredNetwork(Settings):
             if min(height, width) < 0:
                 raise ValueError(f"images of {shape[1:]} are too small for kernels {self.kernels}: use family=mlp")
             shapes.append((channels, height // 2 + 1, width // 2 + 1))
-            encoder.append(nn.Conv2d(below, channels, kernel, 2, pad))
-            decoder.append(nn.ConvTranspose2d(channels, below, kernel, 2, pad, (height % 2, width % 2)))
+            encoder.append(Conv2d(below, channels, kernel, 2, pad))
+            decoder.append(ConvTranspose2d(channels, below, kernel, 2, pad, (height % 2, width % 2)))
         flat = math.prod(shapes[-1])
         encoder.append(nn.Linear(flat, latent))
         decoder.append(nn.Linear(latent, flat))

@@ -23,14 +23,23 @@ class BatchNorm(nn.Module):
         self.running_var: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        alone = collectives.workers() == 1 and x.numel() > x.shape[1]
+        if alone or not self.training:
+            return self._fused(x)
         with torch.autocast(x.device.type, enabled=False):
             wide = x if x.dtype == torch.float64 else x.float()
-            mean, var = self._statistics(wide) if self.training else (self.running_mean, self.running_var)
+            mean, var = self._statistics(wide)
             view = (1, -1, *[1] * (x.dim() - 2))
             y = (wide - mean.view(view)) * torch.rsqrt(var + self.eps).view(view)
             if self.weight is not None and self.bias is not None:
                 y = y * self.weight.view(view) + self.bias.view(view)
         return y.to(x.dtype)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """torch's own kernel, one pass where the formula above takes ten; it sums over this worker's rows alone."""
+        kept = self.tracking or not self.training
+        mean, var = (self.running_mean, self.running_var) if kept else (None, None)
+        return torch.batch_norm(x, self.weight, self.bias, mean, var, self.training, self.momentum, self.eps, True)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of the global batch; the running ones follow in unbiased form."""

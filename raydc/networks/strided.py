@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raydc.networks import Network
 from raydc.networks.autoencoder import Autoencoder
+from raydc.networks.convolution import Conv2d, ConvTranspose2d
 
 
 class StridedAutoencoder(Autoencoder):
@@ -29,8 +30,8 @@ class StridedAutoencoder(Autoencoder):
         widths = [colours, *channels]
         self.latent, self.top = widths[-1] * height * width, (widths[-1], height, width)
         pad = kernel // 2
-        self.encoder = nn.ModuleList(nn.Conv2d(a, b, kernel, 2, pad) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(nn.ConvTranspose2d(b, a, kernel, 2, pad) for a, b in reversed([*pairwise(widths)]))
+        self.encoder = nn.ModuleList(Conv2d(a, b, kernel, 2, pad) for a, b in pairwise(widths))
+        self.decoder = nn.ModuleList(ConvTranspose2d(b, a, kernel, 2, pad) for a, b in reversed([*pairwise(widths)]))
 
     def encode(self, x: Tensor) -> Tensor:
         for conv in self.encoder:
@@ -38,7 +39,7 @@ class StridedAutoencoder(Autoencoder):
         return x.flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
-        x = z.view(len(z), *self.top)
+        x = z.reshape(len(z), *self.top)
         for i, (conv, size) in enumerate(zip(self.decoder, reversed(self.sizes[:-1]), strict=True)):
             x = conv(F.relu(x) if i else x, output_size=size)
         return x
