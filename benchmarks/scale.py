@@ -3,16 +3,18 @@
     python -m benchmarks.scale                     # measure, then the table for large machines
     python -m benchmarks.scale --parquet 4         # k-means of 4 GB of Parquet in one process, in place of both
     python -m benchmarks.scale --workers           # one worker beside two, in place of both
+    python -m benchmarks.scale --shards            # one actor beside two and four, in place of both
 
 The first table is measured: push, close (with its snapshot) and pull of the service, called directly and through its
 actor, beside a gloo all-reduce of the same bytes between two processes. The second is arithmetic: 1e9 rows of 768 on
-GPUs, 8 to a node, of `--flops` flop/s and `--link` bytes/s, for three ways to bring the sums together:
+GPUs, 8 to a node, of `--flops` flop/s and `--link` bytes/s, for four ways to bring the sums together:
 
-    star      every worker pushes all sums to one service
-    nodes     the workers of a node add theirs up first (raydc.clusters.service.combine)
-    sharded   sums are reduce-scattered between workers, and each pushes its slice to one of 8 services
+    star        every worker pushes all sums to one actor
+    sharded     to as many actors as raydc starts at this size, each for its clusters (raydc.clusters.shards)
+    nodes       the same, but the workers of a node add theirs up first (raydc.clusters.service.combine)
+    scattered   sums are reduce-scattered between workers, and each pushes its slice to one of the actors
 
-raydc does the first two. The third is what it would take where the second is no longer small beside the assignment.
+raydc does the first three. The fourth is what it would take where the third is no longer small beside the assignment.
 """
 
 import argparse
@@ -36,7 +38,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from raydc.clusters import ray as over_ray
-from raydc.clusters.service import CentroidService, Plan
+from raydc.clusters.service import CentroidService, Contribution, Plan
 from raydc.clusters.stream import Service, contribution, work
 from raydc.config import RunConfig
 from raydc.data import RowGroup, open_source, split
@@ -53,8 +55,10 @@ def rows_of(clusters: int, dim: int) -> np.ndarray:
 class Started(CentroidService):
     """A service that starts from the first K rows: k-means++ of 10,000 centroids would take minutes."""
 
-    def __init__(self, folder: str | Path, plan: Plan, save_every: int = 0) -> None:
-        super().__init__(folder, plan, save_every)
+    def __init__(
+        self, folder: str | Path, plan: Plan, save_every: int = 0, shards: Sequence[over_ray.RemoteShard] = ()
+    ) -> None:
+        super().__init__(folder, plan, save_every, shards)
         given = torch.from_numpy(rows_of(plan.n_clusters, plan.dim)[: plan.n_clusters])
         self.clustering = replace(self.clustering, given=given)
 
@@ -138,20 +142,62 @@ def model(flops: float, link: float, into: float, rows: float = 1e9, dim: int = 
     print(
         f"\n{flops:.0e} flop/s of a GPU, {link:.0e} bytes/s of its link, {into:.1e} bytes/s into a service [measured]"
     )
-    print("| K | GPUs | assign s | star s, GB | nodes s, GB | sharded s, GB | a GPU's GB: rows, centroids and sums |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| K | GPUs | assign s | star s, GB | actors | sharded s | nodes s, GB | scattered s, GB "
+        "| a GPU's GB: rows, centroids and sums |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for clusters in (100_000, 1_000_000):
+        actors = len(Plan(run="model", n_clusters=clusters, dim=dim, rows=(1,)).parts)
         for workers in (64, 128, 256, 512):
             sums = 8.0 * clusters * (dim + 1)
             assign = 2 * rows * clusters * dim / (workers * flops)
             star, nodes = workers * sums, workers / per_node * sums
             scattered = 2 * (workers - 1) / workers * sums  # of each GPU: sums scattered, centroids gathered
-            sharded = scattered / link + sums / (8 * into)
+            slices = scattered / link + sums / (actors * into)
             print(
                 f"| {clusters} | {workers} | {assign:.1f} | {star / into:.1f}, {star / 1e9:.0f} "
-                f"| {nodes / into:.1f}, {nodes / 1e9:.0f} | {sharded:.1f}, {(workers * scattered + sums) / 1e9:.0f} "
+                f"| {actors} | {star / into / actors:.1f} | {nodes / into / actors:.1f}, {nodes / 1e9:.0f} "
+                f"| {slices:.1f}, {(workers * scattered + sums) / 1e9:.0f} "
                 f"| {2e-9 * rows * dim / workers:.0f}, {1e-9 * (4 * clusters * dim + sums):.1f} |"
             )
+
+
+def shards(repeats: int, clusters: int = 10_000, dim: int = 768) -> None:
+    """Print the seconds of push, close and pull by one actor, two and four, in turns."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
+    x = rows_of(clusters, dim)
+    groups = split(len(x), clusters)
+    with tempfile.TemporaryDirectory() as folder:
+        runs, seconds = {}, dict[int, dict[str, list[float]]]()
+        for many in (1, 2, 4):
+            plan = Plan(
+                run=f"shards-{many}", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)),
+                tolerance=0.0, shards=many,
+            )  # fmt: skip
+            runs[many] = over_ray.start(plan, f"{folder}/{many}", service=Started)
+            work(runs[many], plan, groups, lambda group: x[group.start : group.stop])
+            seconds[many] = {"push": [], "close": [], "pull": []}
+        for _ in range(repeats + 1):  # the first warms up
+            parts: list[Contribution] = []
+            for many, run in runs.items():
+                began = time.perf_counter()
+                state = run.state()
+                seconds[many]["pull"].append(time.perf_counter() - began)
+                if not parts:  # the same for all
+                    parts = [contribution(plan, state, [g], lambda g: x[g.start : g.stop]) for g in groups]
+                for name, part in zip(("push", "close"), parts, strict=True):  # the second completes the version
+                    own = replace(part, run=f"shards-{many}", targets=tuple(range(many + 1)) if many > 1 else (0,))
+                    began = time.perf_counter()
+                    run.push(own)
+                    seconds[many][name].append(time.perf_counter() - began)
+    print(f"{clusters} x {dim}, {8e-6 * clusters * (dim + 1):.1f} MB of sums")
+    print("| actors | push s | close s | pull s | together |")
+    print("|---|---|---|---|---|")
+    for many, each in seconds.items():
+        push, close, pull = (float(np.median(each[name][1:])) for name in ("push", "close", "pull"))
+        print(f"| {many} | {push:.2f} | {close - push:.2f} | {pull:.2f} | {close + pull:.2f} |", flush=True)
+    ray.shutdown()
 
 
 def workers(repeats: int, rows: int = 1_000_000, dim: int = 128) -> None:
@@ -262,6 +308,7 @@ def main() -> None:
     parser.add_argument("--parquet", type=float, default=0.0, metavar="GB", help="stream a Parquet file of this size")
     parser.add_argument("--clusters", type=int, default=1000, help="K of --parquet")
     parser.add_argument("--workers", action="store_true", help="one worker beside two")
+    parser.add_argument("--shards", action="store_true", help="one actor beside two and four")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{os.cpu_count()} CPUs; medians of {arguments.repeats}")
@@ -269,6 +316,8 @@ def main() -> None:
         parquet(arguments.parquet, arguments.clusters)
     elif arguments.workers:
         workers(arguments.repeats)
+    elif arguments.shards:
+        shards(arguments.repeats)
     else:
         model(arguments.flops, arguments.link, measured(SIZES, arguments.repeats))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raydc.clusters import passes
 from raydc.clusters.rule import Clustering
-from raydc.clusters.service import CentroidService, Plan
+from raydc.clusters.service import Plan, serve
 from raydc.clusters.stream import work
 from raydc.data import RowGroup, opened, read_group
 from raydc.data.source import Block, to_float32
@@ -71,11 +71,11 @@ class Rows:
 
 def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
     """Cluster and write everything in this process; False if it was asked to stop before the end."""
-    service = CentroidService(f"{store.root}/{SNAPSHOTS}", plan)
+    service = serve(f"{store.root}/{SNAPSHOTS}", plan)
     rows = Rows(job)
-    while not service.done:
+    while not service.state(centroids=False).done:
         work(service, plan, job.survey.groups, rows)
-        if watch.heard(service.status()) and not service.done:
+        if watch.heard(status := service.status()) and not status["done"]:
             return False
     now = service.state().clustering
     assert now is not None

@@ -1,4 +1,8 @@
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,14 @@ import torch
 hypothesis.settings.register_profile("raydc", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("raydc")
 torch.set_num_threads(1)  # tiny networks: threads only get in each other's way
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory, where there is a file system in memory: snapshots are written often, and synced."""
+    path = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    yield Path(path)
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 import random
 import shutil
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +14,6 @@ from raydc.clusters.service import CentroidService, Contribution, Plan, Refused,
 from raydc.clusters.snapshots import Fenced, Snapshots
 from raydc.clusters.stream import contribution, work
 from raydc.data.shard import DenseRows, Shard, split
-
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-@pytest.fixture
-def folder():
-    path = tempfile.mkdtemp(dir=MEMORY)
-    yield Path(path)
-    shutil.rmtree(path)
 
 
 def setup(rows=240, dim=3, clusters=4, group=30, seed=0, **settings):

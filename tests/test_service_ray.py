@@ -11,6 +11,7 @@ import ray
 
 from raydc.clusters import ray as over_ray
 from raydc.clusters.service import CentroidService, Plan, Refused
+from raydc.clusters.shards import ClusterShard
 from raydc.clusters.stream import work
 from raydc.data.shard import split
 
@@ -31,10 +32,10 @@ def once(marker: Path) -> bool:
 class Mortal(CentroidService):
     """Kills its own process, once at each point."""
 
-    def __init__(self, folder, plan, save_every):
+    def __init__(self, folder, plan, save_every, shards=()):
         self.graves = Path(folder).parent / "graves"
         self.graves.mkdir(exist_ok=True)
-        super().__init__(folder, plan, save_every)
+        super().__init__(folder, plan, save_every, shards)
         self.snapshots.during = self.during
 
     def during(self) -> None:
@@ -42,6 +43,19 @@ class Mortal(CentroidService):
 
     def reached(self, point: str) -> None:
         if self.version and once(self.graves / point):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MortalShard(ClusterShard):
+    """The same for the second shard of a run."""
+
+    def __init__(self, folder, plan, at):
+        self.graves = Path(folder).parents[1] / "graves"
+        super().__init__(folder, plan, at)
+        self.snapshots.during = lambda: self.reached("save.during")
+
+    def reached(self, point: str) -> None:
+        if self.at == 1 and once(self.graves / f"shard-{point}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -85,11 +99,11 @@ def alone(folder, plan, groups, x):
 
 
 def left(run, within_s=60):
-    """Whether the actor of a run is gone in time."""
+    """Whether the actor of a run, or of `run/shard`, is gone in time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
-            over_ray.find(run)
+            ray.get_actor(f"centroids-{run}", namespace=over_ray.NAMESPACE)
         except ValueError:
             return True
         time.sleep(0.5)
@@ -112,17 +126,38 @@ def test_deaths_of_actor_and_workers_change_no_byte(cluster, tmp_path, repeat):
     assert left(plan.run), "the actor outlived its run"
 
 
-def test_another_job_finds_the_service_by_name_and_it_leaves_when_its_lease_ends(cluster, tmp_path):
-    plan, groups, x = problem("leased")
-    with pytest.raises(ValueError, match="no centroid service runs for 'leased'"):
-        over_ray.find("leased")
-    over_ray.start(plan, tmp_path, lease_s=3.0)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("repeat", range(REPEATS))
+def test_deaths_of_service_shards_and_workers_change_no_byte(cluster, tmp_path, repeat):
+    plan, groups, x = problem(f"shards-{repeat}", seed=repeat, restarts=2, shards=2)
+    expected = alone(tmp_path / "alone", plan, groups, x)
+    (tmp_path / "graves").mkdir()
+    read = Rows(x, tmp_path / "graves")
+    centroids, counts, status = over_ray.fit_service(
+        plan, groups, read, tmp_path / "run", workers=2, service=Mortal, shard=MortalShard
+    )
+    graves = {path.name for path in (tmp_path / "graves").iterdir()}
+    assert centroids.tobytes() == expected.tobytes()
+    assert counts.sum() == 1200 and status["done"] and status["version"] == VERSIONS
+    assert graves == {"worker-0", "worker-7", *POINTS, "settled", *(f"shard-{point}" for point in POINTS)}
+    assert status["incarnation"] == 2 + len(POINTS)
+    assert [shard["incarnation"] for shard in status["shards"]] == [1, 1 + len(POINTS)]
+    assert all(left(name) for name in (plan.run, f"{plan.run}/0", f"{plan.run}/1")), "an actor outlived its run"
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_another_job_finds_the_service_by_name_and_it_leaves_when_its_lease_ends(cluster, tmp_path, shards):
+    run, lease_s = f"leased-{shards}", 5.0
+    plan, groups, x = problem(run, shards=shards)
+    with pytest.raises(ValueError, match=f"no centroid service runs for '{run}'"):
+        over_ray.find(run)
+    over_ray.start(plan, tmp_path, lease_s=lease_s)
     with pytest.raises(ValueError, match="no centroids yet"):
-        over_ray.find("leased").centroids()
-    centroids, _, _ = over_ray.fit_service(plan, groups, Rows(x), tmp_path, workers=2, lease_s=3.0)
-    version, found, _ = over_ray.find("leased").centroids()
+        over_ray.find(run).centroids()
+    centroids, _, _ = over_ray.fit_service(plan, groups, Rows(x), tmp_path, workers=2, lease_s=lease_s)
+    version, found, _ = over_ray.find(run).centroids()
     assert version == VERSIONS and found.tobytes() == centroids.tobytes()
-    assert left("leased"), "the actor outlived its lease"
+    assert all(left(name) for name in (run, f"{run}/0", f"{run}/2")), "an actor outlived its lease"
 
 
 def test_rows_that_cannot_be_used_end_the_run_with_their_message(cluster, tmp_path):

@@ -63,6 +63,12 @@ def test_streamed_rows_end_in_the_estimators_bytes_part_by_part(place, tmp_path,
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_sharded_centroids_are_the_same_bytes(place, tmp_path):
+    folder, fitted = place
+    train(check(settings(tmp_path / "run", folder / "rows.npy", **{"method.shards": 3})))
+    same(tmp_path / "run", fitted)
+
+
 def test_row_groups_of_parquet_give_the_same_clusters(place, tmp_path):
     """Parquet cuts rows elsewhere than arrays do, so that sums agree to their last digits only."""
     _, fitted = place
@@ -117,9 +123,10 @@ def test_parts_are_whole_row_groups():
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_workers_of_ray_end_in_the_same_bytes_and_the_service_has_the_runs_name(place, tmp_path):
+@pytest.mark.parametrize("shards", ["auto", 2])
+def test_workers_of_ray_end_in_the_same_bytes_and_the_service_has_the_runs_name(place, tmp_path, shards):
     folder, fitted = place
-    config = settings(tmp_path / "run", folder / "rows.npy", **{"training.workers": 2})
+    config = settings(tmp_path / "run", folder / "rows.npy", **{"training.workers": 2, "method.shards": shards})
     run, found = check(config), []
 
     def look(progress) -> None:

@@ -17,7 +17,7 @@ from raydc.clusters.service import CentroidService, Contribution, Plan
 from raydc.clusters.snapshots import Fenced
 from raydc.clusters.stream import contribution, work
 from raydc.data.shard import RowGroup, split
-from tests.test_service_ray import POINTS, Mortal, Rows, alone, left
+from tests.test_service_ray import POINTS, Mortal, MortalShard, Rows, alone, left
 from tests.test_service_ray import once as first_time
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +122,30 @@ def actor_killed(lab: Lab, repeat: int) -> float:
     return max(birth - death for birth, death in zip(births[1:], deaths, strict=True))
 
 
+@fault(
+    "A6", "sharded: the service's actor and a shard's SIGKILL, also between the steps of a close (11 a repeat)", 10.0
+)
+def shard_killed(lab: Lab, repeat: int) -> float:
+    plan, groups, x = start(lab, "shards", repeat)
+    plan = plan.model_copy(update={"shards": 3})
+    STARTED.extend(f"{plan.run}/{at}" for at in range(3))
+    expected = undisturbed(lab, repeat % 4)
+    graves, folder = lab.folder / "graves", lab.folder / "run"
+    graves.mkdir()
+    centroids, counts, status = over_ray.fit_service(
+        plan, groups, Rows(x), folder, workers=2, service=Mortal, shard=MortalShard
+    )
+    assert centroids.tobytes() == expected, "another result than the undisturbed run's"
+    assert counts.sum() == 4800 and status["done"], "rows were lost or counted twice"
+    slowest = 0.0
+    for place, points in ((folder, {*POINTS, "settled"}), (folder / "shard-1", {f"shard-{point}" for point in POINTS})):
+        deaths = sorted(mtime(graves / point) for point in points)
+        births = sorted(mtime(path) for path in place.glob("incarnation-*"))
+        assert len(births) == 1 + len(deaths), "a death was not an incarnation"
+        slowest = max(slowest, *(birth - death for birth, death in zip(births[1:], deaths, strict=True)))
+    return slowest
+
+
 def without_a_worker(lab: Lab, repeat: int, name: str, signal_name: str) -> float:
     """A worker gets a signal while it reads the first row group, or a later one, by turns."""
     plan, groups, x = start(lab, name, repeat)
@@ -177,7 +201,7 @@ def zombie(lab: Lab, repeat: int) -> float:
     plan, groups, x = start(lab, "zombie", repeat)
     expected, folder = undisturbed(lab, repeat % 4), str(lab.folder / "run")
     actor = ray.remote(over_ray._Actor).options(num_cpus=0)
-    old = actor.remote(CentroidService, folder, plan, 0, None)
+    old = actor.remote(None, CentroidService, folder, plan)
     before = over_ray.RemoteService(old, timeout_s=20.0)
     for _ in range(lab.dice.randint(1, 3)):
         work(before, plan, groups, Rows(x))
@@ -185,7 +209,7 @@ def zombie(lab: Lab, repeat: int) -> float:
     pid = ray.get(old.__ray_call__.remote(lambda self: os.getpid()))
     os.kill(pid, signal.SIGSTOP)
     began = time.time()
-    new = actor.remote(CentroidService, folder, plan, 0, None)
+    new = actor.remote(None, CentroidService, folder, plan)
     after = over_ray.RemoteService(new)
     work(after, plan, groups, Rows(x))
     recovery = time.time() - began

@@ -279,10 +279,13 @@ def means(sums: Tensor, mass: Tensor, before: Tensor, geometry: Geometry) -> Ten
     return torch.where(alive[..., None], mean, before)
 
 
-def inertia(sums: Tensor, mass: Tensor, centroids: Tensor, spread: float, geometry: Geometry) -> Tensor:
-    """Sum of squared distances [...] from sums and weights over all rows; `spread` is that to the origin."""
+def losses(sums: Tensor, mass: Tensor, centroids: Tensor, geometry: Geometry) -> Tensor:
+    """What each cluster [..., K] adds to the inertia, from sums and weights of its rows.
+
+    The inertia is the sum of these and of all rows' squared distances to the origin.
+    """
     moment = geometry.fixed.values(sums)
-    return spread - 2 * (centroids * moment).sum((-2, -1)) + (mass * centroids.square().sum(-1)).sum(-1)
+    return mass * centroids.square().sum(-1) - 2 * (centroids * moment).sum(-1)
 
 
 def squares(x: Tensor) -> Tensor:
@@ -319,7 +322,6 @@ def checksum(positions: np.ndarray, seed: int) -> int:
 
 
 def refill(
-    sums: Tensor,
     mass: Tensor,
     empty: Tensor,
     far: Tensor,
@@ -329,29 +331,25 @@ def refill(
     *,
     unit: Tensor,
     geometry: Geometry,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, list[int]]:
     """Give clusters `empty` [E], in order, the farthest distinct rows; the cluster that had a row loses it.
 
     Candidates `rows` [M, D] come farthest first, with their squared distances `far` [M], clusters `whose` [M] and
-    `weights` [M], which are integers once multiplied by `unit`. Sums [K, D] and weights [K] come back changed, with the
-    clusters that were filled.
+    `weights` [M], which are integers once multiplied by `unit`. The weights `mass` [K] come back changed, with the
+    candidates that were taken.
     """
-    sums, mass = sums.clone(), mass.clone()
-    integers = geometry.fixed.integers(rows.double() * weights.double()[:, None])
-    heavy, seen, filled = FixedPoint(unit).integers(weights), set(), 0
+    mass, heavy, seen, taken = mass.clone(), FixedPoint(unit).integers(weights), set(), list[int]()
     for i, (distance, donor) in enumerate(zip(far.tolist(), whose.tolist(), strict=True)):
         row = rows[i].cpu().numpy().tobytes()
-        if filled == len(empty) or distance <= geometry.floor:
+        if len(taken) == len(empty) or distance <= geometry.floor:
             break
         if row in seen or mass[donor] <= heavy[i] or heavy[i] == 0:
             continue
         seen.add(row)
-        sums[donor] -= integers[i]
         mass[donor] -= heavy[i]
-        sums[empty[filled]] = integers[i]
-        mass[empty[filled]] = heavy[i]
-        filled += 1
-    return sums, mass, empty[:filled]
+        mass[empty[len(taken)]] = heavy[i]
+        taken.append(i)
+    return mass, taken
 
 
 def farthest(squared: Tensor, positions: Tensor, many: int) -> Tensor:

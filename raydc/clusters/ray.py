@@ -16,7 +16,9 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
+from raydc.clusters.rule import Clustering, Turn
 from raydc.clusters.service import CentroidService, Contribution, Fenced, Plan, Receipt, State
+from raydc.clusters.shards import ClusterShard, Sharded, Terms
 from raydc.clusters.stream import Reader, work
 from raydc.data.shard import RowGroup
 
@@ -28,12 +30,10 @@ STRAGGLING = 3.0
 
 
 class _Actor:
-    """Passes calls on to the service; ends itself when fenced, or when its lease has run out."""
+    """Passes calls on to the service or a shard; ends itself when fenced, or when its lease has run out."""
 
-    def __init__(
-        self, service: Callable[..., CentroidService], folder: str, plan: Plan, save_every: int, lease_s: float | None
-    ) -> None:
-        self.service, self.called = service(folder, plan, save_every), time.monotonic()
+    def __init__(self, lease_s: float | None, kind: Callable[..., Any], *arguments: Any) -> None:
+        self.service, self.called = kind(*arguments), time.monotonic()
         if lease_s is not None:
             me = ray.get_runtime_context().current_actor
             threading.Thread(target=self._expire, args=(me, lease_s), daemon=True).start()
@@ -45,30 +45,28 @@ class _Actor:
         except Fenced:
             ray.actor.exit_actor()  # a successor is at work
 
+    def plan(self) -> Plan:
+        return self.service.plan
+
     def _expire(self, me: Any, lease_s: float) -> None:
         while (left := self.called + lease_s - time.monotonic()) > 0:
-            time.sleep(min(left, 5.0))
+            for shard in getattr(self.service, "shards", ()):  # theirs goes on with that of the service
+                shard.actor.call.remote("status")
+            time.sleep(min(left, lease_s / 3, 5.0))
         ray.kill(me)
 
 
-class RemoteService:
-    """The service of a run, wherever its actor is."""
+class _Remote:
+    """The methods of what an actor holds, wherever that is."""
 
     def __init__(self, actor: Any, timeout_s: float = 300.0) -> None:
         self.actor, self.timeout_s = actor, timeout_s
 
-    def state(self, centroids: bool = True) -> State:
-        return self._call("state", centroids)
+    def status(self) -> dict[str, Any]:
+        return self._call("status")
 
     def push(self, contribution: Contribution) -> Receipt:
         return self._call("push", contribution)
-
-    def centroids(self) -> tuple[int, np.ndarray, np.ndarray]:
-        """Version, centroids [K, D] float32 of the best restart, and their members [K] when last counted."""
-        return self._call("centroids")
-
-    def status(self) -> dict[str, Any]:
-        return self._call("status")
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
@@ -79,6 +77,36 @@ class RemoteService:
             raise error.cause from None
 
 
+class RemoteService(_Remote):
+    """The service of a run."""
+
+    def state(self, centroids: bool = True) -> State:
+        return self._call("state", centroids)
+
+    def close(self, version: int) -> int:
+        return self._call("close", version)
+
+    def centroids(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Version, centroids [K, D] float32 of the best restart, and their members [K] when last counted."""
+        return self._call("centroids")
+
+    def light(self) -> Clustering:
+        return self._call("light")
+
+
+class RemoteShard(_Remote):
+    """A shard of it."""
+
+    def pull(self, outline: Clustering, restarts: Sequence[int] = ()) -> tuple[tuple[int, ...], np.ndarray] | None:
+        return self._call("pull", outline, restarts)
+
+    def settle(self, version: int, turn: Turn, check: int, before: np.ndarray | None = None) -> Terms | None:
+        return self._call("settle", version, turn, check, before)
+
+
+Remote = RemoteService | Sharded
+
+
 def start(
     plan: Plan,
     folder: str | Path,
@@ -86,30 +114,57 @@ def start(
     save_every: int = 0,
     lease_s: float | None = None,
     service: Callable[..., CentroidService] = CentroidService,
-) -> RemoteService:
+    shard: Callable[..., ClusterShard] = ClusterShard,
+) -> Remote:
     """The service of `plan.run`, started unless it runs already; snapshots go to `folder`, which every node must reach.
 
-    It ends when nothing refers to it any more, at the latest with the job that started it; with `lease_s`, when nobody
-    has called it for so many seconds.
+    Where the sums are large it has shards, spread over the nodes. It ends when nothing refers to it any more, at the
+    latest with the job that started it; with `lease_s`, when nobody has called it for so many seconds.
     """
-    actor = ray.remote(_Actor).options(
-        name=_name(plan.run),
-        namespace=NAMESPACE,
-        get_if_exists=True,
-        lifetime=None if lease_s is None else "detached",
-        num_cpus=0,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    return RemoteService(actor.remote(service, str(folder), plan, save_every, lease_s))
+
+    def actor(name: str, *arguments: Any, **options: Any) -> Any:
+        made = ray.remote(_Actor).options(
+            name=name,
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime=None if lease_s is None else "detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            **options,
+        )
+        return made.remote(lease_s, *arguments)
+
+    names = _shards(plan)
+    parts = [
+        RemoteShard(actor(name, shard, f"{folder}/shard-{at}", plan, at, scheduling_strategy="SPREAD"))
+        for at, name in enumerate(names)
+    ]
+    leading = (_leading, service) if names else (service,)
+    return _whole(RemoteService(actor(_name(plan.run), *leading, str(folder), plan, save_every)), plan, parts)
 
 
-def find(run: str) -> RemoteService:
+def find(run: str) -> Remote:
     """The running service of a run, from any job of the cluster. Raises ValueError where there is none."""
     try:
-        return RemoteService(ray.get_actor(_name(run), namespace=NAMESPACE))
+        actor = ray.get_actor(_name(run), namespace=NAMESPACE)
     except ValueError:
         raise ValueError(f"no centroid service runs for {run!r} in this cluster") from None
+    plan = ray.get(actor.plan.remote())
+    return _whole(RemoteService(actor), plan, _found(plan))
+
+
+def _leading(service: Callable[..., CentroidService], folder: str, plan: Plan, save_every: int) -> CentroidService:
+    """The service, with shards that are found by name: handles among its arguments would alarm Ray."""
+    return service(folder, plan, save_every, _found(plan))
+
+
+def _found(plan: Plan) -> list[RemoteShard]:
+    return [RemoteShard(ray.get_actor(name, namespace=NAMESPACE)) for name in _shards(plan)]
+
+
+def _whole(service: RemoteService, plan: Plan, shards: list[RemoteShard]) -> Remote:
+    return Sharded(service, shards, plan) if shards else service
 
 
 def fit_service(
@@ -121,6 +176,7 @@ def fit_service(
     workers: int = 1,
     lease_s: float | None = None,
     service: Callable[..., CentroidService] = CentroidService,
+    shard: Callable[..., ClusterShard] = ClusterShard,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """k-means of all row groups by `workers` tasks of one CPU: centroids [K, D], members [K], and the service's status.
 
@@ -130,7 +186,7 @@ def fit_service(
     """
 
     def run() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        remote = start(plan, folder, lease_s=lease_s, service=service)
+        remote = start(plan, folder, lease_s=lease_s, service=service, shard=shard)
         advance(remote, plan, groups, read, workers=workers)
         _, centroids, counts = remote.centroids()
         return centroids, counts, remote.status()
@@ -142,7 +198,7 @@ def fit_service(
 
 
 def advance(
-    remote: RemoteService,
+    remote: Remote,
     plan: Plan,
     groups: Sequence[RowGroup],
     read: Reader,
@@ -190,7 +246,7 @@ def _results(tasks: list[Any]) -> None:
         raise error.cause from None
 
 
-def _finish(remote: RemoteService, tasks: dict[Any, list[RowGroup]], incarnation: int, hang_after: float) -> None:
+def _finish(remote: Remote, tasks: dict[Any, list[RowGroup]], incarnation: int, hang_after: float) -> None:
     """Wait for the tasks of some row groups; those that go on for too long are given up.
 
     Not where they had to wait for a service that has come back since, as another incarnation.
@@ -213,7 +269,7 @@ def _finish(remote: RemoteService, tasks: dict[Any, list[RowGroup]], incarnation
         return
 
 
-def _work(service: RemoteService, shared: tuple[Plan, Reader, int], groups: list[RowGroup]) -> Receipt:
+def _work(service: Remote, shared: tuple[Plan, Reader, int], groups: list[RowGroup]) -> Receipt:
     plan, read, threads = shared
     torch.set_num_threads(threads)
     return work(service, plan, groups, read)
@@ -230,3 +286,9 @@ def split(groups: Sequence[RowGroup], parts: int) -> list[list[RowGroup]]:
 
 def _name(run: str) -> str:
     return f"centroids-{run}"
+
+
+def _shards(plan: Plan) -> list[str]:
+    """Names of the shards, where there is more than one part."""
+    many = len(plan.parts)
+    return [f"{_name(plan.run)}/{at}" for at in range(many if many > 1 else 0)]

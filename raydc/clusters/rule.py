@@ -8,7 +8,10 @@ A clustering is a sequence of versions. Each closes with the totals of one pass 
     move     sums and counts: Lloyd's iterations, or mini-batches of row groups
     count    the members of the centroids that are returned
 
-The centroid service and the collectives both follow this class, so that they end in the same bytes.
+The centroid service and the collectives both follow this class, so that they end in the same bytes. What a move makes
+of the clusters is decided by their counts alone (`Turn`). Sums and centroids, which are K x D, are needed to carry it
+out, one cluster at a time, and so may lie elsewhere (shards.py). Each cluster answers with two numbers; their sums are
+rounded once, so that it leaves no trace where a cluster was.
 """
 
 import math
@@ -26,6 +29,9 @@ from raydc.clusters.kmeans import FixedPoint, Geometry
 from raydc.settings import Settings
 
 Phase = Literal["survey", "seed", "weigh", "move", "count"]
+
+EACH = ("centroids", "offsets", "counts", "lifetime", "idle", "inertia", "iterations", "refilled")
+"""Arrays of a clustering that each restart has a part in."""
 
 
 class Options(Settings):
@@ -57,6 +63,46 @@ class Options(Settings):
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What becomes of clusters in a pass, as their counts say: of all, or of k in a row, in A active restarts."""
+
+    mass: Tensor
+    """int64 [A, k], weights of the clusters' rows."""
+    filled: Tensor
+    """int64 [A, k], the same once empty clusters are refilled."""
+    share: Tensor
+    """float64 [A, k], weights of this pass by those of all passes: how far running means go (mini-batches)."""
+    moves: tuple[bool, ...]
+    """Whether the centroids of each restart move."""
+    refills: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    """Of each restart: clusters [E] that are refilled, by their numbers among all K; those that lose a row to them [E];
+    and these rows as integers [E, D]."""
+    first: int = 0
+    """Of the k clusters."""
+
+    def part(self, clusters: slice) -> "Turn":
+        """For these clusters alone."""
+        mass, filled, share = (each[:, clusters].contiguous() for each in (self.mass, self.filled, self.share))
+        return replace(self, mass=mass, filled=filled, share=share, first=clusters.start)
+
+    def refilled(self, at: int, sums: Tensor) -> Tensor:
+        """Sums [k, D] of one restart once empty clusters are refilled."""
+        fresh, donors, integers = self.refills[at]
+        if not len(fresh):
+            return sums
+        sums = sums.clone()
+        given, lost = ((each >= self.first) & (each < self.first + len(sums)) for each in (fresh, donors))
+        sums.index_add_(0, donors[lost] - self.first, -integers[lost])
+        sums[fresh[given] - self.first] = integers[given]
+        return sums
+
+
+Elsewhere = Callable[[Turn, Tensor | None], tuple[Tensor, Tensor]]
+"""Carries a turn out where the sums are, from centroids [R, K, D], where these are not there yet; gives `losses` and
+squared shifts, float64 [A, K]."""
+
+
+@dataclass(frozen=True)
 class Clustering:
     """Where k-means stands. `after` the totals of a pass it stands one version further; this one is not changed."""
 
@@ -78,7 +124,8 @@ class Clustering:
     """After the survey: `origin` and `largest` [D], `scale` [D], `energy_scale` [] and `weight_scale` [] of integers,
     `soft_scale` [], `floor` [], `variance` []. While candidates are gathered: `candidates` [C, D] float32. Then, around
     the origin: `centroids` [R, K, D] float64, `offsets` [R, K] (balanced), `counts`, `lifetime` and `idle` [R, K];
-    `inertia`, `iterations` and `refilled` [R]. At the end R is 1, and `order` [K] puts clusters with members first."""
+    `inertia`, `iterations` and `refilled` [R]. At the end R is 1, `chosen` [] says which it was, and `order` [K] puts
+    clusters with members first. Where there are shards, they have `centroids` once these have moved."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Between processes arrays travel as numpy, which Ray passes on some 10 times faster than tensors."""
@@ -101,18 +148,24 @@ class Clustering:
             return np.ones(self.groups, bool)
         return self.options.drawn(self.groups, self.version)
 
-    def after(self, totals: dict[str, Tensor], far: Callable[[], dict[str, Tensor]] | None = None) -> "Clustering":
-        """The next version. `far` gives what refills empty clusters, where the totals do not hold it already."""
-        step = {"survey": self._survey, "seed": self._seed, "weigh": self._weigh, "count": self._count}
+    def after(
+        self,
+        totals: dict[str, Tensor],
+        far: Callable[[], dict[str, Tensor]] | None = None,
+        elsewhere: Elsewhere | None = None,
+    ) -> "Clustering":
+        """The next version. `far` gives what refills empty clusters, where the totals do not hold it already.
+
+        With `elsewhere`, sums are not among the totals, and the centroids of the next version not here.
+        """
+        step = {"survey": self._survey, "seed": self._seed, "weigh": self._weigh}
         if self.phase == "move":
-            following = self._move(totals, far or (lambda: totals))
+            following = self._move(totals, far or (lambda: totals), elsewhere)
+        elif self.phase == "count":
+            following = self._count(totals, elsewhere)
         else:
             following = step[self.phase](totals)
         return replace(following, version=self.version + 1)
-
-    def best(self) -> int:
-        """The restart with the smallest inertia."""
-        return int(self.arrays["inertia"].argmin())
 
     def shared(self) -> "Clustering":
         """What a worker needs of it to make a pass: nothing of restarts that do not move any more."""
@@ -122,8 +175,28 @@ class Clustering:
         for name in ("counts", "lifetime", "idle", "inertia", "iterations", "refilled"):
             arrays.pop(name, None)
         if self.phase == "move":
-            arrays |= {name: arrays[name][active] for name in ("centroids", "offsets")}
+            arrays |= {name: arrays[name][active] for name in ("centroids", "offsets") if name in arrays}
         return replace(self, active=tuple(range(len(active))), history=(), arrays=arrays)
+
+    def outline(self) -> "Clustering":
+        """What shards need of it: nothing that grows with K."""
+        arrays = {name: value for name, value in self.arrays.items() if name not in (*EACH, "order")}
+        return replace(self, history=(), given=None, arrays=arrays)
+
+    def leading(self) -> "Clustering":
+        """The best restart alone. Raises ValueError before there is one."""
+        if "inertia" not in self.arrays:
+            raise ValueError("there are no centroids yet: the start of this run is not complete")
+        best = self.arrays["inertia"].argmin()
+        one = {name: self.arrays[name][best : best + 1] for name in EACH if name in self.arrays}
+        return replace(self, active=(0,), arrays=self.arrays | one | {"chosen": best})
+
+    def present(self) -> tuple[Tensor, Tensor]:
+        """Of `leading`: centroids [K, D] float32, and their members [K] when last counted."""
+        if self.done:
+            found = self.settled()
+            return found.centroids, found.counts
+        return (self.arrays["centroids"][0] + self.arrays["origin"]).float(), self.arrays["counts"][0].clone()
 
     def settled(self) -> Found:
         """Once done: clusters with members first, and the others far away, where they hold nothing and equal no row."""
@@ -201,50 +274,96 @@ class Clustering:
         }
         return replace(self, phase="move", active=tuple(range(restarts)), arrays=arrays)
 
-    def _move(self, got: dict[str, Tensor], far: Callable[[], dict[str, Tensor]]) -> "Clustering":
-        options, geometry = self.options, self.geometry
-        now = {name: value.clone() for name, value in self.arrays.items()}
-        spread = float(got["energy"][0].double() / now["energy_scale"])
-        enough = options.tolerance * float(now["variance"])
+    def _move(
+        self, got: dict[str, Tensor], far: Callable[[], dict[str, Tensor]], elsewhere: Elsewhere | None
+    ) -> "Clustering":
+        options, geometry, unit = self.options, self.geometry, self.arrays["weight_scale"]
+        now = {name: value.clone() for name, value in self.arrays.items() if name != "centroids"}
         batches = 1 if options.batch_groups is None else -(-self.groups // options.batch_groups)
-        moving, filled, unit = [], 0, now["weight_scale"]
+        filled, share, moves, refills = (
+            list[Tensor](),
+            list[Tensor](),
+            list[bool](),
+            list[tuple[Tensor, Tensor, Tensor]](),
+        )
         given: dict[str, Tensor] = {}
         for at, r in enumerate(self.active):
-            before = self.arrays["centroids"][r]
-            sums, mass, counts = got["sums"][at], got["mass"][at], got["counts"][at]
-            now["inertia"][r] = kmeans.inertia(sums, mass.double() / unit, before, spread, geometry)
+            mass = got["mass"][at]
             # empty: as many rows as there are went by, and none fell to it
             now["idle"][r] = torch.where(mass > 0, 0, now["idle"][r] + 1)
             empty = (now["idle"][r] >= batches).nonzero()[:, 0]
-            refilled = 0
+            fresh, donors, integers = empty[:0], empty[:0], mass.new_zeros((0, self.dim))
             if len(empty):
                 given = given or far()  # another pass, with the collectives
                 rows = {name: given[name][at] for name in ("far", "whose", "rows", "weights")}
-                sums, mass, fresh = kmeans.refill(sums, mass, empty, **rows, unit=unit, geometry=geometry)
+                mass, taken = kmeans.refill(mass, empty, **rows, unit=unit, geometry=geometry)
+                fresh, donors = empty[: len(taken)], rows["whose"][taken]
+                integers = geometry.fixed.integers(
+                    rows["rows"][taken].double() * rows["weights"][taken].double()[:, None]
+                )
                 now["lifetime"][r][fresh], now["idle"][r][fresh] = 0, 0
-                refilled = len(fresh)
-            after = kmeans.means(sums, mass.double() / unit, before, geometry)
             now["lifetime"][r] += mass
-            if options.batch_groups is not None:
-                share = (mass / now["lifetime"][r].clamp(min=1))[:, None]
-                after = before + share * (after - before)
-                after = kmeans.unit(after) if options.spherical else after
             even = True
             if options.balanced:
                 now["offsets"][r], even = balanced.after(now["offsets"][r], got["soft"][at], self.sharpness)
-                after = after if even else before
-            now["centroids"][r], now["counts"][r] = after, counts
+            filled.append(mass)
+            share.append(mass / now["lifetime"][r].clamp(min=1))
+            moves.append(even)
+            refills.append((fresh, donors, integers))
+            now["counts"][r] = got["counts"][at]
             now["iterations"][r] += 1
-            now["refilled"][r] += refilled
-            filled += refilled
-            if refilled or not even or float((after - before).square().sum()) > enough:
-                moving.append(r)
-        if not bool(now["centroids"].isfinite().all()):
-            raise ValueError("centroids would not be finite: expected finite sums")
-        entry = {"version": self.version, "inertia": float(now["inertia"].min()), "refilled": filled}
-        moved = replace(self, arrays=now, active=tuple(moving), history=(*self.history, entry))
+            now["refilled"][r] += len(fresh)
+        turn = Turn(got["mass"], torch.stack(filled), torch.stack(share), tuple(moves), tuple(refills))
+        centroids, losses, shifts = self._turned(turn, got, elsewhere)
+        now["inertia"][[*self.active]] = self._inertia(got, losses)
+        enough = options.tolerance * float(now["variance"])
+        still = zip(self.active, moves, refills, shifts.tolist(), strict=True)
+        moving = tuple(r for r, even, (fresh, *_), own in still if len(fresh) or not even or math.fsum(own) > enough)
+        entry = {
+            "version": self.version,
+            "inertia": float(now["inertia"].min()),
+            "refilled": sum(len(fresh) for fresh, *_ in refills),
+        }
+        moved = replace(self, arrays=now | centroids, active=moving, history=(*self.history, entry))
         over = not moving or len(moved.history) >= options.iterations
         return moved._chosen() if over else moved
+
+    def _turned(
+        self, turn: Turn, got: dict[str, Tensor], elsewhere: Elsewhere | None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The next `centroids`, if they stay here; and what `moved` says of the clusters."""
+        before = self.arrays.get("centroids")
+        if elsewhere is not None:
+            return {}, *elsewhere(turn, before)
+        assert before is not None
+        centroids, losses, shifts = self.moved(turn, got["sums"], before)
+        return {"centroids": centroids}, losses, shifts
+
+    def moved(self, turn: Turn, sums: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centroids [R, k, D] after a turn of these clusters, and [A, k] `losses` before it and squared shifts.
+
+        Raises ValueError if a centroid is not finite.
+        """
+        options, geometry, unit = self.options, self.geometry, self.arrays["weight_scale"]
+        after, losses, shifts = before.clone(), [], []
+        for at, r in enumerate(self.active):
+            old = new = before[r]
+            losses.append(kmeans.losses(sums[at], turn.mass[at].double() / unit, old, geometry))
+            if turn.moves[at]:
+                new = kmeans.means(turn.refilled(at, sums[at]), turn.filled[at].double() / unit, old, geometry)
+                if options.batch_groups is not None:
+                    new = old + turn.share[at][:, None] * (new - old)
+                    new = kmeans.unit(new) if options.spherical else new
+                after[r] = new
+            shifts.append((new - old).square().sum(-1))
+        if not bool(after.isfinite().all()):
+            raise ValueError("centroids would not be finite: expected finite sums")
+        return after, torch.stack(losses), torch.stack(shifts)
+
+    def _inertia(self, got: dict[str, Tensor], losses: Tensor) -> Tensor:
+        """float64 [A] of `losses` [A, K], rounded once: neither order nor threads leave a trace."""
+        spread = float(got["energy"][0].double() / self.arrays["energy_scale"])
+        return losses.new_tensor([math.fsum((spread, *own)) for own in losses.tolist()])
 
     @property
     def sharpness(self) -> float:
@@ -253,19 +372,23 @@ class Clustering:
 
     def _chosen(self) -> "Clustering":
         """The best restart alone, in the digits that are returned."""
-        best, arrays = self.best(), dict(self.arrays)
-        for name in ("centroids", "offsets", "counts", "lifetime", "idle", "inertia", "iterations", "refilled"):
-            arrays[name] = arrays[name][best : best + 1]
-        origin = arrays["origin"]
-        arrays["centroids"] = (arrays["centroids"] + origin).float().double() - origin
-        arrays["offsets"] = arrays["offsets"].float().double()
-        return replace(self, phase="count", active=(0,), arrays=arrays)
+        best = self.leading()
+        arrays = best.arrays | {"offsets": best.arrays["offsets"].float().double()}
+        if "centroids" in arrays:
+            arrays["centroids"] = self.returned(arrays["centroids"])
+        return replace(best, phase="count", arrays=arrays)
 
-    def _count(self, got: dict[str, Tensor]) -> "Clustering":
-        arrays, unit = dict(self.arrays), self.arrays["weight_scale"]
-        spread = float(got["energy"][0].double() / arrays["energy_scale"])
-        arrays["counts"] = got["counts"]
-        mass = got["mass"][0].double() / unit
-        arrays["inertia"] = kmeans.inertia(got["sums"][0], mass, arrays["centroids"][0], spread, self.geometry)[None]
+    def returned(self, centroids: Tensor) -> Tensor:
+        """Centroids around the origin in the digits that are returned."""
+        origin = self.arrays["origin"]
+        return (centroids + origin).float().double() - origin
+
+    def _count(self, got: dict[str, Tensor], elsewhere: Elsewhere | None) -> "Clustering":
+        arrays = {name: value for name, value in self.arrays.items() if name != "centroids"}
+        mass, nobody = got["mass"], got["mass"].new_zeros(0)
+        none = (nobody, nobody, mass.new_zeros((0, self.dim)))
+        turn = Turn(mass, mass, torch.zeros_like(mass, dtype=torch.float64), (False,), (none,))
+        centroids, losses, _ = self._turned(turn, got, elsewhere)
+        arrays |= centroids | {"counts": got["counts"], "inertia": self._inertia(got, losses)}
         arrays["order"] = (got["counts"][0] == 0).to(torch.int8).argsort(stable=True)
         return replace(self, done=True, active=(), arrays=arrays)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -51,20 +52,26 @@ class Snapshots:
     def during(self) -> None:
         """Called between the arrays and the manifest of a snapshot; tests kill the process here."""
 
-    def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The newest snapshot that is whole, or None where there never was one.
+    def whole(self) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+        """Every snapshot that is whole, newest first.
 
         Raises ValueError naming the files where snapshots exist but none is whole: never a silent fresh start.
         """
-        broken = []
+        broken, some = [], False
         for manifest in self._manifests():
             try:
-                return self._read(manifest)
+                snapshot = self._read(manifest)
             except (ValueError, KeyError, OSError) as problem:
                 broken.append(f"{self.store.root}/{manifest}: {problem}")
-        if broken:
+                continue
+            some = True
+            yield snapshot
+        if broken and not some:
             raise ValueError("no snapshot of this run can be read:\n" + "\n".join(broken))
-        return None
+
+    def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The first of `whole`, or None where there never was one."""
+        return next(self.whole(), None)
 
     def _read(self, manifest: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         written = json.loads(self.store.read_bytes(manifest))

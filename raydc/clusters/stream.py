@@ -3,7 +3,7 @@
 Peak memory is one row group and the sums; it does not grow with the number of rows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from raydc.clusters import kmeans
+from raydc.clusters.ledger import Contribution, Plan, Receipt, Refused, combine
 from raydc.clusters.passes import pass_of
-from raydc.clusters.service import Contribution, Plan, Receipt, Refused, State, combine
+from raydc.clusters.shards import State
 from raydc.data.shard import RowGroup
 from raydc.failpoints import failpoint
 
@@ -30,7 +31,8 @@ class Service(Protocol):
 def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader) -> Receipt:
     """Contribute what of `groups` is missing in the open version, as one push.
 
-    Raises ValueError for rows that cannot be used.
+    After a death shards may lack other row groups than the service: then those that lack where the first does, and the
+    rest by another call. Raises ValueError for rows that cannot be used.
     """
     while True:
         state = service.state()
@@ -38,7 +40,9 @@ def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader)
         wanted = [group for group in groups if group.id in missing]
         if not wanted:
             return Receipt("stale" if state.done else "duplicate", state.version)
-        mine = contribution(plan, state, wanted, read)
+        lacking = [state.targets.get(group.id) for group in wanted]
+        alike = [group for group, who in zip(wanted, lacking, strict=True) if who == lacking[0]]
+        mine = contribution(plan, state, alike, read)
         failpoint("push")
         receipt = service.push(mine)
         failpoint("pushed")
@@ -46,19 +50,20 @@ def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader)
             return receipt
 
 
-def contribution(plan: Plan, state: State, groups: Iterable[RowGroup], read: Reader) -> Contribution:
+def contribution(plan: Plan, state: State, groups: Sequence[RowGroup], read: Reader) -> Contribution:
     """What these row groups add to the version of `state`, combined."""
     whole: Contribution | None = None
     if state.clustering is None:
         raise ValueError("expected the state with its centroids, got it without")
     step = pass_of(state.clustering)
+    targets = tuple(sorted({target for group in groups for target in state.targets.get(group.id, (0,))}))
     for group in groups:
         x, weights = rows_of(plan, group, read)
         positions = np.arange(group.start, group.stop)
         if state.version == 0:
             _refuse_unusable(x, weights, positions)
         arrays = step(x, weights, positions) | {"check": np.array([kmeans.checksum(positions, plan.seed)])}
-        part = Contribution(plan.run, state.version, (group.id,), arrays)
+        part = Contribution(plan.run, state.version, (group.id,), arrays, targets)
         whole = part if whole is None else combine([whole, part])
     if whole is None:
         raise ValueError("expected at least one row group, got none")

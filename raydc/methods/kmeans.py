@@ -4,7 +4,7 @@ Memberships of new rows are Student's t around the centroids, so that the neares
 are balanced (Cuturi 2013; Asano et al. 2020), those of the optimal transport.
 """
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -47,6 +47,8 @@ class KMeans(Method):
         """Strength that holds clusters to equal sizes (Sinkhorn): 5 to 20, for hundreds of iterations; 0: none."""
         batch_groups: int | None = Field(None, ge=1)
         """Row groups of a mini-batch iteration, whose centroids are running means; none: all rows in each iteration."""
+        shards: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+        """Actors that share sums and centroids of streamed rows; auto: one for each 256 MB of sums."""
 
         @model_validator(mode="after")
         def _trains_nothing(self) -> Self:
@@ -82,7 +84,8 @@ class KMeans(Method):
         self.sharpness.fill_(found.sharpness)
 
     def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
-        found = clusters.kmeans(shard.map(self.features), weights=shard.weights, **self.streamed())
+        options = self.config.model_dump(exclude={"recipe", "augment", "shards"})
+        found = clusters.kmeans(shard.map(self.features), weights=shard.weights, **options)
         self.keep(found)
         return found.labels
 
