@@ -280,12 +280,8 @@ class Clustering:
         options, geometry, unit = self.options, self.geometry, self.arrays["weight_scale"]
         now = {name: value.clone() for name, value in self.arrays.items() if name != "centroids"}
         batches = 1 if options.batch_groups is None else -(-self.groups // options.batch_groups)
-        filled, share, moves, refills = (
-            list[Tensor](),
-            list[Tensor](),
-            list[bool](),
-            list[tuple[Tensor, Tensor, Tensor]](),
-        )
+        filled, share, moves = list[Tensor](), list[Tensor](), list[bool]()
+        refills = list[tuple[Tensor, Tensor, Tensor]]()
         given: dict[str, Tensor] = {}
         for at, r in enumerate(self.active):
             mass = got["mass"][at]
