@@ -86,7 +86,7 @@ def finished(store: Store, job: Job) -> bool:
         skipped = ("output.", *(f"training.{name}" for name in jobs.HOW))
         other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
         if not other:
-            what = changes(before["files"], job.survey.files)
+            what = changes(before["files"], job.survey.files) or "other columns or another shape"
             raise DataError(f"{store.root} holds a run of other rows:\n{what}\nPut them back, or name another --out.")
         what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other)
         raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")

@@ -84,7 +84,7 @@ class KMeans(Method):
         self.sharpness.fill_(found.sharpness)
 
     def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
-        options = self.config.model_dump(exclude={"recipe", "augment", "shards"})
+        options = {name: value for name, value in self.streamed().items() if name != "shards"}
         found = clusters.kmeans(shard.map(self.features), weights=shard.weights, **options)
         self.keep(found)
         return found.labels
