@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import silhouette_score
 
 from raydc.metrics.monitors import (
@@ -16,6 +18,7 @@ from raydc.metrics.monitors import (
     largest_share,
     mean_confidence,
     silhouette,
+    silhouettes,
     smallest_share,
 )
 
@@ -89,6 +92,19 @@ def test_silhouette_is_scikit_learns_on_all_rows_and_seeded_on_some():
     assert part == silhouette(rows, labels, size=50, seed=1)
     assert part != silhouette(rows, labels, size=50, seed=2)
     assert silhouette(rows, 7 - labels) == pytest.approx(silhouette(rows, labels))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 40), st.integers(1, 6))
+def test_silhouettes_of_several_partitions_are_scikit_learns(seed, n, partitions):
+    """Clusters of one row, equal rows and negative labels included."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, 3)).astype(np.float32)
+    rows[: n // 3] = rows[0]
+    labels = rng.integers(-2, rng.integers(0, n), (partitions, n))
+    labels[:, :2] = 0, 1
+    for ids, found in zip(labels, silhouettes(rows, labels), strict=True):
+        expected = silhouette_score(rows, ids) if len(np.unique(ids)) < n else 0
+        assert found == pytest.approx(expected, abs=2e-4)
 
 
 def test_silhouette_is_never_nan():

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import silhouette_score
+from sklearn.metrics.pairwise import euclidean_distances
 
 from raydc.metrics.external import check_ids, entropy
 
@@ -103,16 +103,41 @@ def silhouette(embeddings: ArrayLike, labels: ArrayLike, *, size: int = 2000, se
     round, equally wide clusters; in a trial's own embedding it measures how far the loss pulled rows together, so it
     must not be compared between embeddings. Rousseeuw, J. Computational and Applied Mathematics 1987.
     """
-    rows, ids = np.asarray(embeddings), np.asarray(labels)
-    if rows.ndim != 2 or ids.shape != (len(rows),) or not len(rows):
-        raise ValueError(f"expected embeddings [N, D] and labels [N], got {list(rows.shape)} and {list(ids.shape)}")
+    return float(silhouettes(embeddings, np.asarray(labels)[None], size=size, seed=seed)[0])
+
+
+def silhouettes(embeddings: ArrayLike, labels: ArrayLike, *, size: int = 2000, seed: int = 0) -> NDArray[np.float64]:
+    """`silhouette` of each partition of labels [M, N], all on the same rows: [M].
+
+    The distances are taken once, and one matrix product sums them by the clusters of all partitions.
+    """
+    rows, each = np.asarray(embeddings), np.asarray(labels)
+    if rows.ndim != 2 or each.ndim != 2 or each.shape[1] != len(rows) or not len(rows):
+        raise ValueError(
+            f"expected embeddings [N, D] and labels [N], got {list(rows.shape)} and {list(each.shape[1:])}"
+        )
     if len(rows) > size:
         drawn = np.sort(np.random.default_rng(seed).choice(len(rows), size, replace=False))
-        rows, ids = rows[drawn], ids[drawn]
-    alive = len(np.unique(ids))
-    if alive == 1:
+        rows, each = rows[drawn], each[:, drawn]
+    found = [np.unique(ids, return_inverse=True)[1] for ids in each]
+    members = [np.eye(ids.max() + 1)[ids] for ids in found]
+    sums = euclidean_distances(rows.astype(np.float64)) @ np.concatenate(members, axis=1)
+    ends = np.cumsum([one.shape[1] for one in members])
+    return np.array([_silhouette(*pair) for pair in zip(np.split(sums, ends[:-1], axis=1), found, strict=True)])
+
+
+def _silhouette(sums: NDArray[np.float64], ids: NDArray[np.int64]) -> float:
+    """From the sums of each row's distances to the rows of each cluster [N, K], and the row's own cluster [N]."""
+    counts, each = np.bincount(ids), np.arange(len(ids))
+    if len(counts) == 1:
         return -1.0
-    return float(silhouette_score(rows, ids)) if alive < len(ids) else 0.0
+    own = sums[each, ids] / np.maximum(counts[ids] - 1, 1)
+    others = sums / counts
+    others[each, ids] = np.inf
+    nearest = others.min(axis=1)
+    widest = np.maximum(own, nearest)
+    kept = (counts[ids] > 1) & (widest > 0)
+    return float(np.where(kept, (nearest - own) / np.where(kept, widest, 1), 0).mean())
 
 
 def cluster_monitors(counts: ArrayLike) -> dict[str, float]:

@@ -9,6 +9,7 @@ studies), so they are findings, not laws. Where neighbours in the reference spac
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -136,10 +137,22 @@ def criteria(
 
     Those of stability need replicas, those in embeddings the candidates' features, raw ones the reference `rows`.
     """
-    return {name: _criterion(name, candidates, reference, rows) for name in names}
+
+    @cache
+    def matrix() -> Scores:
+        spaces = [candidate.features for candidate in candidates if candidate.features is not None]
+        return internal.score_matrix(spaces, np.stack([candidate.labels[0] for candidate in candidates]))
+
+    return {name: _criterion(name, candidates, reference, rows, matrix) for name in names}
 
 
-def _criterion(name: Criterion, candidates: Sequence[Candidate], reference: NeighbourGraph, rows: Any) -> Scores:
+def _criterion(
+    name: Criterion,
+    candidates: Sequence[Candidate],
+    reference: NeighbourGraph,
+    rows: Any,
+    matrix: Callable[[], Scores],
+) -> Scores:
     single: dict[str, Callable[[Labels, NeighbourGraph], float]] = {
         "stage one": graph.stage_one_score,
         "modularity": graph.modularity,
@@ -159,7 +172,7 @@ def _criterion(name: Criterion, candidates: Sequence[Candidate], reference: Neig
         if rows is None:
             raise ValueError(f"the criterion {name} needs the reference rows")
         return internal.raw_scores(rows, first, name.removeprefix("raw "))  # type: ignore[arg-type]
-    return _over_spaces(name, candidates, first)
+    return _over_spaces(name, candidates, matrix)
 
 
 def _of_replicas(name: str, candidate: Candidate, reference: NeighbourGraph) -> float:
@@ -176,19 +189,18 @@ def _of_replicas(name: str, candidate: Candidate, reference: NeighbourGraph) -> 
     return stability.stability(labels, name.removeprefix("stability "))  # type: ignore[arg-type]
 
 
-def _over_spaces(name: str, candidates: Sequence[Candidate], labels: Labels) -> Scores:
+def _over_spaces(name: str, candidates: Sequence[Candidate], matrix: Callable[[], Scores]) -> Scores:
     """Silhouettes of partitions in embeddings: NaN for candidates without one of their own."""
     spaces = [candidate.features for candidate in candidates if candidate.features is not None]
     found = np.full(len(candidates), np.nan)
     if len(spaces) < 2 or len(candidates) < 3:
         return found
-    matrix = internal.score_matrix(spaces, labels)
     if name == "pooled silhouette":
-        return internal.pooled_scores(matrix)
+        return internal.pooled_scores(matrix())
     if name == "ace":
-        return internal.ace(matrix, internal.multimodal(spaces)).scores
+        return internal.ace(matrix(), internal.multimodal(spaces)).scores
     own = [i for i, candidate in enumerate(candidates) if candidate.features is not None]
-    found[own] = internal.paired_scores(matrix[:, own])
+    found[own] = internal.paired_scores(matrix()[:, own])
     return found
 
 
