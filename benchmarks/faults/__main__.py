@@ -1,4 +1,7 @@
-"""Provoke faults, repeat after repeat of each, until all or the time is over; what is done is not done again."""
+"""Provoke faults, repeat after repeat of each, until all or the time is over; what is done is not done again.
+
+A training has recovered when the first epoch after its loss is over; k-means and assignment when the whole run is.
+"""
 
 import argparse
 import json

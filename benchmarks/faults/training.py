@@ -18,19 +18,42 @@ from benchmarks.faults.lab import Lab, Process, fault, mtime
 from raydc import checkpoints, cli
 from raydc.config import RunConfig
 from raydc.job import prepare
+from raydc.loop import Progress
 from raydc.storage import Store
 from raydc.train import Watch, check, train
 from tests import runs
 from tests.runs import TINY
 from tests.test_train import CHECKPOINT, PLACES, loop_of
 
+EPOCH, LOST = "epoch", "workers were lost"
 WORKER_PLACES = ("load", "epoch", "update", "checkpoint.manifest", "epoch.clustering")
 
 
 def trained(settings: dict[str, Any]) -> int:
-    """A run without its record."""
-    train(check(RunConfig.of(settings)), Watch(note=print))
+    """A run without its record. What it hears is written beside its directory, with the time."""
+    config = RunConfig.of(settings)
+    with open(f"{config.output.out}.heard", "a", buffering=1) as heard:
+
+        def note(text: str) -> None:
+            print(text)
+            heard.write(f"{time.time()} {text}\n")
+
+        def progress(epoch: Progress) -> None:
+            heard.write(f"{time.time()} {EPOCH} {epoch.epoch} of {epoch.phase}\n")
+
+        train(check(config), Watch(note=note, progress=progress))
     return 0
+
+
+def until_it_went_on(out: Path, since: float) -> float:
+    """Seconds until the first epoch was over that came after `since`, and after any loss of workers was noticed.
+
+    Until the run was finished, where no epoch was left.
+    """
+    heard = [line.split(" ", 1) for line in Path(f"{out}.heard").read_text().splitlines()]
+    noticed = max([since, *(float(at) for at, what in heard if LOST in what)])
+    epochs = [float(at) for at, what in heard if float(at) > noticed and what.startswith(EPOCH)]
+    return min(epochs, default=mtime(out / "run.json")) - since
 
 
 def start(lab: Lab, out: Path, failpoint: str = "", signal_name: str = "SIGKILL", **changes: Any) -> Process:
@@ -65,7 +88,7 @@ def train_worker_killed(lab: Lab, repeat: int) -> float:
     process = start(lab, out, WORKER_PLACES[repeat % len(WORKER_PLACES)], training__workers=2)
     process.expect(0)
     assert result(out) == expected, "another result than the undisturbed run's"
-    return time.time() - mtime(Path(f"{out}.killed"))
+    return until_it_went_on(out, mtime(Path(f"{out}.killed")))
 
 
 @fault("A1", "k-means worker SIGKILL: read, push, pushed (it waits for the others), labels", slow=True)
@@ -98,7 +121,7 @@ def train_worker_hangs(lab: Lab, repeat: int) -> float:
     process.expect(0)
     assert re.search(r"1 of 3 times: rank [01]: .* hanging for 2\d", process.output), f"not named: {process.output}"
     assert result(out) == expected, "another result than the undisturbed run's"
-    return time.time() - mtime(Path(f"{out}.killed"))
+    return until_it_went_on(out, mtime(Path(f"{out}.killed")))
 
 
 def store_of(lab: Lab) -> str:
@@ -194,7 +217,6 @@ def train_other_workers(lab: Lab, repeat: int) -> float:
     assert killed.wait() != 0 and Path(f"{out}.killed").exists(), f"no worker was killed: {killed.output[-300:]}"
     began, workers = time.time(), (1, 3, 0)[repeat % 3]
     start(lab, out, training__workers=workers).expect(0)
-    recovery = time.time() - began
     rows = pq.read_table(out / "assignments")["row"].to_pylist()
     assert rows == list(range(1797)), f"rows were lost or assigned twice on {workers} workers"
     # batches are cut otherwise by other numbers of workers: the same epochs, not the same bits
@@ -203,7 +225,7 @@ def train_other_workers(lab: Lab, repeat: int) -> float:
         for text in ((out / "metrics.jsonl").read_text(), history)
     )
     assert mine == theirs, "epochs are missing or doubled"
-    return recovery
+    return until_it_went_on(out, began)
 
 
 @fault("B4", "disk full while a checkpoint is written (a tmpfs), then space again")
@@ -291,7 +313,7 @@ def ray_index_truncated(lab: Lab, repeat: int) -> float:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if path.exists() else b'{"latest')
     began = time.time()
     again(lab, expected, training__workers=2)
-    return time.time() - began
+    return until_it_went_on(out, began)
 
 
 @fault("B8", "an output directory that can only be read", within=10.0)
