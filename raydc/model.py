@@ -131,7 +131,7 @@ class ClusteringModel:
         A matrix product rounds by its shape, so that only then a row's answer does not depend on the rows beside it.
         """
         x = data if isinstance(data, Tensor) else self.rows(data)
-        device = next(self.method.parameters(), torch.empty(0)).device
+        device = next(iter(self.method.state_dict().values()), torch.empty(0)).device
         parts = []
         with self._evaluating():
             for start in range(0, max(len(x), 1), self.batch):

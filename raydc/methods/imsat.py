@@ -51,7 +51,7 @@ class IMSAT(RIM):
         """Which neighbour's distance that is."""
         probe: float = Field(10 / 28, gt=0)
         """xi: where the power iteration starts, times the square root of the number of features."""
-        start: Phase = Phase(length="0 steps")
+        start: Phase = Phase(length="0 steps", optimiser=Optimiser(lr=2e-3), alpha=1.0)
         cluster: Phase = Phase(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.1 / 1.1)
 
     config: Config

@@ -1,0 +1,115 @@
+"""Every method off the CPU: nothing is mixed, nothing is read without being moved, and results are the CPU's."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raydc import job as jobs
+from raydc.clusters import KMeansResult
+from raydc.clusters.local import CollectiveClusters
+from raydc.config import RunConfig
+from raydc.data import Shard
+from raydc.methods import available, load
+from raydc.model import ClusteringModel
+from raydc.settings import fields, unflatten
+from raydc.storage import Store
+from tests.far import elsewhere
+from tests.method_cases import K, blobs
+
+
+def settings(name: str, tmp_path: Path) -> dict[str, Any]:
+    """A run of few steps in every phase."""
+    kind = load(name)
+    rows, _ = blobs(kind, 120)
+    np.save(tmp_path / "rows.npy", rows.numpy())
+    known = {path for path, _ in fields(kind.Config, "method")}
+    quick = {f"method.{key}": value for key, value in kind.quick.items()} | {"method.n_clusters": K}
+    short = {path: "2 epochs" for path in known if path.endswith(".length")}
+    own = {path: value for path, value in (quick | short).items() if path in known}
+    if kind.finds_clusters():
+        del own["method.n_clusters"]
+    training = {"batch_size": 60, "precision": "fp32", "checkpoint_every": 0, "workers": 0}
+    place = {"method.name": name, "data.path": str(tmp_path / "rows.npy")}
+    return own | place | {f"training.{key}": value for key, value in training.items()}
+
+
+def run(flat: dict[str, Any], out: Path, device: str, epochs: int | None = None) -> jobs.Outcome:
+    """The whole job, or its first epochs."""
+    config = RunConfig.of(unflatten(flat | {"output.out": str(out)}))
+    seen = iter(range(1, 1000))
+    return jobs.work(
+        jobs.prepare(config), store=Store(out), device=device, on_epoch=lambda progress: next(seen) == epochs
+    )
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")  # no-op for tensors without values
+@pytest.mark.parametrize("name", available())
+def test_a_method_off_the_cpu_is_the_same_also_when_it_goes_on(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = CollectiveClusters.kmeans
+
+    def shorter(self: CollectiveClusters, *args: Any, **options: Any) -> KMeansResult:
+        return whole(self, *args, **(options | {"restarts": 2, "iterations": 4}))
+
+    monkeypatch.setattr(CollectiveClusters, "kmeans", shorter)
+    flat = settings(name, tmp_path)
+    expected = run(flat, tmp_path / "near", "cpu")
+    with elsewhere() as device:
+        if len(expected.history) > 1:
+            stopped = run(flat, tmp_path / "far", device, epochs=len(expected.history) // 2)
+            assert stopped.status == "interrupted"
+        found = run(flat, tmp_path / "far", device)
+        assert all(parameter.device.type == device for parameter in found.model.method.parameters())
+    assert found.status == "finished" and [h["step"] for h in found.history] == [h["step"] for h in expected.history]
+    assert found.labels.tolist() == expected.labels.tolist()
+    model = ClusteringModel.load(tmp_path / "far" / "model")
+    other = ClusteringModel.load(tmp_path / "near" / "model").method.state_dict()
+    for key, value in model.method.state_dict().items():
+        torch.testing.assert_close(value, other[key], msg=lambda text, key=key: f"{key}: {text}")
+    if not model.refuses:
+        rows = torch.from_numpy(np.load(tmp_path / "rows.npy"))
+        labels = model.predict(rows).tolist()
+        with elsewhere() as device:
+            model.to(device)
+            assert model.predict(rows).tolist() == labels
+
+
+def test_what_mixes_devices_or_reads_them_as_numpy_is_noticed() -> None:
+    with elsewhere() as device:
+        x = torch.ones(3, 2).to(device)
+        for wrong in (lambda: x + torch.ones(3, 2), lambda: torch.cat([x, torch.ones(1, 2)]), lambda: x.numpy()):
+            with pytest.raises(RuntimeError):
+                wrong()
+        assert (x + x.new_ones(3, 2)).cpu().tolist() == [[2, 2]] * 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"spherical": True},
+        {"balanced": 10.0},
+        {"start": "k-means||"},
+        {"batch_groups": 2},
+        {"weights": torch.arange(120.0) % 3},
+        {"centroids": torch.zeros(5, 4) + torch.arange(5.0)[:, None]},
+    ],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_kmeans_off_the_cpu_has_the_same_bits(options: dict[str, Any]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 4, generator=draw) + 5 * torch.randint(3, (120, 1), generator=draw)
+    options = {"restarts": 2, "iterations": 4} | options
+    expected = CollectiveClusters(Shard.of(x)).kmeans(x, 5, **options)
+    with elsewhere() as device:
+        there = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in options.items()}
+        found = CollectiveClusters(Shard.of(x.to(device))).kmeans(x.to(device), 5, **there)
+        assert found.centroids.device.type == device
+        assert torch.equal(found.labels.cpu(), expected.labels)
+        if "balanced" not in options:
+            assert torch.equal(found.centroids.cpu(), expected.centroids)
+        torch.testing.assert_close(found.centroids.cpu(), expected.centroids)
