@@ -22,6 +22,9 @@ from raydc.failpoints import failpoint
 from raydc.methods.base import Group, Method, Now, Player
 from raydc.phases import Optimiser, Phase, steps
 
+SETTLING = 140
+"""Steps between two updates whose labels the stop rule compares, at least."""
+
 
 class TrainingDiverged(RuntimeError):
     """A loss is no finite number any more."""
@@ -98,6 +101,8 @@ class Loop:
     begun: bool = False
     phase_index: int = 0
     phase_step: int = 0
+    compared: int = 0
+    """Step whose labels the stop rule compares with."""
     optimisers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     _clustered: tuple[float | None, int | None, float | None] = (None, None, None)
 
@@ -183,11 +188,22 @@ class Loop:
                 labels = self.method.update(self.shard, self.clusters, now)
             else:
                 labels, self.begun = self.method.begin(self.shard, self.clusters), True
-        changed = None if labels is None else self._judge(labels)
-        settled = changed is not None and changed < phase.tolerance
+        if labels is not None:
+            self._judge(labels)
+        settled = labels is not None and phase.tolerance > 0 and self._settled(labels, phase.tolerance)
         return self.phase_step > 0 and (settled or self.method.converged())
 
-    def _judge(self, labels: Tensor) -> float | None:
+    def _settled(self, labels: Tensor, tolerance: float) -> bool:
+        """Whether fewer than this share of all rows changed cluster since labels were last compared here."""
+        before = self.method.rows.get("settling")
+        if before is not None and self.step - self.compared < SETTLING:
+            return False
+        self.method.rows["settling"], self.compared = labels.clone(), self.step
+        if before is None:
+            return False
+        return int(self.clusters.total((labels != before).sum())) < tolerance * self.shard.total
+
+    def _judge(self, labels: Tensor) -> None:
         """Compare labels with those of the last update, over all workers; the first ones are kept as "initial"."""
         rows, total = self.method.rows, self.shard.total
         previous = rows.get("previous")
@@ -199,7 +215,6 @@ class Loop:
         moved, *sizes = self.clusters.total(torch.cat([moved[None], counts])).tolist()
         changed = None if previous is None else moved / total
         self._clustered = (changed, sum(size > 0 for size in sizes), max(sizes) / total)
-        return changed
 
     @flushing_denormals()
     def _train_step(
@@ -279,7 +294,7 @@ class Loop:
         return {
             "method": self.method.state_dict(),
             "optimisers": {key: _shared_optimiser_state(o, self._local(key)) for key, o in self.optimisers.items()},
-            "position": [self.step, self.phase_index, self.phase_step, int(self.begun)],
+            "position": [self.step, self.phase_index, self.phase_step, int(self.begun), self.compared],
             "clustered": list(self._clustered),
         }
 
@@ -302,7 +317,7 @@ class Loop:
                 else:
                     self.method.rows[name] = value.to(self.shard.device).clone()
         self.method.load_state_dict(shared["method"])
-        self.step, self.phase_index, self.phase_step, begun = shared["position"]
+        self.step, self.phase_index, self.phase_step, begun, self.compared = shared["position"]
         self.begun, self._clustered = bool(begun), tuple(shared["clustered"])
         self.optimisers = self._new_optimisers() if self.phase_index < len(self.phases) else {}
         for key, optimiser in self.optimisers.items():

@@ -8,8 +8,8 @@ From the authors' code: 40 k-means, their normalised means as the softmax's weig
 labels, and target "code", q ~ p^2 / f, with which their figures were made. "paper" is eq. 6, q ~ p / sqrt(f), which
 does not sharpen balanced predictions at all. Decided here: targets come from one clean pass before each epoch, not from
 network states mixed over an epoch; clean layers are constants to the reconstruction; k-means replaces agglomeration
-on small sets; the k-means stage has a length and a tolerance instead of a validation split; the default pretrains 300
-epochs with Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
+on small sets; the k-means stage has a length instead of a validation split; the default pretrains 300 epochs with
+Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
 """
 
 from typing import Any, ClassVar, Literal
@@ -53,7 +53,7 @@ class DEPICT(Method):
         hidden_weight: float = Field(0.1, ge=0)
         """Weight of the reconstruction of a hidden layer; that of rows is 1."""
         pretrain: Phase = Phase(length="300 epochs", optimiser=Optimiser(schedule="cosine"))
-        start: Phase = Phase(length="20 epochs", optimiser=ADAM, alpha=0.5, tolerance=1e-3)
+        start: Phase = Phase(length="20 epochs", optimiser=ADAM, alpha=0.5)
         """Learning the labels of k-means."""
         cluster: Phase = Phase(length="200 epochs", optimiser=ADAM, alpha=0.5, tolerance=1e-4)
 
@@ -69,7 +69,7 @@ class DEPICT(Method):
         "network.channels": (8, 16),
         "network.hidden": (64,),
         "pretrain.length": "10 epochs",
-        "start.length": "5 epochs",
+        "start.length": "60 epochs",
         "cluster.length": "10 epochs",
     }
     config: Config
