@@ -1,5 +1,6 @@
 """Every method off the CPU: nothing is mixed, nothing is read without being moved, and results are the CPU's."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from raydc import collectives
 from raydc import job as jobs
 from raydc.clusters import KMeansResult
 from raydc.clusters.local import CollectiveClusters
@@ -45,6 +47,17 @@ def run(flat: dict[str, Any], out: Path, device: str, epochs: int | None = None)
     )
 
 
+def only_from(device: str, send: Callable[..., Any]) -> Callable[..., Any]:
+    """NCCL sends what lies on the workers' GPUs, and nothing else."""
+
+    def checked(x: torch.Tensor | Sequence[torch.Tensor], *rest: Any) -> Any:
+        for one in [x] if isinstance(x, torch.Tensor) else x:
+            assert one.device.type == device, f"collectives.{send.__name__} of {list(one.shape)} on {one.device}"
+        return send(x, *rest)
+
+    return checked
+
+
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")  # no-op for tensors without values
 @pytest.mark.parametrize("name", available())
 def test_a_method_off_the_cpu_is_the_same_also_when_it_goes_on(
@@ -59,6 +72,8 @@ def test_a_method_off_the_cpu_is_the_same_also_when_it_goes_on(
     flat = settings(name, tmp_path)
     expected = run(flat, tmp_path / "near", "cpu")
     with elsewhere() as device:
+        for sent in ("total", "maximum", "gather", "average", "broadcast", "differentiable_total"):
+            monkeypatch.setattr(collectives, sent, only_from(device, getattr(collectives, sent)))
         if len(expected.history) > 1:
             stopped = run(flat, tmp_path / "far", device, epochs=len(expected.history) // 2)
             assert stopped.status == "interrupted"
