@@ -260,14 +260,17 @@ def in_process(
     on_start: OnStart = lambda loop: None,
 ) -> Outcome:
     """`work` in this process, leaving its random numbers and threads as they were."""
-    threads = torch.get_num_threads()
-    wanted = job.config.training.device
-    device = "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+    threads, device = torch.get_num_threads(), local_device(job.config.training.device)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
             return work(job, store=store, on_epoch=on_epoch, on_start=on_start, device=device)
     finally:
         torch.set_num_threads(threads)
+
+
+def local_device(wanted: str) -> str:
+    """Where this process trains, if it is asked for a device or for the best one."""
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 def without_source(job: Job) -> Job:

@@ -122,8 +122,8 @@ class ClusteringModel:
             drawn = self.method.samples(per_cluster)
         if drawn is None:
             return None
-        flat = self.scaling.invert(drawn.reshape(-1, self.n_features))
-        return flat.view(*drawn.shape[:2], *self.shape).cpu().numpy()
+        flat = self.scaling.invert(drawn.reshape(-1, self.n_features).cpu())
+        return flat.view(*drawn.shape[:2], *self.shape).numpy()
 
     def _map(self, function: Any, data: Any) -> np.ndarray:
         """function(x) of every row, in fp32 and in batches of one size, the last one filled up with zeros.

@@ -114,7 +114,7 @@ def plan(config: RunConfig) -> Plan:
     share = max(-(-job.batch_size // workers), config.method.n_clusters or 1)
     seconds: dict[str, float] = {}
     torch.set_num_threads(config.training.threads)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         loop, before = _dry_loop(short, job, share), time.perf_counter()
         for progress in loop:
             now = time.perf_counter()

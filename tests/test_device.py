@@ -16,6 +16,9 @@ from raydc.config import RunConfig
 from raydc.data import Shard
 from raydc.methods import available, load
 from raydc.model import ClusteringModel
+from raydc.search import TuneSettings
+from raydc.search.context import Task, prepare
+from raydc.search.trial import Record, run_task
 from raydc.settings import fields, unflatten
 from raydc.storage import Store
 from tests.far import elsewhere
@@ -91,6 +94,7 @@ def test_a_method_off_the_cpu_is_the_same_also_when_it_goes_on(
         with elsewhere() as device:
             model.to(device)
             assert model.predict(rows).tolist() == labels
+            assert model.samples(2) is None or np.isfinite(model.samples(2)).all()
 
 
 def test_what_mixes_devices_or_reads_them_as_numpy_is_noticed() -> None:
@@ -128,3 +132,24 @@ def test_kmeans_off_the_cpu_has_the_same_bits(options: dict[str, Any]) -> None:
         if "balanced" not in options:
             assert torch.equal(found.centroids.cpu(), expected.centroids)
         torch.testing.assert_close(found.centroids.cpu(), expected.centroids)
+
+
+@pytest.mark.parametrize("method", ["dec", "dcc"])
+def test_a_trial_off_the_cpu_has_the_scores_of_one_on_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = settings(method, tmp_path)
+    fixed = {key: value for key, value in flat.items() if key.count(".") > 1 and key.startswith("method.")}
+    values = {"data": {"path": flat["data.path"]}, "space": "tune_spaces/dec.py", "fixed": fixed, "n_clusters": K}
+    point = fixed | {"method.name": method, "training.precision": "fp32"}
+
+    def score(out: Path) -> Record:
+        record = run_task(prepare(TuneSettings(**values, out=str(out))), Task(0, 0, point), lambda *seen: None)
+        assert record is not None and record.status in ("finished", "guarded") and len(record.history) > 5, record
+        return record
+
+    expected = score(tmp_path / "near")
+    with elsewhere() as device:
+        monkeypatch.setattr(jobs, "local_device", lambda wanted: device)
+        found = score(tmp_path / "far")
+    assert found.measures == expected.measures and found.history == expected.history

@@ -95,7 +95,7 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
         return before
     record = Record(task.number, task.replica, task.point, "finished", n_clusters=_asked(task))
     started = time.monotonic()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         try:
             if record.method == "ward":
                 labels, features = ward(context, task), None
@@ -163,7 +163,7 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     model = ClusteringModel.of({name: store.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
     record.weights, record.n_clusters = model.weights_hash(), model.n_clusters
     x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
-    features = _features(model.method, x)
+    features = _features(model.method, x, x.device)
     if not model.refuses:
         return model.predict(x), features
     return extend(context, task, trained), features
@@ -212,26 +212,26 @@ class Look:
 
     def _labels(self, loop: Loop) -> Labels | None:
         """Of the evaluation rows: the method's once it clusters, else those of k-means on its features."""
-        method = loop.method
+        method, device = loop.method, loop.shard.device
         if loop.begun and not method.card.refuses:
-            return _chunked(lambda x: method.assign(x).argmax(1), self.x).numpy()
+            return _chunked(lambda x: method.assign(x).argmax(1), self.x, device).numpy()
         if loop.begun and self.whole and loop.shard.total == len(loop.shard) and "previous" in method.rows:
             return method.rows["previous"].cpu().numpy()[self.chosen]
-        features = _features(method, self.x)
+        features = _features(method, self.x, device)
         if features is None or not np.isfinite(features).all():
             return None
         return KMeans(self.n_clusters or 10, n_init=1, random_state=0).fit_predict(features).astype(np.int64)
 
 
-def _chunked(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _chunked(function: Callable[[Tensor], Tensor], x: Tensor, device: torch.device) -> Tensor:
     with torch.no_grad():
-        return torch.cat([function(part).cpu() for part in x.split(CHUNK)])
+        return torch.cat([function(part.to(device)).cpu() for part in x.split(CHUNK)])
 
 
-def _features(method: Method, x: Tensor) -> NDArray[np.float32] | None:
-    """Features [n, D] of the rows x; None where the method has none for new rows."""
+def _features(method: Method, x: Tensor, device: torch.device) -> NDArray[np.float32] | None:
+    """Features [n, D] of the rows x, by a method on this device; None where the method has none for new rows."""
     try:
-        return _chunked(lambda part: method.features(part).float(), x).flatten(1).numpy()
+        return _chunked(lambda part: method.features(part).float(), x, device).flatten(1).numpy()
     except NotImplementedError:
         return None
 
