@@ -19,7 +19,7 @@ from raydc.metrics.stability import row_agreement
 from raydc.model import ClusteringModel
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, TuneSettings, trial, tune
 from raydc.search.context import Task, baselines, kmeans_curve, prepare, subsample
-from raydc.search.driver import open_study
+from raydc.search.driver import open_study, room
 from raydc.search.finish import _write_evaluated
 from raydc.search.trial import Flags, Record, run_task
 from raydc.settings import SettingsError
@@ -439,3 +439,28 @@ def test_two_drivers(data: str, tmp_path: Path) -> None:
 
     tune(settings, SearchWatch(again))
     assert second
+
+
+@pytest.mark.parametrize(
+    "others, there, expected",
+    [
+        ({}, {"CPU": 8.0}, ({"CPU": 1.0}, 8)),
+        ({}, {"CPU": 8.0, "GPU": 2.0}, ({"CPU": 1.0, "GPU": 1.0}, 2)),
+        ({"gpus_per_trial": 0.1}, {"CPU": 8.0, "GPU": 0.6}, ({"CPU": 1.0, "GPU": 0.1}, 6)),
+        ({"gpus_per_trial": 0}, {"CPU": 8.0, "GPU": 2.0}, ({"CPU": 1.0}, 8)),
+        ({"device": "cpu"}, {"CPU": 8.0, "GPU": 2.0}, ({"CPU": 1.0}, 8)),
+        ({"workers_per_trial": 3}, {"CPU": 8.0, "GPU": 2.0}, ({"CPU": 0.01}, 2)),
+        ({"device": "cuda"}, {"CPU": 8.0}, "gpus_per_trial"),
+        ({"device": "cuda", "gpus_per_trial": 0}, {"CPU": 8.0, "GPU": 1.0}, "gpus_per_trial"),
+    ],
+)
+def test_a_trial_reserves_a_gpu_where_there_are_any(data, tmp_path, others, there, expected) -> None:
+    fixed = {"training.device": others.pop("device")} if "device" in others else {}
+    settings = asked(data, tmp_path / "out", **{"concurrent": None, **others}, fixed=fixed)
+    if isinstance(expected, str):
+        with pytest.raises(SettingsError, match=expected):
+            room(settings, there, grows=False)
+        if settings.gpus_per_trial:
+            assert room(settings, there, grows=True) == ({"CPU": 1.0, "GPU": 1.0}, 1)
+    else:
+        assert room(settings, there, grows=False) == expected

@@ -364,10 +364,9 @@ def _on_ray(context: Context, planner: Planner) -> None:
         import ray
         from ray import tune
 
-        alone = settings.workers_per_trial == 1
-        most = max(int(ray.cluster_resources().get("CPU", 1)) // settings.workers_per_trial, 1)
+        each, most = room(settings, ray.cluster_resources(), connection.joined())
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trainable, context=context), {"CPU": 1 if alone else 0.01}),
+            tune.with_resources(tune.with_parameters(_trainable, context=context), each),
             tune_config=tune.TuneConfig(
                 search_alg=planner,
                 num_samples=-1,
@@ -379,6 +378,25 @@ def _on_ray(context: Context, planner: Planner) -> None:
             ),
         )
         tuner.fit()
+
+
+def room(settings: TuneSettings, there: Mapping[str, float], grows: bool) -> tuple[dict[str, float], int]:
+    """What a trial's process reserves, and how many trials fit at once, on a cluster with these resources.
+
+    SettingsError for a GPU that is asked for and not there, unless the cluster `grows`. Ray hides GPUs from a process
+    that has reserved none. Trials of several workers reserve theirs through Ray Train.
+    """
+    most = max(int(there.get("CPU", 1)) // settings.workers_per_trial, 1)
+    if settings.workers_per_trial > 1:
+        return {"CPU": 0.01}, most
+    device, share, gpus = settings.fixed.get("training.device", "auto"), settings.gpus_per_trial, there.get("GPU", 0.0)
+    if device == "cuda" and (not share or (gpus < share and not grows)):
+        raise SettingsError(
+            f"fixed: training.device cuda: a trial would have {share:g} GPUs (gpus_per_trial) of the cluster's {gpus:g}"
+        )
+    if device == "cpu" or not share or (gpus < share and device == "auto"):
+        return {"CPU": 1.0}, most
+    return {"CPU": 1.0, "GPU": share}, min(most, max(int(gpus / share + 1e-9), 1))
 
 
 def _trainable(config: dict[str, Any], context: Context) -> None:

@@ -18,7 +18,10 @@ from raydc.settings import SettingsError
 from raydc.storage import LOCK
 
 STUDY = "raydc"
-FREE = ("out", "trials", "concurrent", "time_budget", "study", "register_as", "promote", "tracking_uri", "experiment")
+FREE = (
+    "out", "trials", "concurrent", "gpus_per_trial", "time_budget", "study", "register_as", "promote", "tracking_uri",
+    "experiment",
+)  # fmt: skip
 """Settings that may change when a search goes on."""
 
 

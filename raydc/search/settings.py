@@ -69,8 +69,10 @@ class TuneSettings(Settings):
     """Dotted settings that every trial has, whatever the space says; a method without such a setting ignores it."""
     workers_per_trial: int = Field(1, ge=1)
     """Data-parallel workers of a trial; one trains in the trial's own process."""
+    gpus_per_trial: float = Field(1.0, ge=0, le=1)
+    """GPUs for a trial of one worker, where the cluster has any: .25 lets four trials share one; 0 leaves them idle."""
     concurrent: int | None = Field(None, ge=0)
-    """Trials at the same time; by default as the CPUs allow; 0: one by one in this process, without Ray."""
+    """Trials at the same time; by default as CPUs and GPUs allow; 0: one by one in this process, without Ray."""
     time_budget: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_seconds)] = None
     """Seconds (or 90s, 30m, 2h) for everything; the last third is for the replicas of the finalists."""
     seed: int = Field(0, ge=0)
