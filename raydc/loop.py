@@ -275,6 +275,9 @@ class Loop:
             if before is not None and type(before) is type(optimiser):
                 stepped = [p for group in optimiser.param_groups for p in group["params"]]
                 optimiser.state.update({p: before.state[p] for p in stepped if p in before.state})
+                if any("momentum_buffer" in optimiser.state[p] for p in stepped if p in optimiser.state):
+                    for p in stepped:  # the fused SGD wants them of all parameters, or of none
+                        optimiser.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         return fresh
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import raydc.loop
 from raydc.clusters import Clusters
-from raydc.data import Batch
+from raydc.clusters.local import CollectiveClusters
+from raydc.data import Batch, Shard
 from raydc.loop import Progress
 from raydc.methods import available, load
 from raydc.methods.base import Method, Now, Parts, Player
@@ -177,6 +178,25 @@ def test_settings_out_of_range_are_named(name: str) -> None:
             with pytest.raises(SettingsError, match=rf"method\.{path}: .*got"):
                 build(config, unflatten({path: value}), at="method")
     assert tried
+
+
+@pytest.mark.parametrize(
+    "name, recipe", [(name, recipe) for name in available() for recipe in load(name).Config.recipes]
+)
+def test_every_recipe_trains_through_all_its_phases(name: str, recipe: str) -> None:
+    """Two epochs of each, with the recipe's own optimisers, from whose state the next phase begins."""
+    kind = load(name)
+    x, _ = blobs(kind, 120)
+    known = {path for path, _ in fields(kind.Config)}
+    small = {path: value for path, value in kind.quick.items() if path in known and path.startswith("network.")}
+    short = {path: "2 epochs" for path in known if path.endswith(".length")}
+    given = {} if kind.finds_clusters() else {"n_clusters": K}
+    config = build(kind.Config, unflatten({"recipe": recipe} | given | small | short), at="method")
+    shard = Shard.of(x)
+    torch.manual_seed(0)
+    loop = raydc.loop.Loop(kind(config, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), 60)
+    phases = {progress.phase for progress in loop}
+    assert phases == set(kind(config, tuple(x.shape[1:])).phases())
 
 
 @every_method

@@ -276,6 +276,7 @@ class AutoencoderMethod(Method):
                         "optimiser.every": "20000 steps",
                     }.items()
                 },
+                "pretrain.optimiser.lr": 0.1,  # the paper's; on MNIST 1 diverges at once from the layers' weights
                 "layerwise.length": "50000 steps",
                 "denoise.length": "0 steps",
                 "pretrain.length": "100000 steps",
