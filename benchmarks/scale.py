@@ -11,7 +11,7 @@ GPUs, 8 to a node, of `--flops` flop/s and `--link` bytes/s, for four ways to br
 
     star        every worker pushes all sums to one actor
     sharded     to as many actors as raydc starts at this size, each for its clusters (raydc.clusters.shards)
-    nodes       the same, but the workers of a node add theirs up first (raydc.clusters.service.combine)
+    nodes       the same, but the workers of a node add theirs up first (raydc.clusters.ledger.merge)
     scattered   sums are reduce-scattered between workers, and each pushes its slice to one of the actors
 
 raydc does the first three. The fourth is what it would take where the third is no longer small beside the assignment.

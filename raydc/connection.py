@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from raydc.settings import SettingsError
+
 INSECURE = "RAYDC_INSECURE"
 """Set by --insecure: clusters that ask for no token are used too."""
 LOOPBACK = ("127.0.0.1", "::1")
@@ -146,6 +148,21 @@ def _start(cpus: int) -> None:
         )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def gpu_for_each(device: str, workers: int) -> bool:
+    """Whether each of so many workers gets a GPU. SettingsError if `device` is cuda and the cluster has too few.
+
+    A cluster that was joined may grow: it is taken at its word.
+    """
+    import ray
+
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if device == "cuda" and joined():
+        return True
+    if device == "cuda" and there < workers:
+        raise SettingsError(f"training.device cuda: {workers} workers need a GPU each, the cluster has {there}")
+    return device != "cpu" and there >= workers
 
 
 def private_token(create: bool = False) -> None:

@@ -19,10 +19,11 @@ from raydc.clusters import passes
 from raydc.clusters.rule import Clustering
 from raydc.clusters.service import Plan, serve
 from raydc.clusters.stream import work
+from raydc.connection import gpu_for_each
 from raydc.data import RowGroup, opened, read_group
 from raydc.data.source import Block, to_float32
 from raydc.failpoints import failpoint
-from raydc.job import Job, write_assignments
+from raydc.job import Job, local_device, write_assignments
 from raydc.loop import Progress
 from raydc.methods.base import Method
 from raydc.model import ClusteringModel
@@ -72,15 +73,15 @@ class Rows:
 def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
     """Cluster and write everything in this process; False if it was asked to stop before the end."""
     service = serve(f"{store.root}/{SNAPSHOTS}", plan)
-    rows = Rows(job)
+    rows, device = Rows(job), local_device(job.config.training.device)
     while not service.state(centroids=False).done:
-        work(service, plan, job.survey.groups, rows)
+        work(service, plan, job.survey.groups, rows, device)
         if watch.heard(status := service.status()) and not status["done"]:
             return False
     now = service.state().clustering
     assert now is not None
     for part in parts_of(job.survey.groups, PART_ROWS):
-        write_part((rows, now, store), part)
+        write_part((rows, now, store, device), part)
     _conclude(job, store, now, service.status())
     return True
 
@@ -90,7 +91,8 @@ def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
     from raydc.clusters import ray as over_ray
 
     training, groups = job.config.training, job.survey.groups
-    failures = {"threads": training.threads, "max_failures": training.max_failures}
+    gpu = gpu_for_each(training.device, training.workers.least)
+    each: dict[str, Any] = {"threads": training.threads, "gpu": gpu, "max_failures": training.max_failures}
     service = over_ray.start(plan, f"{store.root}/{SNAPSHOTS}")
     rows = Rows(job)
 
@@ -99,7 +101,7 @@ def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
 
     if not over_ray.advance(
         service, plan, groups, rows,
-        workers=training.workers, hang_after=training.hang_after, on_version=on_version, **failures,
+        workers=training.workers, hang_after=training.hang_after, on_version=on_version, **each,
     ):  # fmt: skip
         return False
     now = service.state().clustering
@@ -107,7 +109,7 @@ def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
     written = {*store.list("assignments")}
     missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
     lots = [missing[at :: training.workers] for at in range(training.workers)]
-    over_ray.each(_write_parts, (rows, now, store), [lot for lot in lots if lot], **failures)
+    over_ray.each(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), [lot for lot in lots if lot], **each)
     _conclude(job, store, now, service.status())
     return True
 
@@ -164,7 +166,8 @@ def _name(part: Sequence[RowGroup]) -> str:
     return f"assignments/part-{part[0].start:012d}.parquet"
 
 
-Shared = tuple[Rows, Clustering, Store]
+Shared = tuple[Rows, Clustering, Store, str]
+"""What all parts are made from, and on which device."""
 
 
 def _write_parts(shared: Shared, parts: Sequence[list[RowGroup]]) -> None:
@@ -174,21 +177,22 @@ def _write_parts(shared: Shared, parts: Sequence[list[RowGroup]]) -> None:
 
 def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
     """The assignments of some row groups, unless they are written already."""
-    rows, now, store = shared
+    rows, now, store, device = shared
     if store.exists(_name(part)):
         return
     failpoint("stream.part")
-    rows.method.keep(now.settled())
+    now, method = now.to(device), rows.method.to(device)
+    method.keep(now.settled())
     first, total = part[0].start, sum(map(len, part))
     clusters, confidence = np.empty(total, np.int64), np.empty(total, np.float32)
     ids = []
-    tile = max(1, MEMBERSHIPS // rows.method.n_clusters)
+    tile = max(1, MEMBERSHIPS // method.n_clusters)
     for group in part:
         x, block = rows.scaled(group)
-        at = slice(group.start - first, group.stop - first)
-        clusters[at] = passes.labelled(now, rows.method.features(x))[0].numpy()
-        likeliest = [rows.method.assign(some).max(1).values.float() for some in x.split(tile)]
-        confidence[at] = torch.cat(likeliest).numpy()
+        x, at = x.to(device), slice(group.start - first, group.stop - first)
+        clusters[at] = passes.labelled(now, method.features(x))[0].cpu().numpy()
+        likeliest = [method.assign(some).max(1).values.float() for some in x.split(tile)]
+        confidence[at] = torch.cat(likeliest).cpu().numpy()
         ids.append(block.ids)
     columns = {"row": np.arange(first, first + total), "id": np.concatenate(ids)}
     write_assignments(store, _name(part), columns | {"cluster": clusters, "confidence": confidence})

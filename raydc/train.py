@@ -170,7 +170,7 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
     with connection.ray_cluster(training.workers.least * training.threads + 1):
         import ray
 
-        gpu = _use_gpu(training.device, training.workers.least)
+        gpu = connection.gpu_for_each(training.device, training.workers.least)
         each = {"CPU": float(training.threads), **({"GPU": 1.0} if gpu else {})}
         room, reporter, failures, before = Room(training.workers, each), _reporter(), 0, 0
         try:
@@ -275,14 +275,3 @@ def _cause(problem: Exception, store: Store) -> Exception:
             if isinstance(inner, known):
                 return inner
     return TrainingFailed(f"{problem}\nwhat was saved is kept in {store.root}; the same command goes on from there")
-
-
-def _use_gpu(device: str, workers: int) -> bool:
-    import ray
-
-    there = int(ray.cluster_resources().get("GPU", 0))
-    if device == "cuda" and connection.joined():
-        return True  # an autoscaler brings them
-    if device == "cuda" and there < workers:
-        raise SettingsError(f"training.device cuda: {workers} workers need a GPU each, the cluster has {there}")
-    return device != "cpu" and there >= workers

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydc import collectives
+from raydc import collectives, streamed
 from raydc import job as jobs
 from raydc.clusters import KMeansResult
 from raydc.clusters.local import CollectiveClusters
@@ -21,6 +23,7 @@ from raydc.search.context import Task, prepare
 from raydc.search.trial import Record, run_task
 from raydc.settings import fields, unflatten
 from raydc.storage import Store
+from raydc.train import check, train
 from tests.far import elsewhere
 from tests.method_cases import K, blobs
 
@@ -132,6 +135,31 @@ def test_kmeans_off_the_cpu_has_the_same_bits(options: dict[str, Any]) -> None:
         if "balanced" not in options:
             assert torch.equal(found.centroids.cpu(), expected.centroids)
         torch.testing.assert_close(found.centroids.cpu(), expected.centroids)
+
+
+@pytest.mark.parametrize("options", [{}, {"start": "k-means||"}, {"balanced": 10.0}], ids=str)
+def test_streamed_rows_off_the_cpu_have_the_same_bits(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0)
+    np.save(
+        tmp_path / "rows.npy", draw.normal(size=(9000, 4)).astype(np.float32) + 6 * draw.integers(3, size=(9000, 1))
+    )
+    own = {"method.n_clusters": 5, "method.restarts": 2, "method.iterations": 4}
+    flat = settings("kmeans", tmp_path) | own | {f"method.{name}": value for name, value in options.items()}
+
+    def trained(out: Path) -> tuple[pa.Table, dict[str, torch.Tensor]]:
+        train(check(RunConfig.of(unflatten(flat | {"output.out": str(out)}))))
+        return pq.read_table(out / "assignments"), ClusteringModel.load(out / "model").method.state_dict()
+
+    near, expected = trained(tmp_path / "near")
+    with elsewhere() as device:
+        monkeypatch.setattr(streamed, "local_device", lambda wanted: device)
+        far, found = trained(tmp_path / "far")
+    assert far["cluster"].equals(near["cluster"])
+    for key, value in found.items():
+        torch.testing.assert_close(value, expected[key], **({} if "balanced" in options else {"rtol": 0, "atol": 0}))
+    np.testing.assert_allclose(far["confidence"], near["confidence"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["dec", "dcc"])

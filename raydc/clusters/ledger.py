@@ -4,7 +4,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,14 +74,6 @@ class Contribution:
             hashed.update(name.encode())
             hashed.update(np.ascontiguousarray(self.arrays[name]).reshape(-1).view(np.uint8).data)
         return hashed.hexdigest()
-
-
-def combine(parts: Sequence[Contribution]) -> Contribution:
-    """One contribution from several with disjoint row groups, in any order and any nesting."""
-    groups = tuple(sorted(group for part in parts for group in part.groups))
-    if len(set(groups)) < len(groups) or len({(part.run, part.version) for part in parts}) != 1:
-        raise Refused(f"expected disjoint row groups of one version, got {[(p.version, p.groups) for p in parts]}")
-    return replace(parts[0], groups=groups, arrays=merge([part.arrays for part in parts]))
 
 
 def merge(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -226,11 +226,11 @@ class _Walk:
 
     def _parts(self, now: Clustering) -> dict[str, Tensor]:
         """All that a pass gives, over all workers."""
-        step, parts = passes.pass_of(now), []
+        step = passes.pass_of(now)
         for span, group in self._spans(now):
             weights = None if self.weights is None else self.weights[span]
-            parts.append(step(self.z[span], weights, np.arange(group.start, group.start + (span.stop - span.start))))
-        mine, whole = passes.merge(parts), {}
+            step.add(self.z[span], weights, np.arange(group.start, group.start + (span.stop - span.start)))
+        mine, whole = step.result(), {}
         for name, value in mine.items():
             part = torch.from_numpy(value).to(self.z.device)
             if name in passes.SUMMED:

@@ -4,6 +4,7 @@ Every array of a part adds up without a trace of the order: integers are summed,
 are kept, by a key that ends in the row's position.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,8 +23,26 @@ SUMMED = ("sums", "counts", "mass", "energy", "soft")
 """Arrays that are integers and add up."""
 
 Part = dict[str, np.ndarray]
-Pass = Callable[[Tensor, Tensor | None, np.ndarray], Part]
-"""What rows x [n, D] of weights [n], at these positions of the data, add."""
+
+
+class Pass(ABC):
+    """A version's pass over row groups, on the device of the clustering that it is made for."""
+
+    def __init__(self) -> None:
+        self.part: Part = {}
+
+    def add(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> None:
+        """Count a row group: rows x [n, D] of weights [n], at these positions of the data."""
+        part = self._of(x, weights, positions)
+        self.part = merge([self.part, part]) if self.part else part
+
+    def result(self) -> Part:
+        """What the row groups add, one at least; to be asked for when all are counted."""
+        return self.part
+
+    @abstractmethod
+    def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+        """What a row group adds."""
 
 
 def pass_of(clustering: Clustering) -> Pass:
@@ -39,13 +58,14 @@ def pass_of(clustering: Clustering) -> Pass:
     return kinds.get(clustering.phase, Move)(clustering)
 
 
-class Survey:
+class Survey(Pass):
     """Largest values, and the rows that the sample draws by their positions."""
 
     def __init__(self, clustering: Clustering) -> None:
+        super().__init__()
         self.options, self.total = clustering.options, clustering.rows
 
-    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+    def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
         options = self.options
         drawn = seeding.sampled(positions, options.sample, options.n_clusters, self.total, options.seed)
         chosen = torch.from_numpy(drawn).to(x.device)
@@ -82,14 +102,15 @@ class Distances:
         return torch.where(distance < 1e-12 * squares, 0.0, distance)
 
 
-class Seed:
+class Seed(Pass):
     """Rows far from the candidates so far."""
 
     def __init__(self, clustering: Clustering) -> None:
+        super().__init__()
         self.options, self.version = clustering.options, clustering.version
         self.distances = Distances(clustering, clustering.arrays["candidates"][None])
 
-    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+    def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
         x = self.distances.geometry.around(x)
         squared = self.distances.far(x, self.distances.nearest(x), kmeans.squares(x))
         options = self.options
@@ -98,77 +119,77 @@ class Seed:
         )
 
 
-class Weigh:
+class Weigh(Pass):
     """Rows nearest to each candidate."""
 
     def __init__(self, clustering: Clustering) -> None:
+        super().__init__()
         self.unit, self.many = FixedPoint(clustering.arrays["weight_scale"]), len(clustering.arrays["candidates"])
         self.distances = Distances(clustering, clustering.arrays["candidates"][None])
 
-    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+    def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
         labels = self.distances.nearest(self.distances.geometry.around(x))
         return {"mass": _counted(labels, weights, self.many, self.unit).cpu().numpy()}
 
 
-class Move:
-    """Sums of rows by the centroids of one version."""
+class Move(Pass):
+    """Sums of rows by the centroids of one version. They stay on the device until all row groups are counted."""
 
     def __init__(self, clustering: Clustering) -> None:
+        super().__init__()
         arrays, active = clustering.arrays, [*clustering.active]
         self.clustering, self.geometry = clustering, clustering.geometry
         self.centroids, self.offsets = arrays["centroids"][active], arrays["offsets"][active]
         self.distances = Distances(clustering, self.centroids)
-        self.energy, self.unit = FixedPoint(arrays["energy_scale"]), FixedPoint(arrays["weight_scale"])
+        self.fixed, self.unit = FixedPoint(arrays["energy_scale"]), FixedPoint(arrays["weight_scale"])
+        self.sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=self.centroids.device)
+        self.counts, self.mass, self.soft = self.sums.new_zeros((3, *self.sums.shape[:2]))
+        self.energy = self.sums.new_zeros(1)
 
-    def __call__(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+    def result(self) -> Part:
+        totals = {"sums": self.sums, "counts": self.counts, "energy": self.energy}
+        totals["mass"] = self.mass if self.clustering.options.weighted else self.counts
+        if self.clustering.options.balanced:
+            totals["soft"] = self.soft
+        return self.part | {name: value.cpu().numpy() for name, value in totals.items()}
+
+    def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
         x = self.geometry.around(x)
         squares = kmeans.squares(x)
-        extra: Part = {}
+        self.energy += self.fixed.integers(squares if weights is None else squares * weights.double()).sum()
         if self.clustering.options.balanced:
-            labels, far, soft = self._balanced(x, weights, squares)
-            sums, mass = self._summed(x, weights, labels)
-            extra["soft"] = soft.cpu().numpy()
+            labels, far = self._balanced(x, weights, squares)
+            self._sum(x, weights, labels)
         elif weights is not None:
             labels = self.distances.nearest(x)
             far = self.distances.far(x, labels, squares)
-            sums, mass = self._summed(x, weights, labels)
+            self._sum(x, weights, labels)
         else:
-            labels, sums, mass = self._plain(x)
+            labels = self.distances.assigner.add(x, self.sums, self.counts).long()
             far = self.distances.far(x, labels, squares)
-        counts = mass if weights is None else _counted(labels, None, self.centroids.shape[1], self.unit)
-        energy = squares if weights is None else squares * weights.double()
-        return extra | {
-            "sums": sums.cpu().numpy(),
-            "counts": counts.cpu().numpy(),
-            "mass": mass.cpu().numpy(),
-            "energy": self.energy.integers(energy).sum().reshape(1).cpu().numpy(),
-        } | self._farthest(x, weights, labels, far, positions)  # fmt: skip
+        return self._farthest(x, weights, labels, far, positions)
 
-    def _plain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels [A, n], sums [A, K, D] and counts [A, K]."""
-        sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=x.device)
-        counts = torch.zeros(self.centroids.shape[:2], dtype=torch.int64, device=x.device)
-        return self.distances.assigner.add(x, sums, counts).long(), sums, counts
-
-    def _balanced(self, x: Tensor, weights: Tensor | None, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels [A, n], squared distances [A, n] and sums of memberships [A, K]."""
+    def _balanced(self, x: Tensor, weights: Tensor | None, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels [A, n] and squared distances [A, n]; memberships are summed."""
         arrays = self.clustering.arrays
         fixed, sharp = FixedPoint(arrays["soft_scale"]), self.clustering.sharpness
-        labels, far, soft = [], [], []
-        for centroids, offsets in zip(self.centroids, self.offsets, strict=True):
+        labels, far = [], []
+        for centroids, offsets, soft in zip(self.centroids, self.offsets, self.soft, strict=True):
             found = [*BalancedAssigner(centroids, offsets, sharp, self.geometry)(x)]
             labels.append(torch.cat([own for own, _, _ in found]))
             far.append((torch.cat([distance for _, distance, _ in found]) + squares).clamp_(min=0))
-            soft.append(balanced.masses(torch.cat([member for _, _, member in found]), weights, fixed))
-        return torch.stack(labels), torch.stack(far), torch.stack(soft)
+            soft += balanced.masses(torch.cat([member for _, _, member in found]), weights, fixed)
+        return torch.stack(labels), torch.stack(far)
 
-    def _summed(self, x: Tensor, weights: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums [A, K, D] and weights [A, K] of rows by labels [A, n], row by row in integers."""
+    def _sum(self, x: Tensor, weights: Tensor | None, labels: Tensor) -> None:
+        """Sum rows and weights by labels [A, n], row by row in integers."""
         integers = self.geometry.fixed.integers(x if weights is None else x.double() * weights.double()[:, None])
-        sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=x.device)
-        for each, own in zip(sums, labels, strict=True):
+        for each, own in zip(self.sums, labels, strict=True):
             each.index_add_(0, own, integers)
-        return sums, _counted(labels, weights, self.centroids.shape[1], self.unit)
+        clusters = self.centroids.shape[1]
+        self.counts += _counted(labels, None, clusters, self.unit)
+        if weights is not None:
+            self.mass += _counted(labels, weights, clusters, self.unit)
 
     def _farthest(self, x: Tensor, weights: Tensor | None, labels: Tensor, far: Tensor, positions: np.ndarray) -> Part:
         where = torch.from_numpy(positions).to(x.device)

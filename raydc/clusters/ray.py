@@ -205,18 +205,19 @@ def advance(
     *,
     workers: int = 1,
     threads: int = 1,
+    gpu: bool = False,
     max_failures: int = -1,
     hang_after: float = 20.0,
     on_version: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Work until the service is done, or until `on_version`, called after each version, says to stop; whether it is.
 
-    What a worker that hangs has not counted is dealt anew, `hang_after` seconds after three times as long as the others
-    took; should it wake, what it counts is stale. Raises WorkerCrashedError if a task is lost more than `max_failures`
-    times (-1: never).
+    With `gpu` each worker has one and counts there. What a worker that hangs has not counted is dealt anew,
+    `hang_after` seconds after three times as long as the others took; should it wake, what it counts is stale. Raises
+    WorkerCrashedError if a task is lost more than `max_failures` times (-1: never).
     """
-    task = ray.remote(_work).options(num_cpus=threads, max_retries=max_failures)
-    shared = ray.put((plan, read, threads))
+    task = ray.remote(_work).options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
+    shared = ray.put((plan, read, threads, "cuda" if gpu else "cpu"))
     while not (state := remote.state(centroids=False)).done:
         parts = split([groups[index] for index in state.missing], workers)
         tasks = {task.remote(remote, shared, part): part for part in parts}
@@ -232,10 +233,12 @@ def each(
     parts: Sequence[Any],
     *,
     threads: int = 1,
+    gpu: bool = False,
     max_failures: int = -1,
 ) -> None:
     """function(shared, part) of every part, at the same time, in tasks that are run again when they are lost."""
-    task, put = ray.remote(function).options(num_cpus=threads, max_retries=max_failures), ray.put(shared)
+    task, put = ray.remote(function), ray.put(shared)
+    task = task.options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
     _results([task.remote(put, part) for part in parts])
 
 
@@ -269,10 +272,10 @@ def _finish(remote: Remote, tasks: dict[Any, list[RowGroup]], incarnation: int, 
         return
 
 
-def _work(service: Remote, shared: tuple[Plan, Reader, int], groups: list[RowGroup]) -> Receipt:
-    plan, read, threads = shared
+def _work(service: Remote, shared: tuple[Plan, Reader, int, str], groups: list[RowGroup]) -> Receipt:
+    plan, read, threads, device = shared
     torch.set_num_threads(threads)
-    return work(service, plan, groups, read)
+    return work(service, plan, groups, read, device)
 
 
 def split(groups: Sequence[RowGroup], parts: int) -> list[list[RowGroup]]:

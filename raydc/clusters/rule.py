@@ -135,6 +135,11 @@ class Clustering:
         arrays = {name: torch.from_numpy(np.array(value)) for name, value in state["arrays"].items()}
         vars(self).update(state | {"arrays": arrays})
 
+    def to(self, device: str) -> "Clustering":
+        """The same on a device."""
+        given = None if self.given is None else self.given.to(device)
+        return replace(self, given=given, arrays={name: value.to(device) for name, value in self.arrays.items()})
+
     @property
     def geometry(self) -> Geometry:
         arrays = self.arrays

@@ -11,7 +11,7 @@ groups in them. The service looks at a push in this order:
 4. wrong shape, rows that do not add up, sums beyond what rows can reach: refused with a message, nothing changes.
 5. else it is added and entered in the ledger: `accepted`.
 
-Sums are integers (raydc.clusters.kmeans), so neither the order of pushes nor how groups were combined leaves a trace.
+Sums are integers (raydc.clusters.kmeans), so neither the order of pushes nor how groups were merged leaves a trace.
 When the ledger is full the version *closes*: the update rule gives new centroids, a snapshot commits them, and only
 then are they visible as the next version. Ledger and sums are always saved together. There is no log: after a crash the
 service starts from its last snapshot, says what is `missing`, and workers compute that again, to the same integers.
@@ -28,7 +28,7 @@ actors may die at any time. `Plan.shards` changes no byte of the result.
 bytes/s into an actor. One iteration takes, with S = 8 K (D + 1) bytes of sums:
 
     assign    2 N K D / (W phi)            the matrix product: nearly all of it from K = 100 up
-    push      W S / (P b)                  M S / (P b) where the workers of a node combine first (`combine`)
+    push      W S / (P b)                  M S / (P b) where the sums of a node's workers are merged first
     close     3 S / (bytes/s of memory)    once, S / P by each shard
     snapshot  S / (bytes/s of the disk)    once, S / P by each shard
 
@@ -51,12 +51,12 @@ import torch
 from torch import Tensor
 
 from raydc.clusters import kmeans
-from raydc.clusters.ledger import Contribution, Ledger, Plan, Receipt, Refused, combine
+from raydc.clusters.ledger import Contribution, Ledger, Plan, Receipt, Refused
 from raydc.clusters.rule import Clustering, Turn
 from raydc.clusters.shards import ClusterShard, Sharded, ShardLike, State, at_once
 from raydc.clusters.snapshots import Fenced
 
-__all__ = ["CentroidService", "Contribution", "Fenced", "Plan", "Receipt", "Refused", "State", "combine", "serve"]
+__all__ = ["CentroidService", "Contribution", "Fenced", "Plan", "Receipt", "Refused", "State", "serve"]
 
 
 class _Incomplete(Exception):

@@ -1,9 +1,10 @@
 """A worker's side of the centroid service: row groups are read, counted and forgotten, one at a time.
 
-Peak memory is one row group and the sums; it does not grow with the number of rows.
+Peak memory is one row group (two before a GPU) and the sums; it does not grow with the number of rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raydc.clusters import kmeans
-from raydc.clusters.ledger import Contribution, Plan, Receipt, Refused, combine
+from raydc.clusters.ledger import Contribution, Plan, Receipt, Refused
 from raydc.clusters.passes import pass_of
 from raydc.clusters.shards import State
 from raydc.data.shard import RowGroup
@@ -28,7 +29,7 @@ class Service(Protocol):
     def push(self, contribution: Contribution) -> Receipt: ...
 
 
-def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader) -> Receipt:
+def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader, device: str = "cpu") -> Receipt:
     """Contribute what of `groups` is missing in the open version, as one push.
 
     After a death shards may lack other row groups than the service: then those that lack where the first does, and the
@@ -42,7 +43,7 @@ def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader)
             return Receipt("stale" if state.done else "duplicate", state.version)
         lacking = [state.targets.get(group.id) for group in wanted]
         alike = [group for group, who in zip(wanted, lacking, strict=True) if who == lacking[0]]
-        mine = contribution(plan, state, alike, read)
+        mine = contribution(plan, state, alike, read, device)
         failpoint("push")
         receipt = service.push(mine)
         failpoint("pushed")
@@ -50,24 +51,37 @@ def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader)
             return receipt
 
 
-def contribution(plan: Plan, state: State, groups: Sequence[RowGroup], read: Reader) -> Contribution:
-    """What these row groups add to the version of `state`, combined."""
-    whole: Contribution | None = None
+def contribution(
+    plan: Plan, state: State, groups: Sequence[RowGroup], read: Reader, device: str = "cpu"
+) -> Contribution:
+    """What these row groups, each named once, add to the version of `state`; counted on this device."""
     if state.clustering is None:
         raise ValueError("expected the state with its centroids, got it without")
-    step = pass_of(state.clustering)
-    targets = tuple(sorted({target for group in groups for target in state.targets.get(group.id, (0,))}))
-    for group in groups:
-        x, weights = rows_of(plan, group, read)
+    if not groups:
+        raise ValueError("expected at least one row group, got none")
+    step, check = pass_of(state.clustering.to(device)), 0
+    for group, (x, weights) in zip(groups, _rows(plan, groups, read, ahead=device != "cpu"), strict=True):
         positions = np.arange(group.start, group.stop)
         if state.version == 0:
             _refuse_unusable(x, weights, positions)
-        arrays = step(x, weights, positions) | {"check": np.array([kmeans.checksum(positions, plan.seed)])}
-        part = Contribution(plan.run, state.version, (group.id,), arrays, targets)
-        whole = part if whole is None else combine([whole, part])
-    if whole is None:
-        raise ValueError("expected at least one row group, got none")
-    return whole
+        step.add(x.to(device), None if weights is None else weights.to(device), positions)
+        check += kmeans.checksum(positions, plan.seed)
+    arrays = step.result() | {"check": np.array([check % (1 << 63)], np.int64)}
+    targets = tuple(sorted({target for group in groups for target in state.targets.get(group.id, (0,))}))
+    return Contribution(plan.run, state.version, tuple(sorted(group.id for group in groups)), arrays, targets)
+
+
+def _rows(plan: Plan, groups: Sequence[RowGroup], read: Reader, ahead: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """`rows_of` each group; with `ahead` the next one is read by a thread while the device counts this one."""
+    if not ahead:
+        yield from (rows_of(plan, group, read) for group in groups)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(rows_of, plan, groups[0], read)
+        for group in groups[1:]:
+            rows, following = following.result(), reader.submit(rows_of, plan, group, read)
+            yield rows
+        yield following.result()
 
 
 def rows_of(plan: Plan, group: RowGroup, read: Reader) -> tuple[Tensor, Tensor | None]:
