@@ -8,6 +8,7 @@ number of workers finds its own.
 import hashlib
 import io
 import json
+import logging
 import pickle
 import re
 from typing import Any
@@ -20,6 +21,8 @@ from raydc.failpoints import failpoint
 from raydc.loop import Loop
 from raydc.storage import Store
 
+log = logging.getLogger("raydc")
+
 KEEP = 2
 ROWS = re.compile(r"rows-(\d+)-(\d+)\.pt")
 
@@ -30,7 +33,7 @@ class CheckpointError(RuntimeError):
 
 def save(store: Store, loop: Loop, history: list[dict[str, Any]]) -> None:
     """Write the loop's state; every worker must call it at the same step."""
-    shard, name = loop.shard, f"checkpoints/{loop.step:010d}-{loop.phase_index:03d}"
+    shard, name = loop.shard, f"checkpoints/{_name(loop.step, loop.phase_index)}"
     own = f"rows-{shard.start:012d}-{shard.start + len(shard):012d}.pt"
     digest = _write(store, f"{name}/{own}", {key: value.cpu() for key, value in loop.row_state().items()})
     failpoint("checkpoint.rows")
@@ -51,27 +54,53 @@ def save(store: Store, loop: Loop, history: list[dict[str, Any]]) -> None:
 
 
 def load(store: Store, loop: Loop) -> list[dict[str, Any]]:
-    """Put the newest whole checkpoint back into `loop`; its history, empty if there is no checkpoint.
+    """Put the newest checkpoint that is whole for all workers back into `loop`; its history, empty if there is none.
 
-    Raises CheckpointError if there are checkpoints and every one is damaged.
+    Every worker must call it. Raises CheckpointError if there are checkpoints and every one is damaged.
     """
-    names, damage = _names(store), []
-    for name in reversed(names):
+    device, damage = loop.shard.device, []
+    names = _names(store) if collectives.rank() == 0 else []
+    if collectives.rank() == 0:
+        _clear(store, names)
+    while name := _offered(names, device):
+        problem, history = "", []
         try:
             manifest = json.loads(store.read_text(f"checkpoints/{name}/manifest.json"))
             shared = _read(store, name, "shared.pt", manifest)
-            rows = _own_rows(store, name, manifest, loop)
-        except (OSError, ValueError, KeyError) as problem:
-            damage.append(f"{name}: {problem}")
-            continue
-        loop.load_state(shared, rows)
-        return manifest["history"]
+            rows, history = _own_rows(store, name, manifest, loop), manifest["history"]
+        except (OSError, ValueError, KeyError) as trouble:
+            problem = str(trouble)
+        # all go on from the same one: who cannot read its own part holds back the others
+        if not collectives.maximum(torch.tensor([bool(problem)], dtype=torch.int64, device=device)).item():
+            loop.load_state(shared, rows)
+            return history
+        damage.append(f"{name}: {problem or 'another worker cannot read its part'}")
+        log.warning("checkpoint %s is left out", damage[-1])
     if damage:
         raise CheckpointError(
             f"no checkpoint in {store.root}/checkpoints is whole ({'; '.join(damage)}); "
             "remove that folder to train from the start"
         )
     return []
+
+
+def _offered(names: list[str], device: torch.device) -> str:
+    """The last of rank 0's names, which is taken away, on every worker; empty if there is none."""
+    parts = [int(part) for part in names.pop().split("-")] if names else [-1, -1]
+    offer = torch.tensor(parts, dtype=torch.int64, device=device)
+    collectives.broadcast([offer])
+    step, phase = offer.tolist()
+    return _name(step, phase) if step >= 0 else ""
+
+
+def _name(step: int, phase: int) -> str:
+    return f"{step:010d}-{phase:03d}"
+
+
+def _clear(store: Store, names: list[str]) -> None:
+    """Remove what a death left of checkpoints that were never committed."""
+    for begun in {name.split("/")[1] for name in store.list("checkpoints")} - {*names}:
+        store.delete(f"checkpoints/{begun}")
 
 
 def _names(store: Store) -> list[str]:
@@ -99,8 +128,8 @@ def _own_rows(store: Store, name: str, manifest: dict[str, Any], loop: Loop) -> 
 def _write(store: Store, name: str, state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    store.write_bytes(name, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).digest()
+    store.write_bytes(name, buffer.getbuffer())
+    return hashlib.sha256(buffer.getbuffer()).digest()
 
 
 def _read(store: Store, name: str, file: str, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -170,20 +170,22 @@ def _pretrained(method: Method, init_from: str) -> None:
 
 
 def _precision(asked: str, device: torch.device, store: Store | None) -> str:
-    """bf16 or fp32; what a run began with is kept when it goes on, on whatever hardware."""
-    if store and store.exists("precision.txt"):
-        return store.read_text("precision.txt")
-    resolved = asked
-    if asked == "auto":
-        has = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        resolved = "bf16" if has else "fp32"
-    # rank 0 decides for all: workers may be unlike
-    decided = torch.tensor([resolved == "bf16"], dtype=torch.int64, device=device)
+    """bf16 or fp32; what a run began with is kept when it goes on, on whatever hardware.
+
+    Rank 0 decides for all: workers may be unlike, and see a new file at different times.
+    """
+    decided = torch.zeros(1, dtype=torch.int64, device=device)
+    if collectives.rank() == 0:
+        resolved = store.read_text("precision.txt") if store and store.exists("precision.txt") else asked
+        if resolved == "auto":
+            cuda = device.type == "cuda"
+            has = torch.cuda.is_bf16_supported(False) if cuda else torch.cpu._is_avx512_bf16_supported()
+            resolved = "bf16" if has else "fp32"
+        if store:
+            store.write_text("precision.txt", resolved)
+        decided += resolved == "bf16"
     collectives.broadcast([decided])
-    resolved = "bf16" if bool(decided.item()) else "fp32"
-    if store and collectives.rank() == 0:
-        store.write_text("precision.txt", resolved)
-    return resolved
+    return "bf16" if decided.item() else "fp32"
 
 
 def _train(job: Job, loop: Loop, store: Store | None, history: list[dict[str, Any]], on_epoch: OnEpoch) -> Outcome:
@@ -229,6 +231,9 @@ def _outcome(job: Job, loop: Loop, history: list[dict[str, Any]], status: str) -
 def _write(job: Job, outcome: Outcome, store: Store) -> None:
     """This worker's assignments; from rank 0 also the model and the history."""
     shard = outcome.shard
+    if collectives.rank() == 0:
+        store.delete("assignments")  # by another number of workers, who died here
+    collectives.total(torch.zeros(1, device=shard.device))
     columns: dict[str, Any] = {
         "row": np.arange(shard.start, shard.start + len(shard)),
         "id": pa.array(shard.ids),
@@ -238,6 +243,7 @@ def _write(job: Job, outcome: Outcome, store: Store) -> None:
     if outcome.initial is not None:
         columns["initial"] = outcome.initial
     write_assignments(store, f"assignments/part-{shard.start:012d}.parquet", columns)
+    failpoint("assignments")
     if collectives.rank() == 0:
         for name, data in outcome.model.files().items():
             store.write_bytes(f"model/{name}", data)

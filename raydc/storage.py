@@ -39,7 +39,7 @@ class Store:
         with self.filesystem.open_input_stream(self._at(name)) as file:
             return file.read()
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Atomic and durable: a local file is written beside its place, synced, and renamed; an object is put whole."""
         target = self._at(name)
         self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
@@ -89,7 +89,8 @@ class Store:
             self.filesystem.delete_file(self._at(prefix))
 
     def __truediv__(self, name: str) -> "Store":
-        return Store(f"{self.root.rstrip('/')}/{name}")
+        place, *options = self.root.split("?", 1) if "://" in self.root else [self.root]
+        return Store("?".join((f"{place.rstrip('/')}/{name}", *options)))
 
     def _at(self, name: str) -> str:
         """Where a name lies; ValueError if that is not inside the root, also by way of a link."""

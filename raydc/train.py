@@ -120,12 +120,15 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
 
 def begin(run: Run) -> dict[str, Any]:
     """run.json, which says whose directory this is, made or found; and config.yaml, which repeats the run."""
-    if run.store.exists("run.json"):
-        return json.loads(run.store.read_text("run.json"))
-    record = {"id": uuid.uuid4().hex, "key": run.job.key, "created": time.time(), "seconds": 0.0, "status": "running"}
-    record |= {"config": run.job.config.written(), "files": run.job.survey.files}
-    run.store.write_text("config.yaml", run.job.config.yaml())
-    run.store.write_text("run.json", json.dumps(record, indent=1))
+    job, store = run.job, run.store
+    if store.exists("run.json"):
+        record = json.loads(store.read_text("run.json"))
+    else:
+        record = {"id": uuid.uuid4().hex, "key": job.key, "created": time.time(), "seconds": 0.0, "status": "running"}
+        record |= {"config": job.config.written(), "files": job.survey.files}
+        store.write_text("run.json", json.dumps(record, indent=1))
+    if not store.exists("config.yaml"):
+        store.write_text("config.yaml", job.config.yaml())
     return record
 
 
@@ -226,7 +229,7 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
         scaling_config=ScalingConfig(num_workers=size, use_gpu=gpu, resources_per_worker=each),
         run_config=RunConfig(
             name=uuid.uuid4().hex,
-            storage_path=f"{store.root}/ray" if not store.local else f"{store.path}/ray",
+            storage_path=f"{store.path}/ray" if store.local else (store / "ray").root,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # `on_ray` starts them anew
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

@@ -41,6 +41,11 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     assert sizes == {100_000}
 
 
+def test_a_folder_of_a_uri_keeps_its_options():
+    store = Store("mock://bucket/run?region=here") / "deep"
+    assert store.root == "mock://bucket/run/deep?region=here" and store.path == "run/deep"
+
+
 def test_a_uri_is_opened_by_pyarrow(tmp_path):
     store = Store(f"file://{tmp_path}/run") / "deep"
     store.write_text("x", "y")

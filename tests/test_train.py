@@ -16,7 +16,7 @@ from raydc.job import prepare
 from raydc.loop import Loop, Progress
 from raydc.settings import SettingsError
 from raydc.storage import Store
-from raydc.train import Interrupted, Watch, check, train
+from raydc.train import Interrupted, Watch, begin, check, train
 from tests.runs import config, in_child, weights
 
 PLACES = ["load", "epoch", "begin", "update", "epoch.clustering"]
@@ -49,6 +49,14 @@ def test_killed_anywhere_it_ends_as_the_undisturbed_run(undisturbed, tmp_path, p
     assert (mine == theirs).all()
     lines = [(o / "metrics.jsonl").read_text() for o in (out, undisturbed)]
     assert lines[0] == lines[1]
+
+
+def test_a_death_before_the_configuration_is_written_keeps_the_directory_usable(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    begin(check(config(out)))
+    (out / "config.yaml").unlink()
+    train(check(config(out)))
+    assert (out / "config.yaml").exists() and weights(out) == weights(undisturbed)
 
 
 def test_a_finished_run_is_not_run_again(undisturbed):

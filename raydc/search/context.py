@@ -97,7 +97,7 @@ class Context:
         scaling = chosen.get("data.scaling", settings.data.scaling)
         values["data"] = settings.data.model_copy(update={"scaling": scaling}).model_dump()
         values["training"] = values.get("training", {}) | training
-        values["output"] = {"out": f"{store.root}/run"}
+        values["output"] = {"out": (store / "run").root}
         config = RunConfig.of(values)
         found = subsample(self.survey, self.kept(task)) if task.replica else self.survey
         scaled = Scaling.of(scaling or kind.scaling, self.survey)  # type: ignore[arg-type]
