@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
 
 from raydc import methods
 from raydc.data.settings import DataSettings
@@ -84,6 +84,15 @@ class Training(Settings):
     """Seconds to wait until the cluster has room for the workers, at the start and when nodes were lost."""
     init_from: Annotated[str, AfterValidator(public)] | None = None
     """A finished run's output directory, whose pretrained network replaces this run's pretraining."""
+
+    @model_validator(mode="after")
+    def _a_row_for_every_worker(self) -> Self:
+        if self.batch_size is not None and self.batch_size < int(self.workers):
+            raise ValueError(
+                f"batch_size is that of the global batch, over all workers: expected {int(self.workers)} or more for "
+                f"as many workers, got {self.batch_size}"
+            )
+        return self
 
 
 class Output(Settings):

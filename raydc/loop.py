@@ -94,7 +94,7 @@ class Loop:
     """Rows of the global batch."""
     seed: int = 0
     bf16: bool = False
-    """Autocast to bf16 in forward and backward passes; parameters, targets and k-means stay in fp32."""
+    """Autocast to bf16 in forward and backward passes; parameters, targets, k-means and final labels stay in fp32."""
     skip_pretraining: bool = False
     """Leave out the phases before clustering begins: the network was trained already."""
     step: int = 0
@@ -122,7 +122,7 @@ class Loop:
 
     def finish(self) -> Tensor:
         """Final labels, int64 [N], of this worker's rows (section 2.7)."""
-        with self._evaluating(), self._autocast():
+        with self._evaluating():  # in fp32, as the saved model assigns
             torch.manual_seed(seed_of(self.seed, "finish"))
             labels = self.method.finish(self.shard, self.clusters)
         self.method.rows["label"] = labels
@@ -155,7 +155,7 @@ class Loop:
         done, stopped = 0, False
         while self.phase_step < length and not stopped:
             now = self._now(name, phase, length)
-            stopped = now.alpha > 0 and self._cluster(now, phase)
+            stopped = phase.alpha > 0 and self._cluster(now, phase)
             if stopped:
                 break
             self._train_step(now, phase, players, length, sums)
@@ -242,7 +242,7 @@ class Loop:
                 key = part if len(players) == 1 else f"{name} {part}"
                 sums[key] = sums.get(key, 0) + value.detach().float()
         if now.alpha > 0:
-            with self._evaluating(), self._autocast():
+            with self._evaluating():
                 self.method.after_step(batch, self.clusters, now)
 
     def _progress(self, name: str, length: int, sums: dict[str, Tensor], done: int, last: bool) -> Progress:
@@ -256,7 +256,7 @@ class Loop:
         if wrong:
             raise TrainingDiverged(
                 f"loss {wrong[0]!r} is {losses[wrong[0]]} in phase {name!r}, epoch {epoch}: "
-                f"lower the learning rate (method.{name.split()[0]}.optimiser.lr) or check the scale of the rows"
+                "lower the learning rate of that phase (its optimiser.lr) or check the scale of the rows"
             )
         epochs = -(-length // self.per_epoch)
         return Progress(name, epoch, epochs, self.step, losses, *self._clustered, last)

@@ -10,15 +10,25 @@ from raydc.settings import Settings
 
 def _length(value: Any) -> str:
     text = f"{value} epochs" if isinstance(value, int | float) else str(value)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(epochs?|steps?)?\s*", text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(epochs?|steps?)?\s*", text)
     if not found:
         raise ValueError('expected a length such as "300 epochs" or "5000 steps"')
     unit = (found[2] or "epochs").rstrip("s") + "s"
-    return f"{float(found[1]):g} {unit}"
+    number = float(found[1])
+    return f"{int(number) if number.is_integer() else number!r} {unit}"
+
+
+def _interval(value: Any) -> str:
+    text = _length(value)
+    if not steps(text, 1):
+        raise ValueError('expected an interval above 0, such as "1 epochs"')
+    return text
 
 
 Length = Annotated[str, BeforeValidator(_length)]
 """How long something lasts: "300 epochs", "5000 steps", or a number of epochs."""
+Interval = Annotated[str, BeforeValidator(_interval)]
+"""A length above zero."""
 
 
 def steps(length: str, per_epoch: int) -> int:
@@ -51,7 +61,7 @@ class Optimiser(Settings):
     """step: times `factor` every `every`; cosine: to zero over the phase; inverse: (1 + factor * step) ** -power."""
     factor: float = Field(0.1, gt=0)
     """Factor of the step and inverse schedules."""
-    every: Length = "10 epochs"
+    every: Interval = "10 epochs"
     """Interval of the step schedule."""
     power: float = Field(0.75, gt=0)
     """Power of the inverse schedule."""
@@ -59,9 +69,11 @@ class Optimiser(Settings):
     """The learning rate never falls under this."""
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum greater than 0")
+        if self.floor > self.lr:
+            raise ValueError(f"floor {self.floor:g} is above lr {self.lr:g}: the learning rate would rise to it")
         return self
 
 
@@ -76,7 +88,7 @@ class Phase(Settings):
     """Weight of the clustering loss (eq. 11): alpha * clustering + (1 - alpha) * network."""
     ramp: float = Field(0.0, ge=0, le=1)
     """Share of the phase over which alpha rises linearly from 0 to its value."""
-    update_every: Length = "1 epochs"
+    update_every: Interval = "1 epochs"
     """Interval between two cluster updates, once clustering has begun."""
     tolerance: float = Field(0.0, ge=0, lt=1)
     """Stop the phase when fewer than this share of all rows changed cluster since an update at least 140 steps before

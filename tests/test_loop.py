@@ -1,13 +1,18 @@
-"""When a phase ends."""
+"""When a phase ends, what a batch is, and in which precision labels are made."""
 
+import numpy as np
 import pytest
+import torch
 
+from raydc import collectives
 from raydc.clusters.local import CollectiveClusters
 from raydc.data import Shard
+from raydc.data.shard import DenseRows
 from raydc.loop import Loop
 from raydc.methods import load
+from raydc.methods.base import Method
 from raydc.settings import build, unflatten
-from tests.method_cases import K, blobs
+from tests.method_cases import K, blobs, loop_over
 
 
 def clustering_steps(x, **cluster: object) -> int:
@@ -35,3 +40,52 @@ def clustering_steps(x, **cluster: object) -> int:
 def test_the_stop_rule_compares_labels_that_had_time_to_change(rows, settings, steps):
     x, _ = blobs(load("dec"), rows)
     assert clustering_steps(x, **settings) == steps
+
+
+@pytest.mark.parametrize("sizes", [(100, 100), (40, 160), (25,) * 8, (70, 61, 69), (8, 8)])
+@pytest.mark.parametrize("batch", [8, 10, 50])
+def test_batches_of_all_workers_have_like_sizes(monkeypatch, sizes, batch):
+    count = -(-sum(sizes) // batch)
+    seen, totals = [[] for _ in sizes], []
+    for index in range(count):
+        got = []
+        for rank, size in enumerate(sizes):
+            monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
+            shard = Shard(DenseRows(torch.zeros(size, 1), torch.device("cpu")), (), sizes, np.arange(size))
+            picked = Method.pick(None, shard, "train", 5, index, count)
+            seen[rank] += picked.row.tolist()
+            got.append((len(picked.row), picked.total, picked.sizes))
+        assert {one[1:] for one in got} == {(sum(n for n, *_ in got), tuple(n for n, *_ in got))}
+        totals.append(got[0][1])
+    assert [sorted(rows) for rows in seen] == [[*range(size)] for size in sizes]
+    assert max(totals) - min(totals) <= 3 and min(totals) > 0
+
+
+@pytest.mark.parametrize("name", ["ae_kmeans", "dcn", "dec", "rim"])
+def test_final_labels_are_those_of_the_saved_model_also_with_autocast(name):
+    x, _ = blobs(load(name))
+    loop = loop_over(name, x)
+    loop.bf16 = True
+    for _ in loop:
+        pass
+    labels = loop.finish()
+    method = loop.method.eval()
+    assert torch.equal(labels, method.assign(x).argmax(1))
+
+
+def test_vade_keeps_its_clusters_apart_while_the_mixture_is_fitted_again():
+    x, _ = blobs(load("vade"))
+    loop = loop_over("vade", x)
+    changed = [progress.changed for progress in loop if progress.phase == "cluster"]
+    assert max(share for share in changed if share is not None) < 0.2
+
+
+def test_jule_finds_more_clusters_than_there_are_chains():
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    method = load("jule")
+    config = build(method.Config, {"n_clusters": 30, "cluster": {"length": "1 epochs"}, "neighbours": 5}, at="method")
+    shard = Shard.of(x)
+    loop = Loop(method(config, (6,)), shard, CollectiveClusters(shard, 0), 20)
+    for _ in loop:
+        pass
+    assert len(loop.finish().unique()) == 30

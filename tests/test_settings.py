@@ -60,6 +60,14 @@ def test_lengths_by_hand():
     assert steps(build(Phase, {"length": 0}).length, 10) == 0
     with pytest.raises(SettingsError, match='expected a length such as "300 epochs"'):
         build(Phase, {"length": "long"})
+    with pytest.raises(SettingsError, match="update_every: expected an interval above 0"):
+        build(Phase, {"update_every": "0 epochs"})
+
+
+@pytest.mark.parametrize("length", ["1e6 steps", "1234567 steps", "2.5e6 steps", "0.1 epochs", "1e-05 epochs", 3])
+def test_a_length_that_was_written_is_read_again(length):
+    phase = build(Phase, {"length": length})
+    assert build(Phase, phase.model_dump()) == phase
 
 
 def test_alpha_ramps_by_hand():

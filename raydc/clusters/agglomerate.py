@@ -182,13 +182,15 @@ class Agglomeration:
 def merge_rows(
     neighbours: Tensor, squared: Tensor, z: Tensor, labels: Tensor | None, left: float, least: int, others: int
 ) -> Tensor:
-    """Merge the clusters `labels` [N] of rows z [N, D], by default chains, by their `neighbours` [N, k].
+    """Merge the clusters `labels` [N] of rows z [N, D] by their `neighbours` [N, k]; by default chains (or rows).
 
     Until the share `left` of the clusters is left, and at least `least` of them. Returns int64 [N, 1 + others]: each
     row's cluster, and the clusters most affine to it.
     """
     near = neighbours.cpu().numpy()
     first = nearest_chains(near[:, 0]) if labels is None else labels.cpu().numpy()
+    if labels is None and first.max() + 1 < least:
+        first = np.arange(len(near))
     tree = Agglomeration(row_affinity(near, squared.cpu().numpy()), first, others)
     count = max(least, round(left * len(tree.sizes)))
     tree.merge_until(count)

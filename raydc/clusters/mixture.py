@@ -37,18 +37,21 @@ def fit_mixture(
     clusters: Clusters,
     n_clusters: int,
     *,
+    means: Tensor | None = None,
     iterations: int = 100,
     tolerance: float = 1e-3,
     ridge: float = 1e-6,
 ) -> Mixture:
     """EM (Dempster et al. 1977) of a diagonal Gaussian mixture of all workers' z [N, D], `total` rows in all.
 
-    Starts from k-means; `ridge` is added to variances; stops when the mean log density rises by less than `tolerance`
-    (both as scikit-learn). Statistics are added by `clusters.sum`, so the number of workers changes no bit of them.
+    Starts from k-means, which starts from `means` [K, D] where they are given, and keeps their order. `ridge` is added
+    to variances; stops when the mean log density rises by less than `tolerance` (both as scikit-learn). Statistics are
+    added by `clusters.sum`, so the number of workers changes no bit of them.
     """
     centre = clusters.sum(z) / total  # E[z^2] - E[z]^2 cancels far from zero
     z = z.double() - centre
-    labels = clusters.kmeans(z.float(), n_clusters).labels
+    start = None if means is None else (means.double() - centre).float()
+    labels = clusters.kmeans(z.float(), n_clusters, centroids=start).labels
     gamma = torch.nn.functional.one_hot(labels, n_clusters).double()
     done, likelihood = 0, -math.inf
     while True:

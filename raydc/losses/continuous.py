@@ -10,7 +10,7 @@ from raydc.precision import full_precision
 def geman_mcclure(difference: Tensor, scale: Tensor) -> Tensor:
     """mu r^2 / (mu + r^2) [B] of differences [B, D] with norms r: quadratic near zero, never above mu = `scale`."""
     squared = difference.square().sum(1)
-    return scale * squared / (scale + squared)
+    return scale * squared / (scale + squared).clamp_min(torch.finfo(squared.dtype).tiny)
 
 
 @full_precision

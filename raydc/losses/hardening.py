@@ -24,11 +24,11 @@ def squared_distances(z: Tensor, centroids: Tensor) -> Tensor:
 @full_precision
 def sharpen(q: Tensor, frequency: Tensor, power: float = 2.0) -> Tensor:
     """Target p [B, K] (eq. 4): q^power / f, normalised; `frequency` f [K] sums over all rows of the data set."""
-    weight = q.pow(power) / frequency.to(q.dtype)
+    weight = q.pow(power) / frequency.to(q.dtype).clamp_min(torch.finfo(q.dtype).tiny)
     return weight / weight.sum(1, keepdim=True)
 
 
 @full_precision
 def hardening(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) of each row [B] (eq. 5); p is a constant."""
-    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(1)
+    return (p * (p.clamp_min(torch.finfo(p.dtype).tiny).log() - q.clamp_min(1e-12).log())).sum(1)

@@ -14,6 +14,12 @@ def label_features(logits: Tensor) -> Tensor:
 
 
 @full_precision
+def cosines(features: Tensor, others: Tensor) -> Tensor:
+    """[B, C] of features [B, K] and `others` [C, K] of length one."""
+    return features @ others.T
+
+
+@full_precision
 def confident_pairs(cosine: Tensor, upper: float, lower: float) -> tuple[Tensor, Tensor]:
     """(alike, apart), both bool [B, B]: pairs of two rows with a cosine above `upper`, or not above `lower`."""
     other = ~torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)

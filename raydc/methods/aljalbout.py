@@ -4,7 +4,8 @@ A convolutional autoencoder is pretrained, then reconstruction and cluster assig
 and k-means runs on the final code. From the authors' code: targets over all rows once an epoch, Nesterov momentum .9,
 rate .01, L2 penalty 5e-5, 120-d code. The paper gives no weights; the code adds a mean reconstruction loss to a
 hardening loss *summed over the batch*. Here both are means and weigh the same (alpha = .5): a sum would make the
-weight of clustering depend on the batch. The default recipe pretrains as every autoencoder method here does.
+weight of clustering depend on the batch; the halves step as their sum would with rate .005. The default recipe
+pretrains as every autoencoder method here does.
 """
 
 from dataclasses import replace

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from itertools import accumulate
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +125,16 @@ class Method(nn.Module):
                 raise ValueError(f"no recipe {name!r}; there are {', '.join(['default', *cls.recipes])}")
             return unflatten(flatten(cls().model_dump()) | cls.recipes[name] | flatten(values))
 
+        @model_validator(mode="after")
+        def _clusters_something(self) -> Self:
+            phase = getattr(self, "cluster", None)
+            if isinstance(phase, Phase) and (phase.left_out or phase.alpha == 0):
+                raise ValueError(
+                    "expected cluster.length and cluster.alpha above 0, else nothing is clustered; to cluster what an "
+                    "autoencoder alone has learned, take ae_kmeans"
+                )
+            return self
+
     config: Config
     rows: dict[str, Tensor]
 
@@ -161,16 +172,17 @@ class Method(nn.Module):
     def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         """Batch `index` of the `count` batches of an epoch: every row once an epoch, shuffled by `seed`.
 
-        Each worker gives its shard's share, so unequal shards need as many steps. `seed` is the same on every worker;
+        Each worker gives its shard's share, so unequal shards need as many steps; what its rows leave over comes at
+        other steps than its neighbours', for batches of like sizes. `seed` is the same on every worker;
         a method that picks pairs or edges of rows draws positions among all rows and cuts them by `Shard.batch`.
         """
 
-        def span(size: int) -> tuple[int, int]:
-            return index * size // count, (index + 1) * size // count
+        def span(size: int, first: int) -> tuple[int, int]:
+            return (index * size + first % count) // count, ((index + 1) * size + first % count) // count
 
-        start, stop = span(len(shard))
+        start, stop = span(len(shard), shard.start)
         row = shard.order(seed)[start:stop]
-        sizes = tuple(b - a for a, b in map(span, shard.sizes))
+        sizes = tuple(b - a for a, b in map(span, shard.sizes, accumulate(shard.sizes, initial=0)))
         return Batch(shard[row], row, sum(sizes), sizes)
 
     def view(self, batch: Batch) -> Batch:
@@ -206,7 +218,7 @@ class Method(nn.Module):
         return parts
 
     def begin(self, shard: Shard, clusters: Clusters) -> Tensor | None:
-        """2.6, once, before alpha first exceeds 0. Labels [N] of the shard's rows, where there are any."""
+        """2.6, once, before the first phase that clusters. Labels [N] of the shard's rows, where there are any."""
         return None
 
     def after_step(self, batch: Batch, clusters: Clusters, now: Now) -> None:

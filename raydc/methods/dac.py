@@ -11,15 +11,15 @@ learned on augmented ones; rows that are no images get an mlp, and noise and dro
 those of the global batch.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from raydc.clusters import Clusters
 from raydc.data import Batch, Shard
-from raydc.losses.pairwise import confident_pairs, label_features, pairwise_cross_entropy
+from raydc.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
 from raydc.methods.base import Card, Method, Now
 from raydc.networks.allconv import Classifier
 from raydc.networks.augment import Augment
@@ -48,6 +48,12 @@ class DAC(Method):
         lower: float = Field(0.455, ge=0, lt=1)
         """Cosine up to which a pair is taken for two clusters, at the start; it rises by lambda / 10."""
         cluster: Phase = Phase(length="46 epochs", optimiser=Optimiser(name="rmsprop", lr=1e-3), alpha=1.0)
+
+        @model_validator(mode="after")
+        def _thresholds_in_order(self) -> Self:
+            if self.lower >= self.upper:
+                raise ValueError(f"expected lower under upper, got {self.lower:g} and {self.upper:g}")
+            return self
 
     quick: ClassVar[dict[str, Any]] = {
         "network.channels": (16, 32),
@@ -80,9 +86,9 @@ class DAC(Method):
     def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
         with torch.no_grad(), batch_statistics_only(self.net):
             seen = batch.gather(self.features(batch.x))
-        pairs = confident_pairs(seen @ seen.T, *self.thresholds(now.progress))
+        pairs = confident_pairs(cosines(seen, seen), *self.thresholds(now.progress))
         learned = batch.gather(self.features(self.config.augment(batch.x)))
-        return pairwise_cross_entropy(learned @ learned.T, *pairs)
+        return pairwise_cross_entropy(cosines(learned, learned), *pairs)
 
     def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
         return self.finish(shard, clusters)

@@ -6,7 +6,7 @@ divided by the clusters' frequencies, which is DEC's target, and the network tha
 """
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from raydc.methods.base import Card
 from raydc.methods.dec import DEC
@@ -19,3 +19,5 @@ class DBC(DEC):
 
     class Config(DEC.Config):
         network: Network = Network(family="conv")
+
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {}

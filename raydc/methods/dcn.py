@@ -5,8 +5,8 @@ each step the batch's rows are assigned anew and every centroid moves towards it
 row by row; here by sums over the batch and all workers, which is the same for any number of workers.
 
 From the authors' code: counts start at 100. Decided here: counts are capped at 10 N / K, so that centroids can follow
-the encoder; a centroid that no row of the last epoch chose is put on the farthest row. "paper": lambda .05 with 50
-epochs; pretraining as DEC's, for the authors' layer-wise stage has the same form.
+the encoder; a centroid that no row has chosen since the last update, and none would now, is put on the farthest row.
+"paper": lambda .05 with 50 epochs; pretraining as DEC's, for the authors' layer-wise stage has the same form.
 """
 
 from typing import Any, ClassVar
@@ -95,19 +95,21 @@ class DCN(AutoencoderMethod):
     def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
         z = shard.map(self.features).to(self.centroids)
         distance, label = squared_distances(z, self.centroids).min(1)
-        if (self.chosen == 0).any():
-            self._refill(z, distance)
+        counts = clusters.total(label.bincount(minlength=self.n_clusters))
+        empty = ((self.chosen == 0) & (counts == 0)).nonzero()[:, 0]
+        if len(empty):
+            self._refill(z, distance, empty)
             label = squared_distances(z, self.centroids).argmin(1)
         self.chosen.zero_()
         self.rows["label"] = label
         return label
 
-    def _refill(self, z: Tensor, distance: Tensor) -> None:
+    def _refill(self, z: Tensor, distance: Tensor, empty: Tensor) -> None:
         """Put each centroid that nobody chose on one of the globally farthest rows."""
         own = distance.topk(min(self.n_clusters, len(distance))).indices
         far = collectives.gather(torch.cat([distance[own, None], z[own]], 1))
         far = far[far[:, 0].argsort(descending=True, stable=True)]
-        empty = (self.chosen == 0).nonzero()[:, 0][: len(far)]
+        empty = empty[: len(far)]
         self.centroids[empty] = far[: len(empty), 1:]
         self.counts[empty] = self.config.first_count
 

@@ -8,8 +8,9 @@ From the authors' code: 40 k-means, their normalised means as the softmax's weig
 labels, and target "code", q ~ p^2 / f, with which their figures were made. "paper" is eq. 6, q ~ p / sqrt(f), which
 does not sharpen balanced predictions at all. Decided here: targets come from one clean pass before each epoch, not from
 network states mixed over an epoch; clean layers are constants to the reconstruction; k-means replaces agglomeration
-on small sets; the k-means stage has a length instead of a validation split; the default pretrains 300 epochs with
-Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
+on small sets; the k-means stage has a length instead of a validation split; training ends when fewer than 1e-4 of the
+labels change, not when the predictions move less than 1e-7 in square; the default pretrains 300 epochs with Adam's
+usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
 """
 
 from typing import Any, ClassVar, Literal

@@ -51,6 +51,7 @@ class DSC(AutoencoderMethod):
         denoise: Phase = Phase(length="0 epochs", corruption=0.2)
         pretrain: Phase = Phase(length="300 epochs")
         cluster: Phase = Phase(length="30 epochs", alpha=0.5, update_every="10 epochs")
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {}
         penalty: float = Field(1.0, ge=0)
         """Weight of the squared coefficients."""
         expression: float = Field(150.0, gt=0)

@@ -2,8 +2,9 @@
 
 Many small clusters, made of nearest-neighbour chains of the rows, are merged by the affinity of their rows' neighbour
 graph; between two rounds of merging a network learns, by triplets, to tell a cluster from its nearest ones. Each period
-merges the share `rate` of the clusters and then trains 20 epochs, until K are left and were trained on. RC, the better
-one, repeats the whole agglomeration on the final features; SF takes the last labels as they are.
+merges the share `rate` of the clusters and then trains 20 epochs, until K are left and were trained on; before them
+the network is trained on the chains. RC, the better one, repeats the whole agglomeration on the final features; SF
+takes the last labels as they are.
 
 As the authors' code has it: hinge with margin .2 on unit features, chains of 50 rows at most, SGD whose rate falls by
 an inverse power, weights N(0, .01^2), rate .9 (.2 for faces). The paper's criterion counts the second term always, the

@@ -8,8 +8,9 @@ from the best of 20 k-means, not 10 random starts), its weights start uniform, a
 .002 with epsilon 1e-4, times .9 every 10 epochs, not under 2e-4. Their log pi stands inside the sum over dimensions;
 here it is counted once, as in the paper. Decided here: the weight of the KL rises from 0 over the first sixth of
 training (`cluster.ramp`; the recipe "paper" has none, and 3000 epochs). Nothing holds the codes near the mixture then,
-so it is fitted anew at every update until the weight is full; else one wide cluster takes all rows. Encoder noise
-starts small, and log variances of the mixture stay within [-6, 6]. Pretraining is the recipe of all autoencoders here.
+so it is fitted again at every update, from where it stands, until the weight is full; else one wide cluster takes all
+rows. Encoder noise starts small, and log variances of the mixture stay within [-6, 6]. Pretraining is the recipe of all
+autoencoders here.
 """
 
 from typing import Any, ClassVar
@@ -93,8 +94,7 @@ class VaDE(AutoencoderMethod):
             "clustering": (now.alpha, batch.mean(divergence)),
         }
 
-    @torch.no_grad()
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def prepare(self, shard: Shard, clusters: Clusters) -> None:
         if self.net.bernoulli:
             outside = shard.map(lambda x: ((x < -1e-6) | (x > 1 + 1e-6)).flatten(1).any(1))
             if rows := int(clusters.total(outside.sum())):
@@ -102,10 +102,13 @@ class VaDE(AutoencoderMethod):
                     f"vade's bernoulli likelihood needs rows in [0, 1], {rows} of {shard.total} are not: "
                     "use data.scaling=unit or method.network.likelihood=gaussian"
                 )
-        return self._fit(shard, clusters)
 
-    def _fit(self, shard: Shard, clusters: Clusters) -> Tensor:
-        found = fit_mixture(shard.map(self.features), shard.total, clusters, self.n_clusters)
+    @torch.no_grad()
+    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+        return self._fit(shard, clusters, None)
+
+    def _fit(self, shard: Shard, clusters: Clusters, means: Tensor | None) -> Tensor:
+        found = fit_mixture(shard.map(self.features), shard.total, clusters, self.n_clusters, means=means)
         self.means.copy_(found.means)
         self.log_variances.copy_(found.variances.log().clamp(-6, 6))
         return found.labels
@@ -116,7 +119,7 @@ class VaDE(AutoencoderMethod):
 
     def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
         warming_up = now.alpha < self.config.cluster.alpha
-        return self._fit(shard, clusters) if warming_up else self.finish(shard, clusters)
+        return self._fit(shard, clusters, self.means) if warming_up else self.finish(shard, clusters)
 
     def assign(self, x: Tensor) -> Tensor:
         return log_joint(self.features(x), *self.prior).softmax(1)

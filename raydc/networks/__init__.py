@@ -3,7 +3,7 @@
 import logging
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from raydc.networks.autoencoder import Autoencoder
 from raydc.networks.conv import ConvAutoencoder
@@ -18,11 +18,11 @@ class Network(Settings):
 
     family: Literal["mlp", "conv"] = "mlp"
     """mlp: fully connected; conv: convolutional, for rows that are images."""
-    hidden: tuple[int, ...] = (500, 500, 2000)
+    hidden: tuple[PositiveInt, ...] = (500, 500, 2000)
     """Widths of the hidden layers of the mlp."""
     latent: int = Field(10, ge=1)
     """Size of the code."""
-    channels: tuple[int, ...] = (50, 50)
+    channels: tuple[PositiveInt, ...] = (50, 50)
     """Channels of the conv stages; each halves height and width."""
     kernel: int = Field(5, ge=1)
     """Kernel size of the conv stages."""

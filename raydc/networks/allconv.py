@@ -3,7 +3,7 @@
 import logging
 from itertools import pairwise
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from raydc.networks.convolution import Conv2d
@@ -16,11 +16,11 @@ log = logging.getLogger("raydc")
 class Classifier(Settings):
     """Sizes of a classifier whose last layers start as identities, so that it starts from what random features tell."""
 
-    channels: tuple[int, ...] = (64, 128)
+    channels: tuple[PositiveInt, ...] = (64, 128)
     """Channels of the conv stages; each ends in 2x2 pooling."""
     depth: int = Field(3, ge=1)
     """3x3 convolutions in a stage, not padded unless an image is smaller than 28 pixels."""
-    hidden: tuple[int, ...] = (500, 500)
+    hidden: tuple[PositiveInt, ...] = (500, 500)
     """Widths of the hidden layers of the mlp, for rows that are no images."""
 
     def build(self, shape: tuple[int, ...], n_clusters: int) -> nn.Sequential:

@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.norm import BatchNorm
@@ -38,7 +38,7 @@ class MLPClassifier(nn.Module):
 class Classifier(Settings):
     """Sizes of a network that predicts clusters."""
 
-    hidden: tuple[int, ...] = (1200, 1200)
+    hidden: tuple[PositiveInt, ...] = (1200, 1200)
     """Widths of the hidden layers; () is a linear model."""
     norm: bool = True
     """Batch norm after each hidden layer."""

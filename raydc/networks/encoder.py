@@ -4,7 +4,7 @@ import logging
 from itertools import pairwise
 
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.convolution import Conv2d
@@ -24,7 +24,7 @@ class Encoder(Settings):
     """Channels of every conv stage; there are as many stages as bring an image to 8 pixels."""
     kernel: int = Field(5, ge=1)
     """Kernel size of the conv stages."""
-    hidden: tuple[int, ...] = (500,)
+    hidden: tuple[PositiveInt, ...] = (500,)
     """Widths of the hidden layers of the mlp, for rows that are no images."""
     latent: int = Field(160, ge=1)
     """Size of the code."""

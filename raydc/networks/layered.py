@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.convolution import Conv2d, ConvTranspose2d
@@ -62,13 +62,13 @@ class LayeredNetwork(Settings):
 
     family: Literal["conv", "mlp"] = "conv"
     """conv: convolutional, for rows that are images; mlp: fully connected, with a linear end."""
-    channels: tuple[int, ...] = (50, 50)
+    channels: tuple[PositiveInt, ...] = (50, 50)
     """Channels of the convolutions; each halves height and width."""
     kernels: tuple[int, ...] = (4, 5)
     """Kernel sizes of the convolutions."""
     paddings: tuple[int, ...] = (0, 2)
     """Paddings of the convolutions."""
-    hidden: tuple[int, ...] = (500, 500, 2000)
+    hidden: tuple[PositiveInt, ...] = (500, 500, 2000)
     """Widths of the hidden layers of the mlp."""
     latent: int = Field(0, ge=0)
     """Size of the code; 0: as many as clusters."""

@@ -7,7 +7,7 @@ decoder mirrors the encoder by transposed convolutions, and ends without a ReLU:
 from itertools import pairwise
 
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks import Network
@@ -48,7 +48,7 @@ class StridedAutoencoder(Autoencoder):
 class Strided(Network):
     """An autoencoder of strided convolutions for images; an mlp for other rows."""
 
-    channels: tuple[int, ...] = (15,)
+    channels: tuple[PositiveInt, ...] = (15,)
     """Channels of the conv stages; each halves height and width by its stride."""
     kernel: int = Field(3, ge=1)
     """Kernel size of the conv stages, odd."""
