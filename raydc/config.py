@@ -83,7 +83,8 @@ class Training(Settings):
     patience: float = Field(1800.0, ge=0)
     """Seconds to wait until the cluster has room for the workers, at the start and when nodes were lost."""
     init_from: Annotated[str, AfterValidator(public)] | None = None
-    """A finished run's output directory, whose pretrained network replaces this run's pretraining."""
+    """A finished run's output directory, whose network, as it ended, replaces this run's pretraining: that of ae_kmeans
+    ends pretrained."""
 
     @model_validator(mode="after")
     def _a_row_for_every_worker(self) -> Self:

@@ -116,7 +116,7 @@ def prepare(config: RunConfig, source: Source | None = None) -> Job:
     except ValueError as problem:
         raise DataError(str(problem)) from None
     if config.training.init_from:
-        _pretrained(method, config.training.init_from)
+        _pretrained(method, config.training.init_from, job.scaling)
     return job
 
 
@@ -150,7 +150,7 @@ def _loop(job: Job, shard: Shard, store: Store | None) -> Loop:
     training = job.config.training
     method = job.method()
     if training.init_from:
-        _pretrained(method, training.init_from)
+        _pretrained(method, training.init_from, job.scaling)
     method = method.to(shard.device)
     clusters = CollectiveClusters(shard, job.clusters_seed)
     bf16 = _precision(training.precision, shard.device, store) == "bf16"
@@ -158,13 +158,19 @@ def _loop(job: Job, shard: Shard, store: Store | None) -> Loop:
     return Loop(method, shard, clusters, job.batch_size, training.seed, bf16, skip)
 
 
-def _pretrained(method: Method, init_from: str) -> None:
+def _pretrained(method: Method, init_from: str, scaling: Scaling) -> None:
     try:
         files = {name: Store(init_from).read_bytes(f"model/{name}") for name in ("model.json", "state.pt")}
     except FileNotFoundError:
         raise DataError(f"training.init_from: {init_from} holds no finished run (no model folder in it)") from None
+    model = ClusteringModel.of(files)
+    if model.scaling.kind != scaling.kind:
+        raise DataError(
+            f"training.init_from {init_from}: its network knows rows scaled by {model.scaling.kind}, here they are "
+            f"scaled by {scaling.kind}: use data.scaling={model.scaling.kind}"
+        )
     try:
-        copy_pretrained(method, ClusteringModel.of(files).method.state_dict())
+        copy_pretrained(method, model.method.state_dict())
     except ValueError as problem:
         raise DataError(f"training.init_from {init_from}: {problem}") from None
 

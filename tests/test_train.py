@@ -160,6 +160,8 @@ def test_pretraining_is_taken_from_another_run(undisturbed, tmp_path):
     assert {progress.phase for progress in heard} == {"cluster"}
     with pytest.raises(DataError, match="holds no finished run"):
         check(config(tmp_path / "other", training__init_from=str(tmp_path)))
+    with pytest.raises(DataError, match=r"scaled by power, here they are scaled by unit: use data\.scaling=power"):
+        check(config(tmp_path / "other", training__init_from=str(undisturbed), data__scaling="unit"))
     with pytest.raises(DataError, match=r"use the same method\.network settings"):
         check(config(tmp_path / "other", training__init_from=str(undisturbed), method__network__latent=6))
 
