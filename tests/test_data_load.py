@@ -159,7 +159,14 @@ def test_labels_of_any_type_follow_dropped_rows(tmp_path: Path) -> None:
         source = ArraySource(x, y, settings=drop)
         labels = read_labels(source, survey(source))
         assert labels is not None and labels.dtype == np.int64 and labels.tolist() == expected
-    for column in (pa.array(["b", None, "x", "a", "b", "a"]), pa.array([3, None, 9, 1, 3, 1])):
+    texts, numbers = pa.array(["b", None, "x", "a", "b", "a"]), pa.array([3, None, 9, 1, 3, 1])
+    for column in (
+        texts,
+        numbers,
+        texts.dictionary_encode(),
+        numbers.dictionary_encode(),
+        numbers.cast(pa.timestamp("s")),
+    ):
         pq.write_table(pa.table({"y": column, "x": x[:, 0]}), tmp_path / "a.parquet", row_group_size=4)
         named = open_source(DataSettings(path=str(tmp_path), label_column="y", on_bad_row="drop"))
         labels = read_labels(named, survey(named))
@@ -175,6 +182,40 @@ def test_ids_travel(ids: np.ndarray, tmp_path: Path) -> None:
     for source in (ArraySource(X, ids=ids), parquet):
         travelled = np.concatenate([part.ids for part in shards(source, 3)])
         assert travelled.tolist() == ids.tolist() and travelled.dtype.kind in "iU"
+
+
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64(), pa.int8()])
+def test_integer_ids_of_any_kind_with_and_without_nulls(kind: pa.DataType, tmp_path: Path) -> None:
+    for ids in ([5, 7, 9], [5, None, 9]):
+        pq.write_table(pa.table({"id": pa.array(ids, kind), "a": X[:3, 0]}), tmp_path / "a.parquet")
+        (shard,) = shards(open_source(DataSettings(path=str(tmp_path), on_bad_row="drop")), 1)
+        assert shard.ids.tolist() == [value for value in ids if value is not None]
+
+
+def test_ids_beyond_int64_stay_what_they_are(tmp_path: Path) -> None:
+    ids = np.array([1, 2**63 + 5, 2**64 - 1], np.uint64)
+    pq.write_table(pa.table({"id": ids, "a": X[:3, 0]}), tmp_path / "a.parquet")
+    for source in (open_source(DataSettings(path=str(tmp_path))), ArraySource(X[:3], ids=ids)):
+        assert shards(source, 1)[0].ids.tolist() == ids.tolist()
+
+
+def test_ids_from_dictionaries_that_differ_between_row_groups(tmp_path: Path) -> None:
+    ids = pa.array([f"{row % 7 * (row // 50)}" for row in range(200)])
+    table = pa.table({"id": ids.dictionary_encode(), "a": X[:, 0]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=50)
+    (shard,) = shards(open_source(DataSettings(path=str(tmp_path))), 1)
+    assert shard.ids.tolist() == ids.to_pylist()
+
+
+def test_text_that_is_no_unicode_is_named(tmp_path: Path) -> None:
+    raw = pa.array([b"a", b"\xff"])
+    text = pa.StringArray.from_buffers(2, *raw.buffers()[1:])
+    pq.write_table(pa.table({"id": text, "a": [1.0, 2.0], "y": text}), tmp_path / "a.parquet")
+    source = open_source(DataSettings(path=str(tmp_path), label_column="y"))
+    with pytest.raises(DataError, match=r"a\.parquet, row group 0: cannot be decoded"):
+        survey(source)
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be decoded"):
+        source.labels()
 
 
 NAMES = ["a", "b", "c", "d", "e", "f"]

@@ -164,7 +164,7 @@ def _one_each(values: np.ndarray, rows: int, what: str, name: str) -> np.ndarray
 def _identifiers(ids: np.ndarray, rows: int, name: str) -> np.ndarray:
     ids = _one_each(ids, rows, "ids", name)
     if ids.dtype.kind in "iu":
-        return ids.astype(np.int64)
+        return ids.astype(np.uint64 if ids.dtype == np.uint64 else np.int64)
     if ids.dtype.kind in "UO":
         return ids.astype(str)
     raise DataError(f"{name}: ids are {ids.dtype}; expected integers or text")

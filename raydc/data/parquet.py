@@ -77,7 +77,7 @@ class ParquetSource(Source):
         key = (piece.file, piece.row_group, first)
         if self._chunk is None or self._chunk[0] != key:
             self._chunk = None
-            self._chunk = (key, self._decode(*key))
+            self._chunk = (key, _careful(partial(self._decode, *key), f"{piece.file}, row group {piece.row_group}"))
         chunk = self._chunk[1]
         rows = slice(piece.offset - first, piece.offset - first + piece.rows)
         return Block(
@@ -93,10 +93,9 @@ class ParquetSource(Source):
         name = self._chosen.label
         if name is None:
             return None
-        parts = []
+        parts: list[np.ndarray] = []
         for path in dict.fromkeys(piece.file for piece in self.pieces):
-            table = _careful(partial(self._column, path, name), path)
-            parts.append(table[name].to_numpy(zero_copy_only=False).astype(object))
+            parts += _careful(partial(self._labels, path, name), path)
         return np.concatenate(parts)
 
     def _list(self, info: pafs.FileInfo) -> list[pafs.FileInfo]:
@@ -190,13 +189,15 @@ class ParquetSource(Source):
             self._open = (path, file)
         return self._open[1]
 
-    def _column(self, path: str, name: str) -> pa.Table:
-        return self._file(path).read(columns=[name])
+    def _labels(self, path: str, name: str) -> list[np.ndarray]:
+        """A file's labels in batches, in each of which equal texts are one object."""
+        batches = self._file(path).iter_batches(columns=[name])
+        return [np.asarray(_plain(batch[name]).to_pandas(integer_object_nulls=True)) for batch in batches]
 
     def _decode(self, path: str, row_group: int, first: int) -> Block:
         """A chunk of a row group: several pieces, as decoding many columns a few rows at a time is slow."""
         names = [*self.columns, *filter(None, (self._chosen.id, self.weights))]
-        table = _careful(partial(self._table, path, row_group, first, names), f"{path}, row group {row_group}")
+        table = self._table(path, row_group, first, names)
         broken: dict[int, tuple[str, str]] = {}
         if self._chosen.listed:
             x, nulls = _lists(table[self.columns[0]], self.columns[0], self.n_features, broken)
@@ -354,10 +355,15 @@ def _ids(column: pa.ChunkedArray, name: str, broken: dict[int, tuple[str, str]])
     for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)):
         broken.setdefault(int(row), (name, "null"))
     if pa.types.is_integer(ids.type):
-        return ids.fill_null(-1).cast(pa.int64()).to_numpy()
+        return ids.fill_null(0).cast(pa.uint64() if ids.type == pa.uint64() else pa.int64()).to_numpy()
     return ids.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False).astype(str)
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
-    one = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
-    return one.storage if isinstance(one, pa.ExtensionArray) else one
+    return _plain(pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0))
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """Values without their dictionary or extension type."""
+    values = values.storage if isinstance(values, pa.ExtensionArray) else values
+    return values.dictionary_decode() if isinstance(values, pa.DictionaryArray) else values

@@ -46,7 +46,7 @@ class Block:
     x: Any
     """[n, D] numpy or CSR, any real type; NaN where nothing usable stood."""
     ids: np.ndarray
-    """[n], int64 or str."""
+    """[n], int64, uint64 or text."""
     nulls: np.ndarray | None = None
     """bool [n, D]: the cells that were null rather than NaN."""
     broken: dict[int, tuple[str, str]] = field(default_factory=dict)
