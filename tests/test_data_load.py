@@ -207,6 +207,13 @@ def test_ids_from_dictionaries_that_differ_between_row_groups(tmp_path: Path) ->
     assert shard.ids.tolist() == ids.to_pylist()
 
 
+def test_ids_that_are_integers_in_a_dictionary(tmp_path: Path) -> None:
+    table = {"key": pa.array([7, 5, 7]).dictionary_encode(), "a": X[:3, 0]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    (shard,) = shards(open_source(DataSettings(path=str(tmp_path), id_column="key")), 1)
+    assert shard.ids.tolist() == [7, 5, 7]
+
+
 def test_text_that_is_no_unicode_is_named(tmp_path: Path) -> None:
     raw = pa.array([b"a", b"\xff"])
     text = pa.StringArray.from_buffers(2, *raw.buffers()[1:])

@@ -118,6 +118,13 @@ def test_permuted_tensors_are_read_in_their_logical_order(tmp_path: Path) -> Non
     np.testing.assert_array_equal(values(source).reshape(5, 6, 4), images.transpose(0, 2, 1))
 
 
+def test_lists_are_no_labels_of_arrays() -> None:
+    y = np.empty(10, object)
+    y[:] = [[row] for row in range(10)]
+    with pytest.raises(DataError, match="array: y holds a list, expected one class in each row"):
+        ArraySource(X, y)
+
+
 def test_shape_by_setting(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     assert open_at(tmp_path / "x.npy", shape="2,3").shape == (1, 2, 3)
@@ -289,6 +296,12 @@ BAD = {
     "list and number": (write({"a": [[1.0]], "b": [1.0]}), {"columns": "a,b"}, "a holds a list in each row, so it"),
     "list of text": (write({"a": [["p"]]}), {"columns": "a"}, "a in .* is list<.*string>; features must be numbers"),
     "float ids": (write({"x": [1.0], "k": [0.5]}), {"id_column": "k"}, "column k is double; ids are integers or text"),
+    "lists for labels": (
+        write({"x": [1.0], "c": [[1]]}),
+        {"label_column": "c", "columns": "x"},
+        "data.label_column: c in .* is list<.*int64>, expected one class in each row",
+    ),
+    "structs for labels": (write({"x": [1.0], "c": [{"a": 1}]}), {"label_column": "c"}, "label_column: c in .* struct"),
     "empty lists": (write({"x": [[], []]} | {"x": pa.array([[], []], pa.list_(pa.float32()))}), {}, "holds no values"),
     "renamed column": (
         both(write({"x": [1.0]}), write({"z": [1.0]}, "b.parquet")),

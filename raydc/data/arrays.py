@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -68,7 +69,7 @@ class ArraySource(Source):
             self._weights = _one_each(np.asarray(weights), self._x.shape[0], self.weights, name)
             if not is_real(self._weights.dtype):
                 raise DataError(f"{name}: {self.weights} holds {self._weights.dtype}, expected numbers")
-        self._y = None if y is None else _one_each(np.asarray(y), self._x.shape[0], "y", name)
+        self._y = None if y is None else _classes(np.asarray(y), self._x.shape[0], name)
         self._ids = None if ids is None else _identifiers(np.asarray(ids), self._x.shape[0], name)
         self.files = files or {name: _digest(self._x)} | (
             {} if weights is None else {"weights": _digest(self._weights)}
@@ -159,6 +160,16 @@ def _one_each(values: np.ndarray, rows: int, what: str, name: str) -> np.ndarray
     if values.shape != (rows,):
         raise DataError(f"{name}: {what} has shape {values.shape}, expected one value for each of {rows} rows")
     return values
+
+
+def _classes(y: np.ndarray, rows: int, name: str) -> np.ndarray:
+    y = _one_each(y, rows, "y", name)
+    if (
+        y.dtype == object
+        and (unfit := next((label for label in y if not isinstance(label, Hashable)), None)) is not None
+    ):
+        raise DataError(f"{name}: y holds a {type(unfit).__name__}, expected one class in each row: a number or text")
+    return y
 
 
 def _identifiers(ids: np.ndarray, rows: int, name: str) -> np.ndarray:

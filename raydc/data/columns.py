@@ -59,10 +59,14 @@ def is_number(kind: pa.DataType) -> bool:
     return numeric or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)
 
 
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values themselves, dictionary-encoded or not."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether values are text."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
+    kind = plain(kind)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
@@ -84,8 +88,14 @@ def choose(schema: pa.Schema, settings: DataSettings) -> Columns:
         raise DataError(
             f"data.weight_column: {weight} is the label or id column too; weights must be a column of their own"
         )
+    label = settings.label_column
+    if label is not None and pa.types.is_nested(plain(storage_of(schema.field(label)))):
+        raise DataError(
+            f"data.label_column: {label} in {settings.path} is {schema.field(label).type}, expected one class in each "
+            "row: a number, text, truth value or time"
+        )
     notes: list[str] = []
-    named = {settings.label_column, weight}
+    named = {label, weight}
     id_column = settings.id_column or next(
         (f.name for f in schema if f.name.lower() == "id" and _identifies(f) and f.name not in named), None
     )
@@ -104,11 +114,11 @@ def choose(schema: pa.Schema, settings: DataSettings) -> Columns:
     first = schema.field(features[0])
     listed = is_list(storage_of(first))
     layout = _layout(first, settings) if listed else Layout.of((len(features),))
-    return Columns(features, listed, layout, settings.label_column, id_column, weight, tuple(notes))
+    return Columns(features, listed, layout, label, id_column, weight, tuple(notes))
 
 
 def _identifies(field: pa.Field) -> bool:
-    return extension_of(field) is None and (pa.types.is_integer(field.type) or is_text(field.type))
+    return extension_of(field) is None and (pa.types.is_integer(plain(field.type)) or is_text(field.type))
 
 
 def _need(names: Iterable[str], known: Sequence[str], setting: str, path: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -98,17 +99,10 @@ def read_labels(source: Source, survey: Survey) -> np.ndarray | None:
     labels = source.labels()
     if labels is None:
         return None
-    labels = np.delete(labels, survey.dropped_rows)
-    if labels.dtype != object:
-        known = labels == labels  # NaN is not itself
-        codes = np.full(len(labels), -1, np.int64)
-        codes[known] = np.unique(labels[known], return_inverse=True)[1]
-        return codes
-    known = np.array([label is not None and label == label for label in labels], bool)
-    texts = np.array([label if isinstance(label, (int, float, np.number)) else str(label) for label in labels[known]])
-    codes = np.full(len(labels), -1, np.int64)
-    codes[known] = np.unique(texts, return_inverse=True)[1]
-    return codes
+    codes, classes = pd.factorize(np.delete(labels, survey.dropped_rows))
+    names = [name if isinstance(name, (int, float, np.number)) else str(name) for name in classes]
+    order = np.unique(np.array(names), return_inverse=True)[1]
+    return np.where(codes < 0, -1, order[codes] if len(order) else -1).astype(np.int64)
 
 
 def _dense(
