@@ -302,6 +302,12 @@ BAD = {
         "data.label_column: c in .* is list<.*int64>, expected one class in each row",
     ),
     "structs for labels": (write({"x": [1.0], "c": [{"a": 1}]}), {"label_column": "c"}, "label_column: c in .* struct"),
+    "x and y": (write({"x": [1.0], "y": [2.0]}), {}, "y may be a coordinate beside x or the rows' class; name"),
+    "lists of any length": (
+        write({"x": [[1.0] * (row % 5 + 1) for row in range(100)]}),
+        {"on_bad_row": "drop"},
+        "x holds lists of 5 lengths, and the most frequent, 1, is that of 20 of 100 rows; write rows of one length",
+    ),
     "empty lists": (write({"x": [[], []]} | {"x": pa.array([[], []], pa.list_(pa.float32()))}), {}, "holds no values"),
     "renamed column": (
         both(write({"x": [1.0]}), write({"z": [1.0]}, "b.parquet")),
@@ -345,6 +351,39 @@ def test_what_cannot_be_opened_is_explained(case: str, tmp_path: Path) -> None:
     place = path if "://" in path else tmp_path / path
     with pytest.raises(DataError, match=message):
         open_at(place, **{name: value for name, value in settings.items() if name != "path"})
+
+
+def test_coordinates_and_classes_are_told_apart_by_settings(tmp_path: Path) -> None:
+    write({"x": [1.0, 2.0], "y": [3.0, 4.0]})(tmp_path)
+    assert open_at(tmp_path, columns="x,y").columns == ("x", "y")
+    assert open_at(tmp_path, label_column="y").columns == ("x",)
+
+
+@pytest.mark.parametrize("groups", [1, 10])
+@pytest.mark.parametrize("first", [None, [1.0], []])
+def test_the_first_lists_do_not_decide_the_length(first: list[float] | None, groups: int, tmp_path: Path) -> None:
+    rows = pa.array([first] * 70 + X[:6].tolist() * 100, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"x": rows}), tmp_path / "a.parquet", row_group_size=-(-len(rows) // groups))
+    source = open_at(tmp_path, on_bad_row="drop")
+    assert source.n_features == 6 and survey(source).dropped_rows.tolist() == list(range(70))
+
+
+def test_a_null_in_a_file_whose_columns_come_in_another_order(tmp_path: Path) -> None:
+    whole, gap = [[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], None]
+    kind = pa.list_(pa.float32(), 2)
+    write({"x": pa.array(whole, kind), "id": [0, 1]})(tmp_path)
+    write({"id": [2, 3], "x": pa.array(gap, kind)}, "b.parquet")(tmp_path)
+    source = open_at(tmp_path, on_bad_row="drop")
+    assert survey(source).dropped_rows.tolist() == [3] and ids(source)[:3].tolist() == [0, 1, 2]
+
+
+def test_dictionaries_in_one_file_and_plain_values_in_another(tmp_path: Path) -> None:
+    texts = pa.array(["b", "a"])
+    write({"id": texts, "x": [1.0, 2.0], "c": texts.dictionary_encode()})(tmp_path)
+    write({"id": texts.dictionary_encode(), "x": [1.0, 2.0], "c": texts}, "b.parquet")(tmp_path)
+    source = open_at(tmp_path, label_column="c")
+    labels = read_labels(source, survey(source))
+    assert labels is not None and labels.tolist() == [1, 0, 1, 0] and ids(source).tolist() == ["b", "a", "b", "a"]
 
 
 def test_only_named_columns_have_to_agree(tmp_path: Path) -> None:

@@ -168,6 +168,12 @@ def _found(schema: pa.Schema, settings: DataSettings, id_column: str | None, not
     if not features:
         kinds = _listed([f"{field.name} ({field.type})" for field in schema])
         raise DataError(f"{settings.path}: no column of numbers to cluster; name some with --columns. Columns: {kinds}")
+    coordinates = {"x", "y"} <= {name.lower() for name in numbers}
+    if coordinates and any(name.lower() == "y" for name in labels):
+        raise DataError(
+            f"{settings.path}: y may be a coordinate beside x or the rows' class; name the features with --columns, or "
+            "the classes with --label-column y"
+        )
     if labels:
         notes.append(f"left out as labels: {_listed(labels)}; score with --label-column, or name in --columns")
     if ids:

@@ -4,7 +4,7 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raydc.data.columns import Columns, choose, is_list, storage_of
+from raydc.data.columns import Columns, choose, is_list, plain, storage_of
 from raydc.data.settings import DataSettings
 from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout, weights_of
 
@@ -26,6 +26,8 @@ CHUNK_VALUES = 2**23
 """Values that are decoded together, about: 32 MB as float32."""
 WHOLE = 2**27
 """Bytes of a row group up to which it is fetched as a whole; a larger one is read through small buffers."""
+PLACES, PLACE_ROWS = 8, 256
+"""Places all over the data, and rows in each at most, where the length of lists is looked up."""
 SUFFIXES = (".parquet", ".parq", ".pq")
 
 
@@ -52,21 +54,20 @@ class ParquetSource(Source):
             schemas[found.path] = file.schema_arrow
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             row_groups += [(found.path, i, rows) for i, rows in enumerate(groups)]
-        self.pieces = cut(row_groups)
-        if not self.pieces:
+        filled = list(dict.fromkeys(path for path, _, rows in row_groups if rows))
+        if not filled:
             raise DataError(f"{settings.path}: no rows in {len(self.files)} Parquet file(s)")
-        filled = {piece.file for piece in self.pieces}
         empty = [path for path in self.files if path not in filled]
-        first = self.pieces[0].file
+        first = filled[0]
         self._schema = schemas[first]
         self._chosen: Columns = choose(self._schema, settings)
         self.columns, self.weights = self._chosen.features, self._chosen.weight
-        self._compare({path: schemas[path] for path in self.files if path in filled}, first)
+        self._compare({path: schemas[path] for path in filled}, first)
         self.notes = self._chosen.notes
         if empty:
             self.notes += (f"{len(empty)} of {len(self.files)} files hold no rows, such as {empty[0]}",)
-        self._stored = self._as_stored()
-        self.layout = resolve_layout(self._chosen.layout or self._measure(), settings)
+        self.layout = resolve_layout(self._chosen.layout or self._measure(row_groups), settings)
+        self.pieces = cut(row_groups)
         size = max(piece.rows for piece in self.pieces)
         self._chunk_rows = size * max(1, CHUNK_VALUES // (size * self.n_features))
         self.dtype = np.result_type(*{_numpy_type(self._schema.field(name)) for name in self.columns})
@@ -142,7 +143,7 @@ class ParquetSource(Source):
         used = None if self.settings.columns is None else {*chosen.features, chosen.label, chosen.id, chosen.weight}
 
         def types(schema: pa.Schema) -> dict[str, str]:
-            return {f.name: str(f.type) for f in schema if used is None or f.name in used}
+            return {f.name: str(plain(f.type)) for f in schema if used is None or f.name in used}
 
         expected, lines = types(schemas[first]), []
         for path, schema in schemas.items():
@@ -160,29 +161,16 @@ class ParquetSource(Source):
                 + f"{more}\nWrite all files with the same columns and types, or name common ones with --columns."
             )
 
-    def _as_stored(self) -> pa.Schema:
-        """The schema with list-like columns as the plain lists that they are in Parquet.
-
-        pyarrow cannot read a null back into a fixed-size list, and an extension type would be asked to decode itself.
-        """
-        fields = []
-        for field in self._schema:
-            kind = storage_of(field)
-            if is_list(kind):
-                kind = pa.list_(kind.value_field)
-            fields.append(pa.field(field.name, kind, field.nullable))
-        return pa.schema(fields)
-
     def _file(self, path: str) -> pq.ParquetFile:
-        """The open file, read as `_as_stored` says where that fits the file; the last one is kept."""
+        """The open file, read as `_as_stored` says where that fits it; the last one is kept."""
         if self._open is None or self._open[0] != path:
             info = self._filesystem.get_file_info(path)
             mark, file = self._footer(info)
             if mark != self.files[path]:
                 raise DataError(f"{path}: has been replaced since it was opened; start again")
-            metadata = file.metadata
-            if self._stored != self._schema.remove_metadata():
-                metadata = _with_schema(metadata, self._stored) or metadata
+            metadata, stored = file.metadata, _as_stored(file.schema_arrow)
+            if stored != file.schema_arrow.remove_metadata():
+                metadata = _with_schema(metadata, stored) or metadata
             stream = self._filesystem.open_input_file(path)
             reading = {} if _largest(metadata) < WHOLE else {"pre_buffer": False, "buffer_size": 2**20}
             file = pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True, **reading)
@@ -220,16 +208,32 @@ class ParquetSource(Source):
             self._cursor = self._open = None  # neither can be trusted after an error
             raise
 
-    def _measure(self) -> Layout:
-        """The length that most rows of the first piece have, for list columns, whose type does not tell."""
-        piece, name = self.pieces[0], self.columns[0]
-        self._chunk_rows = piece.rows
-        table = _careful(partial(self._table, piece.file, piece.row_group, 0, [name]), piece.file)
+    def _measure(self, row_groups: Sequence[tuple[str, int, int]]) -> Layout:
+        """The most frequent length of rows looked at all over the data, for list columns, whose type does not tell.
+
+        Raises DataError if most of those rows have other lengths.
+        """
+        name, pieces, parts = self.columns[0], cut(row_groups), []
+        begin = [piece for piece in pieces if piece.offset == 0]  # what lies within a row group costs all before it
+        among = begin if len(begin) >= PLACES else pieces
+        self._chunk_rows = PLACE_ROWS
+        for piece in among[:: -(-len(among) // PLACES)]:
+            read = partial(self._table, piece.file, piece.row_group, piece.offset, [name])
+            lists = _one(_careful(read, piece.file)[name])[: piece.rows]
+            parts.append(pc.list_value_length(lists).fill_null(0).to_numpy())
         self._cursor = None
-        lengths = pc.list_value_length(_one(table[name])).drop_null().to_numpy()
-        if not lengths.any():
-            raise DataError(f"{piece.file}: column {name} holds no values in its first {piece.rows} rows")
-        return Layout.of((int(np.bincount(lengths).argmax()),))
+        lengths = np.concatenate(parts)
+        counts = np.bincount(lengths)
+        counts[0] = 0
+        filled, most = int(counts.sum()), int(counts.argmax())
+        if filled == 0:
+            raise DataError(f"{self.settings.path}: column {name} holds no values in the {len(lengths)} rows looked at")
+        if 2 * counts[most] < filled:
+            raise DataError(
+                f"{self.settings.path}: column {name} holds lists of {np.count_nonzero(counts)} lengths, and the most "
+                f"frequent, {most}, is that of {counts[most]} of {filled} rows; write rows of one length"
+            )
+        return Layout.of((most,))
 
 
 class _Cursor:
@@ -282,6 +286,20 @@ def _careful(action: Callable[[], T], what: str, tries: int = 3) -> T:
 def _largest(metadata: pq.FileMetaData) -> int:
     """Bytes of the largest row group, uncompressed."""
     return max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
+
+
+def _as_stored(schema: pa.Schema) -> pa.Schema:
+    """The schema with list-like columns as the plain lists that they are in Parquet.
+
+    pyarrow cannot read a null back into a fixed-size list, and an extension type would be asked to decode itself.
+    """
+    fields = []
+    for field in schema:
+        kind = storage_of(field)
+        if is_list(kind):
+            kind = pa.list_(kind.value_field)
+        fields.append(pa.field(field.name, kind, field.nullable))
+    return pa.schema(fields)
 
 
 def _with_schema(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaData | None:
