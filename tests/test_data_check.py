@@ -167,6 +167,15 @@ def test_sparse_rows_are_checked_without_being_made_dense() -> None:
     assert (fault.row, fault.column, fault.value) == (row, f"X[{column}]", "nan")
 
 
+@pytest.mark.parametrize("matrix", [np.asarray, sparse.csr_array])
+def test_bad_weights_of_any_matrix_are_found(matrix) -> None:  # type: ignore[no-untyped-def]
+    weights = [1.0, -1.0, 1.0, np.nan]
+    with pytest.raises(DataError, match=r"2 of 4 rows cannot be used:\n.*row 1, column weights: -1, where a weight"):
+        survey(ArraySource(matrix(np.eye(4)), weights=weights))
+    found = survey(ArraySource(matrix(np.eye(4)), weights=weights, settings=DROP))
+    assert found.dropped_rows.tolist() == [1, 3]
+
+
 def test_rows_of_zeros_alone_can_be_surveyed() -> None:
     found = survey(ArraySource(sparse.csr_array((40, 3))))
     assert (found.minimum, found.maximum, found.mean_square) == (0, 0, 0)
@@ -192,6 +201,8 @@ def test_notes_name_constant_and_coarse_features() -> None:
     constant, coarse = survey(ArraySource(x)).notes
     assert "1 of 3 features never change, such as X[1]" in constant
     assert "float32 keeps few digits of X[2]" in coarse
+    x[:, 2] *= 1e-60
+    assert "float32 loses the differences in X[2], which are below 1e-38" in survey(ArraySource(x)).notes[1]
     assert survey(ArraySource(np.ones((50, 3)))).notes == ("every row is the same: there is one cluster at most",)
 
 

@@ -146,6 +146,17 @@ def test_scaling_is_undone_stored_and_safe_for_constant_rows(kind: str) -> None:
         assert Scaling.of(kind, survey(ArraySource(flat))).apply(torch.from_numpy(flat)).isfinite().all()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", ["none", "power", "standard", "unit", "symmetric"])
+@pytest.mark.parametrize("scale", [1e-20, 1e-37, 1e-38, 1e-42, 1e-60, 1e-200])
+def test_tiny_features_stay_finite(scale: float, kind: str) -> None:
+    tiny = X.astype(float) * scale
+    for x in (tiny, np.column_stack([X, tiny[:, 0]])):
+        scaling = Scaling.of(kind, survey(ArraySource(x)))  # type: ignore[arg-type]
+        assert np.isfinite(scaling.factor).all()
+        (shard,) = shards(ArraySource(x), 1, kind)
+        assert shard[slice(None)].isfinite().all()
+
+
 def test_labels_of_any_type_follow_dropped_rows(tmp_path: Path) -> None:
     x = X[:6].copy()
     x[2] = np.nan

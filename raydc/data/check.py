@@ -17,6 +17,8 @@ from raydc.data.shard import RowGroup, deal
 from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes, usable
 
 SHOWN = 5
+FINE = float(np.finfo(np.float32).tiny)
+"""Spreads up to this are not scaled: of such numbers float32 keeps few digits or none, and their inverses overflow."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Survey:
     @property
     def constant(self) -> np.ndarray:
         """bool [D]: features whose spread float32 cannot tell from none."""
-        return np.sqrt(self.variance) <= np.finfo(np.float32).eps * np.abs(self.mean)
+        return np.sqrt(self.variance) <= np.maximum(np.finfo(np.float32).eps * np.abs(self.mean), FINE)
 
 
 def survey(source: Source, settings: DataSettings | None = None) -> Survey:
@@ -167,8 +169,8 @@ def bad_cells(block: Block) -> np.ndarray | None:
         entries = block.x.tocoo()
         wrong = ~usable(entries.data)
         bad[entries.row[wrong], entries.col[wrong]] = True
-        return bad
-    bad = ~usable(values)
+    else:
+        bad = ~usable(values)
     bad[list(block.broken)] = True
     return bad
 
@@ -225,6 +227,10 @@ def _with_notes(source: Source, found: Survey) -> Survey:
     elif len(constant):
         some = ", ".join(source.name_of(int(j)) for j in constant[:SHOWN])
         notes.append(f"{len(constant)} of {source.n_features} features never change, such as {some}")
+    lost = (found.variance > 0) & (np.sqrt(found.variance) <= FINE)
+    if lost.any():
+        some = ", ".join(source.name_of(int(j)) for j in np.flatnonzero(lost)[:SHOWN])
+        notes.append(f"float32 loses the differences in {some}, which are below {FINE:.0e}: multiply by a factor first")
     coarse = ~found.constant & (np.sqrt(found.variance) < 1e-4 * np.abs(found.mean))
     if coarse.any():
         some = ", ".join(source.name_of(int(j)) for j in np.flatnonzero(coarse)[:SHOWN])

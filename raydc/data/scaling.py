@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.data.check import Survey
+from raydc.data.check import FINE, Survey
 from raydc.data.settings import ScalingKind
 
 
@@ -20,7 +20,7 @@ class Scaling:
     shift: np.ndarray
     """float32, [] for all features alike or [D]."""
     factor: np.ndarray
-    """float32, [] or [D]; never 0."""
+    """float32, [] or [D]; finite and never 0."""
 
     @staticmethod
     def of(kind: ScalingKind, survey: Survey) -> "Scaling":
@@ -31,7 +31,7 @@ class Scaling:
         unit, symmetric: smallest and largest value of all features to 0 and 1, to -1 and 1.
         """
         shift, factor = np.zeros(()), np.ones(())
-        if kind == "power" and survey.mean_square > 0:
+        if kind == "power" and np.sqrt(survey.mean_square) > FINE:
             factor = 1 / np.sqrt(np.asarray(survey.mean_square))
         elif kind == "standard":
             spread = np.sqrt(survey.variance)
@@ -39,7 +39,7 @@ class Scaling:
         elif kind in ("unit", "symmetric"):
             low, high = survey.minimum, survey.maximum
             shift = np.asarray(low if kind == "unit" else (low + high) / 2)
-            if high > low:
+            if high - low > FINE:
                 factor = np.asarray((1.0 if kind == "unit" else 2.0) / (high - low))
         return Scaling(kind, np.asarray(shift, np.float32), np.asarray(factor, np.float32))
 
