@@ -7,11 +7,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy import sparse
 from sklearn.datasets import load_digits
 
-from raydc.data import ArraySource, DataError, DataSettings, Source, changes, open_source, read_labels, survey
+from raydc.data import (
+    ArraySource,
+    DataError,
+    DataSettings,
+    Shard,
+    Source,
+    changes,
+    open_source,
+    read_labels,
+    split,
+    survey,
+)
 from raydc.data.parquet import ParquetSource
+from raydc.data.source import cut
 from raydc.settings import SettingsError, build
 
 X = np.arange(60, dtype=np.float32).reshape(10, 6)
@@ -163,6 +176,25 @@ def test_pieces_share_a_file_of_one_row_group(tmp_path: Path) -> None:
     backwards = np.concatenate([source.read(piece).x for piece in reversed(source.pieces)])
     np.testing.assert_array_equal(np.sort(backwards[:, 0]), np.arange(1000))
     np.testing.assert_array_equal(source.read(source.pieces[10]).x[:, 0], np.arange(630, 693))
+
+
+@pytest.mark.parametrize(
+    ("features", "rows"), [(1, 4096), (4096, 4096), (8192, 2048), (3 * 224 * 224, 111), (2**25, 1)]
+)
+def test_row_groups_hold_so_many_values_at_most(features: int, rows: int) -> None:
+    assert len(split(10**6, n_features=features)[0]) == rows
+    assert {piece.rows for piece in cut([("a", 0, 10**6)], features)[:-1]} == {rows}
+
+
+def test_pieces_of_wide_rows_in_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydc.data.shard.GROUP_VALUES", 18)
+    write({"x": listed()})(tmp_path)
+    for source in (open_at(tmp_path), ArraySource(X), ArraySource(sparse.csr_array(X))):
+        assert [piece.rows for piece in source.pieces] == [3, 3, 3, 1]
+        np.testing.assert_array_equal(values(source), X)
+    seen: list[int] = []
+    Shard.of(torch.from_numpy(X)).map(lambda x: seen.append(len(x)) or x)
+    assert seen == [3, 3, 3, 1]
 
 
 @pytest.mark.parametrize("whole", [0, 2**27])

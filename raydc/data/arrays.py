@@ -75,7 +75,7 @@ class ArraySource(Source):
             {} if weights is None else {"weights": _digest(self._weights)}
         )
         self.notes = notes
-        self.pieces = cut([(name, 0, self._x.shape[0])])
+        self.pieces = cut([(name, 0, self._x.shape[0])], self.n_features)
 
     def read(self, piece: Piece) -> Block:
         """The rows of one piece, as stored."""

@@ -67,7 +67,7 @@ class ParquetSource(Source):
         if empty:
             self.notes += (f"{len(empty)} of {len(self.files)} files hold no rows, such as {empty[0]}",)
         self.layout = resolve_layout(self._chosen.layout or self._measure(row_groups), settings)
-        self.pieces = cut(row_groups)
+        self.pieces = cut(row_groups, self.n_features)
         size = max(piece.rows for piece in self.pieces)
         self._chunk_rows = size * max(1, CHUNK_VALUES // (size * self.n_features))
         self.dtype = np.result_type(*{_numpy_type(self._schema.field(name)) for name in self.columns})

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from raydc import collectives
+
+GROUP_VALUES = 2**24
+"""Values of a row group at most: 64 MB as float32, and up to 4096 features groups of 4096 rows."""
 
 
 class Rows(Protocol):
@@ -69,7 +73,7 @@ class Shard:
     @staticmethod
     def of(x: Tensor, group_rows: int | None = None) -> "Shard":
         """All rows of x [N, ...] on one worker, for tests and in-process use."""
-        groups = split(len(x), group_rows)
+        groups = split(len(x), group_rows, prod(x.shape[1:]))
         return Shard(DenseRows(x, x.device), groups, (len(x),), device=x.device)
 
     def __len__(self) -> int:
@@ -96,7 +100,7 @@ class Shard:
 
     @torch.no_grad()
     def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """function(x) [N, ...] of every row, without gradients, a few row groups at a time.
+        """function(x) [N, ...] of every row, without gradients, a row group at a time.
 
         Groups are never cut, so that a row's result does not depend on the number of workers.
         """
@@ -119,12 +123,14 @@ class Shard:
         return Batch(self[row], row, len(positions), sizes, extra)
 
 
-def split(total: int, group_rows: int | None = None) -> tuple[RowGroup, ...]:
+def split(total: int, group_rows: int | None = None, n_features: int = 1) -> tuple[RowGroup, ...]:
     """Row groups over `total` rows: of `group_rows` each, by default about 64 of them and at most 4096 rows.
 
     Few rows make about 16 groups: mapping and summing groups of under a hundred rows costs more than their arithmetic.
+    Rows of many features make groups of GROUP_VALUES at most, or of one row.
     """
-    size = group_rows or max(16, min(128, -(-total // 16)), min(4096, -(-total // 64)))
+    size = max(16, min(128, -(-total // 16)), min(4096, -(-total // 64)))
+    size = group_rows or max(1, min(size, GROUP_VALUES // max(1, n_features)))
     return tuple(RowGroup(i, at, min(at + size, total)) for i, at in enumerate(range(0, total, size)))
 
 

@@ -171,12 +171,12 @@ def resolve_layout(layout: Layout, settings: DataSettings) -> Layout:
     return Layout.of(settings.shape)
 
 
-def cut(row_groups: Sequence[tuple[str, int, int]]) -> tuple[Piece, ...]:
+def cut(row_groups: Sequence[tuple[str, int, int]], n_features: int = 1) -> tuple[Piece, ...]:
     """Pieces of the row groups (file, number in the file, rows), each cut by the rule of `shard.split`."""
     total = sum(rows for _, _, rows in row_groups)
     if total == 0:
         return ()
-    size = len(split(total)[0])
+    size = len(split(total, n_features=n_features)[0])
     pieces: list[Piece] = []
     at, row, last = 0, 0, ""
     for file, number, rows in row_groups:
