@@ -1,5 +1,6 @@
 """Shards: the same rows on any number of workers and in any place; scaling; labels; rows for prediction."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def test_a_full_disk_is_said_before_writing(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     with pytest.raises(DataError, match=r"data.storage disk: needs 4,800 bytes in .*, which has 100"):
         shards(ArraySource(X), 1, storage="disk", scratch_dir=tmp_path)
+
+
+def test_a_disk_that_others_fill_meanwhile_is_an_error_and_no_signal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (shard,) = shards(ArraySource(X), 1, storage="disk")
+    assert isinstance(shard.rows, DenseRows) and torch.equal(shard[slice(None)], whole(shards(ArraySource(X), 1)))
+
+    def full(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(DataError, match=rf"disk: 4,800 bytes cannot be had in {tmp_path}: .*No space left"):
+        shards(ArraySource(X), 1, storage="disk")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_that_do_not_fit_in_memory_go_to_disk_and_sparse_ones_stay_sparse(monkeypatch: pytest.MonkeyPatch) -> None:

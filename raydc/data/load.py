@@ -166,15 +166,17 @@ def _empty(shape: tuple[int, ...], place: Storage, device: torch.device, scratch
     """Room for rows where they are to live."""
     if place != "disk" or 0 in shape:
         return torch.empty(shape, device=device if place == "device" else "cpu")
-    free, size = shutil.disk_usage(scratch_dir or tempfile.gettempdir()).free, 4 * prod(shape)
+    folder, size = scratch_dir or tempfile.gettempdir(), 4 * prod(shape)
+    free = shutil.disk_usage(folder).free
     if size > free:
-        raise DataError(
-            f"data.storage disk: needs {size:,} bytes in {scratch_dir}, which has {free:,}; add workers or disk"
-        )
-    handle, name = tempfile.mkstemp(dir=scratch_dir, prefix="raydc-rows-", suffix=".npy")
-    os.close(handle)
+        raise DataError(f"data.storage disk: needs {size:,} bytes in {folder}, which has {free:,}; add workers or disk")
     try:
-        mapped = np.lib.format.open_memmap(name, mode="w+", dtype=np.float32, shape=shape)
-    finally:
-        os.unlink(name)  # the mapping keeps the space until the process ends, however it ends
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="raydc-rows-") as file:
+            if hasattr(os, "posix_fallocate"):  # not on macOS; a write into a hole that the disk cannot fill kills
+                os.posix_fallocate(file.fileno(), 0, size)
+            mapped = np.memmap(file, np.float32, "r+", shape=shape)  # keeps the space until the process ends
+    except OSError as error:
+        raise DataError(
+            f"data.storage disk: {size:,} bytes cannot be had in {folder}: {error}; add workers or disk"
+        ) from error
     return torch.from_numpy(mapped)
