@@ -235,6 +235,15 @@ def test_ids_from_dictionaries_that_differ_between_row_groups(tmp_path: Path) ->
     assert shard.ids.tolist() == ids.to_pylist()
 
 
+def test_one_long_id_does_not_widen_all_others(tmp_path: Path) -> None:
+    ids = np.array([f"row {row}" for row in range(199)] + ["x" * 2000], object)
+    pq.write_table(pa.table({"id": ids, "a": X[:, 0]}), tmp_path / "a.parquet", row_group_size=50)
+    for source in (ArraySource(X, ids=ids), open_source(DataSettings(path=str(tmp_path)))):
+        travelled = np.concatenate([part.ids for part in shards(source, 2)])
+        assert travelled.tolist() == ids.tolist() and travelled.nbytes < 100_000
+        assert pa.array(travelled).type == pa.string()
+
+
 def test_ids_that_are_integers_in_a_dictionary(tmp_path: Path) -> None:
     table = {"key": pa.array([7, 5, 7]).dictionary_encode(), "a": X[:3, 0]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")

@@ -23,6 +23,7 @@ from raydc.data.source import (
     cut,
     is_real,
     resolve_layout,
+    texts,
     weights_of,
 )
 
@@ -177,7 +178,7 @@ def _identifiers(ids: np.ndarray, rows: int, name: str) -> np.ndarray:
     if ids.dtype.kind in "iu":
         return ids.astype(np.uint64 if ids.dtype == np.uint64 else np.int64)
     if ids.dtype.kind in "UO":
-        return ids.astype(str)
+        return ids if ids.dtype.kind == "U" else texts(ids)
     raise DataError(f"{name}: ids are {ids.dtype}; expected integers or text")
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from raydc.data.columns import Columns, choose, is_list, plain, storage_of
 from raydc.data.settings import DataSettings
-from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout, weights_of
+from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout, texts, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -374,7 +374,7 @@ def _ids(column: pa.ChunkedArray, name: str, broken: dict[int, tuple[str, str]])
         broken.setdefault(int(row), (name, "null"))
     if pa.types.is_integer(ids.type):
         return ids.fill_null(0).cast(pa.uint64() if ids.type == pa.uint64() else pa.int64()).to_numpy()
-    return ids.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False).astype(str)
+    return texts(ids.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False))
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -16,6 +16,9 @@ from raydc.data.shard import split
 HUGE = np.float64(1e15)
 """Values beyond this have no useful square in float32, so they count as unusable."""
 
+WIDEST = 64
+"""Characters of an id, of which numpy keeps 4 bytes each for the longest of all, up to which ids are kept like that."""
+
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the file, the place, the value, and what to do."""
@@ -190,6 +193,12 @@ def cut(row_groups: Sequence[tuple[str, int, int]], n_features: int = 1) -> tupl
 def usable(values: Any) -> Any:
     """Which values are finite and not huge; in float64, as half precision would take 1e15 for infinity."""
     return (values >= -HUGE) & (values <= HUGE)
+
+
+def texts(values: np.ndarray) -> np.ndarray:
+    """Texts [n] of objects: in places of equal width, but one by one where one is much longer."""
+    words = [str(value) for value in values]
+    return np.array(words, object if max(map(len, words), default=0) > WIDEST else str)
 
 
 def weights_of(values: np.ndarray, name: str, broken: dict[int, tuple[str, str]]) -> np.ndarray:
