@@ -10,14 +10,13 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raydc import connection, streamed
 from raydc import job as jobs
 from raydc.checkpoints import CheckpointError
 from raydc.config import RunConfig
-from raydc.data import DataError, changes, save_dropped
+from raydc.data import DataError, changes, dropped_table, opened
 from raydc.elastic import Room
 from raydc.job import Job
 from raydc.loop import Loop, Progress, TrainingDiverged
@@ -104,8 +103,9 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
         return json.loads(store.read_text("summary.json"))
     started = time.time()
     record = begin(run) | {"status": "running"}
-    if job.survey.dropped and store.local:
-        save_dropped(job.survey.dropped, Path(store.path) / "dropped.csv")
+    if job.survey.dropped and not store.exists("dropped.csv"):
+        source = job.source or opened(job.config.data, job.survey.fingerprint)
+        store.write_text("dropped.csv", dropped_table(source, job.survey))
     status = _status(job, store, watch, record["id"])
     record["seconds"] += time.time() - started
     record["status"] = status

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from raydc.config import RunConfig
 from raydc.data import (
     ArraySource,
     DataError,
@@ -19,14 +20,15 @@ from raydc.data import (
     Source,
     Survey,
     deal,
+    dropped_table,
     load_shard,
     open_source,
     require,
     require_same,
-    save_dropped,
     survey,
 )
 from raydc.data.scaling import Scaling
+from raydc.train import check, train
 
 DROP = DataSettings(path="array", on_bad_row="drop")
 UNUSABLE = {"null": None, "nan": np.nan, "inf": np.inf, "-inf": -np.inf, "1e+20 (beyond 1e+15)": 1e20}
@@ -77,10 +79,12 @@ def test_every_unusable_cell_is_found_and_its_row_alone_dropped(
     for row, feature in sorted(wrong):
         expected.setdefault(row, (feature, wrong[row, feature]))
     name = "f{}" if kind == "columns" and features > 1 else ("f{}[0]" if kind == "columns" else "x[{}]")
-    assert [(f.row, f.row_group, f.column, f.value) for f in found.dropped] == [
-        (row, row // group, name.format(feature), value) for row, (feature, value) in expected.items()
+    lines = list(csv.DictReader(io.StringIO(dropped_table(source, found))))
+    assert [(line["row"], line["row_group"], line["column"], line["value"]) for line in lines] == [
+        (str(row), str(row // group), name.format(feature), value) for row, (feature, value) in expected.items()
     ]
-    assert sum(fault.cells for fault in found.dropped) == len(wrong)
+    assert sum(int(line["cells"]) for line in lines) == len(wrong)
+    assert [str(fault.row) for fault in found.dropped] == [line["row"] for line in lines[:5]]
     assert found.rows == len(good) and found.dropped_rows.tolist() == sorted(expected)
     kept = x[good].astype(np.float64)
     np.testing.assert_allclose(found.mean, kept.mean(0), rtol=1e-9, atol=1e-9)
@@ -242,15 +246,20 @@ def test_values_that_change_between_passes_are_noticed() -> None:
 
 
 def test_every_dropped_row_is_listed_in_the_file(tmp_path: Path) -> None:
-    x = np.ones((30, 2))
+    x = np.random.default_rng(0).normal(size=(60, 2))
     x[4:24, 1] = np.nan
     found = survey(ArraySource(x, settings=DROP))
-    assert "dropped 20 of 30 rows" in found.notes[0] and "and 15 more" in found.notes[0]
-    save_dropped(found.dropped, tmp_path / "dropped.csv")
-    lines = list(csv.DictReader(io.StringIO((tmp_path / "dropped.csv").read_text())))
+    assert "dropped 20 of 60 rows" in found.notes[0] and "and 15 more" in found.notes[0]
+    assert len(found.dropped) == 5 and found.dropped_rows.tolist() == list(range(4, 24))
+    np.save(tmp_path / "x.npy", x)
+    run = {"data": {"path": str(tmp_path / "x.npy"), "on_bad_row": "drop"}, "output": {"out": str(tmp_path / "out")}}
+    method, training = {"name": "kmeans", "n_clusters": 2}, {"workers": 0}
+    train(check(RunConfig.of({**run, "method": method, "training": training})))
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "dropped.csv").read_text())))
     assert [int(line["row"]) for line in lines] == list(range(4, 24))
-    assert lines[0]["column"] == "X[1]" and lines[0]["value"] == "nan"
-    assert [path.name for path in tmp_path.iterdir()] == ["dropped.csv"]
+    assert lines[0] == {
+        "file": f"{tmp_path}/x.npy", "row_group": "0", "row": "4", "column": "X[1]", "value": "nan", "cells": "1"
+    }  # fmt: skip
 
 
 def weighed(folder: Path, weights: object, **options: object) -> Source:

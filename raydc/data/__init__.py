@@ -1,7 +1,7 @@
 """Rows: opened, checked, scaled and dealt to workers."""
 
 from raydc.data.arrays import ArraySource
-from raydc.data.check import Fault, Survey, require, require_same, save_dropped, survey
+from raydc.data.check import Fault, Survey, dropped_table, require, require_same, survey
 from raydc.data.inputs import rows_of
 from raydc.data.load import SparseRows, load_shard, read_group, read_labels
 from raydc.data.open import open_source, opened
@@ -30,6 +30,7 @@ __all__ = [
     "Survey",
     "changes",
     "deal",
+    "dropped_table",
     "load_shard",
     "open_source",
     "opened",
@@ -38,7 +39,6 @@ __all__ = [
     "require",
     "require_same",
     "rows_of",
-    "save_dropped",
     "split",
     "survey",
 ]

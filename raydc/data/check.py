@@ -1,12 +1,10 @@
 """One pass over all rows before any work: every unusable value found, and the statistics that scaling needs."""
 
 import csv
-import os
-import tempfile
+import io
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -54,6 +52,7 @@ class Survey:
     checksums: tuple[int, ...]
     """CRC-32 of each piece's values, so that data that change later are noticed."""
     dropped: tuple[Fault, ...]
+    """The first rows left out; `dropped_table` names all of them."""
     dropped_rows: np.ndarray
     """int64, ascending: numbers in the data set of the rows left out."""
     minimum: float
@@ -79,7 +78,7 @@ def survey(source: Source, settings: DataSettings | None = None) -> Survey:
     """Reads everything once, in the order of the data, a piece at a time.
 
     Raises DataError naming the first unusable cells (null, NaN, infinite, beyond 1e15, rows of another length), or, if
-    `on_bad_row` is drop, leaves their rows out and lists them.
+    `on_bad_row` is drop, leaves their rows out.
     """
     drop = (settings or source.settings).on_bad_row == "drop"
     found: list[Fault] = []
@@ -96,7 +95,7 @@ def survey(source: Source, settings: DataSettings | None = None) -> Survey:
         if bad is not None:
             bad_rows += int(rows.sum())
             gone.append(piece.start + np.flatnonzero(rows))
-            for row in np.flatnonzero(rows)[: None if drop else max(0, SHOWN - len(found))]:
+            for row in np.flatnonzero(rows)[: SHOWN - len(found)]:
                 found.append(_fault(source, piece, block, bad, int(row)))
         kept = piece.rows - int(rows.sum())
         if kept:
@@ -146,16 +145,17 @@ def require_same(before: str, files: dict[str, str], source: Source) -> None:
         raise DataError(f"{source.settings.path}: the data have changed:\n{what}\nPut them back, or start a new run.")
 
 
-def save_dropped(faults: Sequence[Fault], path: Path) -> None:
-    """Writes every dropped row to a CSV file (file, row_group, row, column, value, cells)."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "row_group", "row", "column", "value", "cells"])
-        writer.writerows([f.file, f.row_group, f.row, f.column, f.value, f.cells] for f in faults)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def dropped_table(source: Source, found: Survey) -> str:
+    """Every row that was left out, as CSV (file, row_group, row, column, value, cells); reads their pieces again."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(field.name for field in fields(Fault))
+    for piece in source.pieces:
+        low, high = np.searchsorted(found.dropped_rows, [piece.start, piece.start + piece.rows])
+        if low < high and (bad := bad_cells(block := source.read(piece))) is not None:
+            rows = np.flatnonzero(bad.any(axis=1))
+            writer.writerows(astuple(_fault(source, piece, block, bad, int(row))) for row in rows)
+    return text.getvalue()
 
 
 def bad_cells(block: Block) -> np.ndarray | None:
@@ -217,10 +217,11 @@ def _report(source: Source, faults: Sequence[Fault], rows: int) -> str:
 
 def _with_notes(source: Source, found: Survey) -> Survey:
     notes = [*source.notes]
-    if len(found.dropped):
-        lines = [str(fault) for fault in found.dropped[:SHOWN]]
-        more = [f"and {len(found.dropped) - SHOWN} more"] if len(found.dropped) > SHOWN else []
-        notes.append("\n  ".join([f"dropped {len(found.dropped)} of {source.n_rows} rows:", *lines, *more]))
+    dropped = len(found.dropped_rows)
+    if dropped:
+        lines = [str(fault) for fault in found.dropped]
+        more = [f"and {dropped - len(lines)} more"] if dropped > len(lines) else []
+        notes.append("\n  ".join([f"dropped {dropped} of {source.n_rows} rows:", *lines, *more]))
     constant = np.flatnonzero(found.constant)
     if len(constant) == source.n_features:
         notes.append("every row is the same: there is one cluster at most")
