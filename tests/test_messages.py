@@ -55,6 +55,23 @@ case("C1", "NaN", DATA_ERROR, f"a.parquet|row group 3|row 31|width|nan|{fix}", F
 case("C1", "infinity", DATA_ERROR, f"row 31|width|inf|{fix}", FEW, data=bad(np.inf))
 case("C1", "dropped", 0, "1 of 60 rows", FEW, "--on-bad-row=drop", "--dry-run", data=bad(None))
 case("C2", "lists of several lengths", DATA_ERROR, "a.parquet|row 1|x", FEW, data=lists([[1, 2], [1, 2, 3]]))
+case(
+    "C2",
+    "a list for a class",
+    DATA_ERROR,
+    "label_column: c in|is list",
+    FEW,
+    "--label-column=c",
+    data=write({"x": [1.0], "c": [[1]]}),
+)
+case(
+    "C3",
+    "x and y",
+    DATA_ERROR,
+    "y may be a coordinate|--columns|--label-column y",
+    FEW,
+    data=write({"x": [1.0], "y": [1.0]}),
+)
 case("C3", "text", DATA_ERROR, "no column of numbers|t (string)", FEW, data=write({"t": ["a"] * 9}))
 case("C3", "text asked for", DATA_ERROR, "t in|is text; features must be", FEW, "--columns=t", data=write({"t": ["a"]}))
 case(
