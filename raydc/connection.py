@@ -26,6 +26,8 @@ LOOPBACK = ("127.0.0.1", "::1")
 """Where Ray listens for this machine alone; a node at another address, 127.0.0.2 as well, listens for everybody."""
 PROCESS_GROUPS = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2"}
 """Seconds that Ray Train waits for workers to take leave of each other (else 30): with one that hangs they never do."""
+PATIENCE = 60
+"""Seconds for a cluster to say who it is; Ray's own patience of 30, and the start of a process, fit in."""
 _KNOCK = """
 import sys
 from ray._private.services import canonicalize_bootstrap_address_or_die
@@ -76,11 +78,14 @@ def _reached_without_token(address: str) -> list[str]:
         raise ConnectionError(f"no Ray cluster at {address} (RAY_ADDRESS): {problem.strerror or problem}") from None
     without = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
     command = [sys.executable, "-c", _KNOCK, address]
-    asked = subprocess.run(
-        command, env=without | {"RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, check=False
-    )
+    environment = without | {"RAY_AUTH_MODE": "disabled"}
+    try:
+        asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise ConnectionError(f"no Ray cluster at {address} (RAY_ADDRESS): no answer in {PATIENCE} s") from None
     if asked.returncode:
-        raise ConnectionError(f"no Ray cluster at {address} (RAY_ADDRESS): {asked.stderr.strip().splitlines()[-1]}")
+        said = asked.stderr.strip() or f"the process that asked it ended with code {asked.returncode}"
+        raise ConnectionError(f"no Ray cluster at {address} (RAY_ADDRESS): {said.splitlines()[-1]}")
     return asked.stdout.split()
 
 
@@ -189,6 +194,8 @@ def _own_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

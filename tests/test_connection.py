@@ -1,6 +1,9 @@
 """Who gets into a Ray cluster, and which clusters raydc goes into."""
 
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -77,3 +80,26 @@ def test_no_cluster_at_the_address(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert cli.main(["train", *options(training__workers=1), f"--out={tmp_path / 'out'}"]) == cli.UNAVAILABLE
     assert "no Ray cluster at 127.0.0.1:1" in capsys.readouterr().err
+
+
+def killed(command: list[str], **options: Any) -> Any:
+    return subprocess.CompletedProcess(command, -9, "", "")
+
+
+def hung(command: list[str], timeout: float, **options: Any) -> Any:
+    raise subprocess.TimeoutExpired(command, timeout)
+
+
+@pytest.mark.parametrize(("becomes", "said"), [(killed, "ended with code -9"), (hung, "no answer in 60 s")])
+def test_a_probe_that_never_answers_is_no_cluster(monkeypatch, becomes, said):
+    monkeypatch.setattr(subprocess, "run", becomes)
+    with pytest.raises(ConnectionError, match=rf"no Ray cluster at nowhere \(RAY_ADDRESS\): .*{said}"):
+        connection._reached_without_token("nowhere")
+
+
+def test_signals_are_ours_again_when_ray_does_not_start():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="no Ray"), connection._own_signals():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise RuntimeError("no Ray")
+    assert signal.getsignal(signal.SIGTERM) is before
