@@ -5,7 +5,7 @@ import io
 import json
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from raydc.settings import build
 FORMAT = 1
 FILE = re.compile(r"model\.json|state\.pt|replica-\d+\.pt")
 """Names of a model's files; its folder holds no others."""
+ANEW = "copy the whole folder anew from where it was made, or name another model"
 
 
 class ModelError(ValueError):
@@ -181,20 +182,29 @@ class ClusteringModel:
     def load(folder: str | Path) -> "ClusteringModel":
         """Raises ModelError if a file is missing, damaged, or of another format."""
         paths = [path for path in Path(folder).glob("*") if path.is_file()]
-        try:
-            return ClusteringModel.of({path.name: path.read_bytes() for path in paths})
-        except KeyError as missing:
-            raise ModelError(f"{folder} is no raydc model: {missing.args[0]} is missing") from None
+        return ClusteringModel.of({path.name: path.read_bytes() for path in paths}, str(folder))
 
     @staticmethod
-    def of(files: dict[str, bytes]) -> "ClusteringModel":
-        """From what `files` gave. KeyError for a file that is not there, ModelError for one that is damaged."""
+    def of(files: Mapping[str, bytes], at: str = "") -> "ClusteringModel":
+        """From what `files` gave. ModelError names the file that is missing or damaged, and where (`at`) it belongs."""
+        try:
+            return ClusteringModel._read(files)
+        except KeyError as missing:
+            problem = f"{missing.args[0]} is missing; {ANEW}"
+        except (json.JSONDecodeError, UnicodeDecodeError) as damage:
+            problem = f"model.json is damaged, it cannot be read as JSON ({damage}); {ANEW}"
+        except ModelError as damage:
+            problem = str(damage)
+        raise ModelError(f"{at}: {problem}" if at else problem)
+
+    @staticmethod
+    def _read(files: Mapping[str, bytes]) -> "ClusteringModel":
         about = json.loads(files["model.json"])
         if about.get("format") != FORMAT:
             raise ModelError(f"expected a model of format {FORMAT}, got {about.get('format')!r}: update raydc")
         for name, digest in about["sha256"].items():
             if hashlib.sha256(files[name]).hexdigest() != digest:
-                raise ModelError(f"{name} is damaged: it does not have the checksum that model.json states")
+                raise ModelError(f"{name} is damaged: it does not have the checksum that model.json states; {ANEW}")
         kind, shape = methods.load(about["method"]), tuple(about["shape"])
 
         def method(name: str) -> Method:

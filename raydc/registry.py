@@ -308,7 +308,7 @@ def load(uri: str, tracking_uri: str | None = None) -> ClusteringModel:
             raise ModelError(
                 f"no model at {uri}: expected models:/NAME@champion, a run's output directory, or its model/"
             )
-        return ClusteringModel.of({name: store.read_bytes(name) for name in store.list()})
+        return ClusteringModel.of({name: store.read_bytes(name) for name in store.list()}, store.root)
     if not REFERENCE.fullmatch(uri):
         raise RegistryError(f"expected models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/model, got {uri!r}")
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:

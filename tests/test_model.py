@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydc import DeepClustering
+from raydc import DeepClustering, registry
 from raydc.assign import identity
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
@@ -58,6 +58,25 @@ def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) 
     (tmp_path / "replica-1.pt").unlink()
     with pytest.raises(ModelError, match=r"replica-1\.pt is missing"):
         ClusteringModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "said"),
+    [
+        ("state.pt", None, r"state\.pt is missing; copy the whole folder anew"),
+        ("state.pt", b"", r"state\.pt is damaged: .* copy the whole folder anew"),
+        ("model.json", b"{", r"model\.json is damaged, .* copy the whole folder anew"),
+        ("model.json", b"\xff", r"model\.json is damaged, .* copy the whole folder anew"),
+        ("model.json", b'{"format": 1}', r"sha256 is missing"),
+    ],
+)
+def test_a_damaged_folder_is_named(model: ClusteringModel, tmp_path: Path, name: str, left: bytes, said: str) -> None:
+    model.save(tmp_path)
+    (tmp_path / name).unlink() if left is None else (tmp_path / name).write_bytes(left)
+    for load in (ClusteringModel.load, lambda folder: registry.load(str(folder))):
+        with pytest.raises(ModelError, match=said) as problem:
+            load(tmp_path)
+        assert str(tmp_path) in str(problem.value)
 
 
 def test_an_estimator_of_a_model(model: ClusteringModel) -> None:

@@ -55,7 +55,9 @@ def made(tmp_path: Path, body: str) -> Any:
         ("trial.suggest_categorical('output.out', ['a', 'b'])", "output.out: a space may suggest"),
         ("trial.suggest_float('training.batch_size', 0.5, 2.0)", "training.batch_size"),
         ("pass", "suggests nothing"),
-        ("trial.suggest_float(3)", "space: "),
+        ("trial.suggest_float(3)", r"space\.py: line 2: TypeError: "),
+        ("{'paper': 1}['papers']", r"space\.py: line 2: KeyError: 'papers'"),
+        ("trial.number", r"space\.py: line 2: AttributeError: trial.number: a space may ask suggest_float"),
     ],
 )
 def test_a_bad_space_is_refused_by_name(tmp_path: Path, body: str, said: str) -> None:
@@ -71,12 +73,17 @@ def test_conditional_settings_are_checked_on_both_branches(tmp_path: Path) -> No
         check_space(made(tmp_path, body), (10, 10))
 
 
-def test_a_file_that_is_no_space(tmp_path: Path) -> None:
+def test_a_file_that_is_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="no file"):
         load_space(tmp_path / "none.py")
     (tmp_path / "bad.py").write_text("def space(:")
-    with pytest.raises(SettingsError, match="cannot be loaded"):
+    with pytest.raises(SettingsError, match=r"bad.py cannot be loaded: .*line 1"):
         load_space(tmp_path / "bad.py")
+    (tmp_path / "wrong.py").write_text("known = {}\nnu = known['nu']")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "wrong.py", "wrong.py"):
+        with pytest.raises(SettingsError, match=r"wrong.py cannot be loaded: line 2: KeyError: 'nu'"):
+            load_space(path)
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(SettingsError, match="no function space"):
         load_space(tmp_path / "empty.py")

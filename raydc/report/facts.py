@@ -70,7 +70,8 @@ def gather(store: Store, settings: DataSettings | None = None) -> Facts:
                 f"{store.root} holds no finished run: {name} is missing; end it with the same command first"
             )
     config = yaml.safe_load(store.read_text("config.yaml"))
-    model = ClusteringModel.of({name: store.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
+    place = store / "model"
+    model = ClusteringModel.of({name: place.read_bytes(name) for name in place.list()}, place.root)
     summary = json.loads(store.read_text("summary.json"))
     lines = store.read_text("metrics.jsonl").splitlines() if store.exists("metrics.jsonl") else []
     missing: list[str] = []

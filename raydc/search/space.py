@@ -7,6 +7,7 @@ every search runs first.
 
 import importlib.util
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -52,14 +53,30 @@ def load_space(path: str | Path) -> Space:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError) as problem:
-        raise SettingsError(f"space: {path} cannot be loaded: {problem}") from problem
+    except Exception as problem:  # somebody else's code
+        raise SettingsError(f"space: {path} cannot be loaded: {_told(problem, file)}") from problem
     function = getattr(module, "space", None)
     if not callable(function):
         raise SettingsError(f"space: {path} defines no function space(trial)")
-    if len(inspect.signature(function).parameters) > 1:
-        return function
-    return lambda trial, rows: function(trial)
+    takes_rows = len(inspect.signature(function).parameters) > 1
+
+    def space(trial: Any, rows: Rows) -> dict[str, Any] | None:
+        try:
+            return function(trial, rows) if takes_rows else function(trial)
+        except (SettingsError, optuna.exceptions.StorageInternalError):
+            raise
+        except Exception as problem:
+            raise SettingsError(f"space: {path}: {_told(problem, file)}") from problem
+
+    return space
+
+
+def _told(problem: Exception, file: Path) -> str:
+    """What went wrong, and in which line of the file; a SyntaxError says that itself."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    kind = "" if isinstance(problem, SyntaxError) else f"{type(problem).__name__}: "
+    return f"line {lines[-1]}: {kind}{problem}" if lines else f"{kind}{problem}"
 
 
 def methods_for(rows: Rows) -> list[str]:
@@ -124,6 +141,10 @@ class _Captor:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self._kept(name, lambda own: self.trial.suggest_categorical(own, choices))
 
+    def __getattr__(self, name: str) -> Any:
+        """A point depends on nothing but the answers, so that a search that goes on finds it again."""
+        raise AttributeError(f"trial.{name}: a space may ask suggest_float, suggest_int and suggest_categorical alone")
+
     def _kept(self, name: str, ask: Callable[[str], Any]) -> Any:
         method = self.values.get("method.name")
         own = f"{method}: {name}" if method and name != "method.n_clusters" else name
@@ -163,8 +184,10 @@ def check_space(space: Space, n_clusters: tuple[int, int]) -> list[str]:
 
     SettingsError for an unknown setting (with the nearest known one), a value out of range, or nothing to suggest.
     """
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    optuna.logging.set_verbosity(verbosity)
     corners = [
         (_Corner(high, choice), rows) for high in (False, True) for choice in range(24) for rows in (TABLE, IMAGES)
     ]
