@@ -266,7 +266,7 @@ def _registry(arguments: Sequence[str]) -> int:
     parser = _Command("registry", "Send MLflow what it missed of a run's or a search's record.")
     parser.add_argument("action", choices=["flush"], help="send what is left in the output directory")
     parser.add_argument("--out", required=True, help="the output directory")
-    parser.add_argument("--tracking-uri", help="MLflow's store; by default the run's, else as MLflow finds it")
+    parser.add_argument("--tracking-uri", help="MLflow's store; by default the one it was written for")
     given = parser.parse_args(arguments)
     from raydc import console
     from raydc.tracker import RecordPending, flush

@@ -2,7 +2,8 @@
 
 A message is `{"id", "kind", "body", "time"}`, an acknowledgement `{"sent", "to", "answer"}`. An id is a hash of what
 the message says, so that one which is put in again, by a driver that was killed and started again, is recognised. What
-counts as sent counts for one server; another one gets everything.
+counts as sent counts for one server; another one gets everything. `{"server", "given"}` says for which one, without its
+password, the messages were written.
 """
 
 import hashlib
@@ -45,6 +46,8 @@ class Outbox:
         self.messages: dict[str, Message] = {}
         self.answers: dict[tuple[str, str], Any] = {}
         """By id of the message and server."""
+        self.server: tuple[str, bool] | None = None
+        """For which the messages are, without its password, and whether a setting named it; None if none is kept."""
         self._whole = store.read_bytes(OUTBOX) if store.exists(OUTBOX) else b""
         for line in self._whole.splitlines():
             try:
@@ -54,6 +57,11 @@ class Outbox:
 
     def __contains__(self, message: Message) -> bool:
         return message.id in self.messages
+
+    def address(self, server: str, given: bool) -> None:
+        """Keep for which server the messages are."""
+        if self.server != (server, given):
+            self._append([{"server": server, "given": given}])
 
     def add(self, messages: Iterable[Message]) -> None:
         """Keep those that are new, durably, before this returns."""
@@ -77,7 +85,9 @@ class Outbox:
         return next((answer for answer in reversed(found) if answer is not None), None)
 
     def _take(self, line: dict[str, Any]) -> None:
-        if "sent" in line:
+        if "server" in line:
+            self.server = line["server"], line["given"]
+        elif "sent" in line:
             self.answers[line["sent"], line["to"]] = line["answer"]
         else:
             self.messages.setdefault(line["id"], Message(**line))

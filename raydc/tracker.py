@@ -7,6 +7,7 @@ be sent twice, so nothing is lost and nothing is there twice.
 
 import hashlib
 import logging
+import os
 import tempfile
 import threading
 import time
@@ -16,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from raydc import registry
 from raydc.outbox import OUTBOX, Message, Outbox
@@ -47,6 +46,7 @@ class Tracker:
         self.store = out if isinstance(out, Store) else Store(out)
         self.uri = registry.find(tracking_uri)
         self.server = redact(self.uri)
+        self.given = tracking_uri is not None
         self.outbox = Outbox(self.store)
         self.problem: Exception | None = None
         """Why the last attempt to send failed."""
@@ -58,6 +58,7 @@ class Tracker:
 
     def start(self, experiment: str, run_name: str, key: str, config: Mapping[str, Any]) -> None:
         """Record a run of this `key` (sha256 of what is computed), found or created; `config` becomes parameters."""
+        self.outbox.address(self.server, self.given)
         settings = {name: redact(str(value)) for name, value in flatten(config).items()}
         body = {"experiment": experiment, "name": run_name, "key": registry.check_name(key, "run key")}
         self._put("run", body | {"settings": settings}, key)
@@ -122,9 +123,11 @@ class Tracker:
             if time.monotonic() - failing_since >= patience:
                 break
             time.sleep(min(0.5, patience / 4))
+        again = " once MLFLOW_TRACKING_URI, or --tracking-uri, says the password, which is not kept"
         raise RecordPending(
             f"{self.problem}\n{len(self.outbox.pending(self.server))} messages for MLflow are kept in "
             f"{self.store.root}, beside the result; `raydc registry flush --out {self.store.root}` sends them"
+            f"{again if self.server != self.uri else f' to {self.server}'}"
         )
 
     def paths(self) -> dict[str, str]:
@@ -228,15 +231,17 @@ class Tracker:
 def flush(out: str, tracking_uri: str | None = None, patience: float = 10.0) -> tuple[dict[str, int], dict[str, str]]:
     """Send what an output directory still holds for MLflow: how many messages of each kind, and where everything is.
 
-    The tracking URI is the one given, else the run's, else as MLflow finds it. Raises ValueError where the directory
-    holds no record, and RecordPending if MLflow cannot be told.
+    The tracking URI is the one given, else the one that the run's or search's settings gave, else MLFLOW_TRACKING_URI,
+    else where MLflow was found then. Raises ValueError where the directory holds no record, RegistryError where a
+    password has to be given again, and RecordPending if MLflow cannot be told.
     """
     store = Store(out)
-    if tracking_uri is None and store.exists("config.yaml"):
-        tracking_uri = yaml.safe_load(store.read_text("config.yaml"))["output"]["tracking_uri"]
     if not store.exists(OUTBOX):
         raise ValueError(f"{out} holds no record for MLflow: expected the --out of a training or a search")
     with alone(store):
+        server, given = Outbox(store).server or (None, False)
+        if tracking_uri is None and (given or "MLFLOW_TRACKING_URI" not in os.environ):
+            tracking_uri = server
         tracker = Tracker(store, tracking_uri)
         waiting = tracker.outbox.pending(tracker.server)
         paths = tracker.send(patience)

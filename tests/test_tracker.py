@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from raydc import cli, registry
 from raydc.loop import Progress
 from raydc.outbox import OUTBOX, Message, Outbox
+from raydc.registry import RegistryError
 from raydc.storage import Store
 from raydc.tracker import RecordPending, Tracker, flush
 from tests import run_cases
@@ -139,6 +140,35 @@ def test_training_never_waits_and_what_a_server_missed_is_sent_by_flush(
     assert [(step, when) for step, _, when in history(client, run_id)] == sorted(times.items()), "when they arose"
     assert flush(str(tmp_path / "out"), mlflow_uri) == ({}, {"mlflow run": run_id}), "nothing was left"
     assert len(history(client, run_id)) == 2
+
+
+@pytest.mark.parametrize("settings_say", [True, False])
+def test_flush_finds_the_server_that_a_search_had(tmp_path, mlflow_uri, key, monkeypatch, settings_say):
+    """A search writes no config.yaml; a directory without one stands for it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere" if settings_say else mlflow_uri)
+    with monkeypatch.context() as patch:
+        refuse_metrics(patch)
+        tracker = Tracker(str(tmp_path / "out"), mlflow_uri if settings_say else None, every=0.02)
+        tracker.start("tests", "x", f"{key[:40]}-{settings_say}", {})
+        tracker.log(epochs(3))
+        with pytest.raises(RecordPending, match=re.escape(f"sends them to {mlflow_uri}")):
+            tracker.finish(patience=0.1)
+    if not settings_say:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert flush(str(tmp_path / "out"))[1] == tracker.paths()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "no store of MLflow's in this directory"
+
+
+def test_flush_asks_again_for_a_password_that_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = Tracker(str(tmp_path), f"http://me:{PASSWORD}@127.0.0.1:{free_port()}", every=0.02)
+    tracker.start("tests", "x", "k", {})
+    with pytest.raises(RecordPending, match=r"sends them once MLFLOW_TRACKING_URI, or --tracking-uri, says the passw"):
+        tracker.finish(patience=0.1)
+    assert PASSWORD not in (tmp_path / OUTBOX).read_text()
+    with pytest.raises(RegistryError, match=r"give it again by --tracking-uri"):
+        flush(str(tmp_path))
 
 
 @pytest.mark.slow
