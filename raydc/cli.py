@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[command](arguments[1:])
     except SettingsError as problem:
         return _fail(USAGE_ERROR, problem)
+    except ConnectionError as problem:  # a registry that is away is a ValueError as well
+        return _fail(UNAVAILABLE, problem)
     except ValueError as problem:
         return _fail(DATA_ERROR, problem)
     except connection.NotPermitted as problem:
         return _fail(NOT_PERMITTED, problem)
-    except ConnectionError as problem:
-        return _fail(UNAVAILABLE, problem)
     except Occupied as problem:
         return _fail(TRY_AGAIN, problem)
     except OSError as problem:

@@ -15,9 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
 import mlflow.pyfunc
 from mlflow import MlflowClient
@@ -25,6 +22,7 @@ from mlflow.entities import LoggedModelStatus, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from sqlalchemy.exc import SQLAlchemyError
 
 from raydc.model import FILE, ClusteringModel, ModelError
 from raydc.records import Point, beats, code_of, environment, example_rows, sha256_of
@@ -43,10 +41,17 @@ LONGEST_VALUE = 6000
 LARGEST_BATCH = 1000
 """Metrics of a request, as MLflow allows."""
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+PICKLES = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+"""MLflow reads none while raydc asks it; what else the process does with MLflow is not raydc's business."""
+UNLESS_SET = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 class RegistryError(ValueError):
     """MLflow cannot be reached, or has nothing of that name; the message says where and what to do."""
+
+
+class RegistryAway(RegistryError, ConnectionError):
+    """MLflow cannot be reached, or does not work."""
 
 
 def find(tracking_uri: str | None = None) -> str:
@@ -68,31 +73,39 @@ def check_name(name: str, what: str = "model name") -> str:
 
 @contextlib.contextmanager
 def _asking(uri: str, retries: str = "0") -> Iterator[MlflowClient]:
-    """A client for `uri`; what MLflow raises becomes a RegistryError that names it."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    """A client for `uri`; what MLflow raises becomes a RegistryError that names it.
+
+    `retries`: how often MLflow itself repeats a request; never where that could create something twice.
+    """
+    environment = {name: os.environ.get(name, value) for name, value in UNLESS_SET.items()}
+    environment |= {PICKLES: "false", RETRIES: retries}
     try:
-        with _retries(retries):
+        with _environment(environment):
             yield MlflowClient(tracking_uri=uri)
-    except (MlflowException, OSError, ImportError) as problem:
+    except RegistryError:
+        raise  # of a call within this one
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as problem:
         first = redact(str(problem)).strip().split("\n")[0][:400].rstrip(".")
-        hint = "; check --tracking-uri (or MLFLOW_TRACKING_URI), and that its server runs"
+        said = f"MLflow at {redact(uri)}: {first}"
         if getattr(problem, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            hint = ""
-        raise RegistryError(f"MLflow at {redact(uri)}: {first}{hint}") from problem
+            raise RegistryError(said) from problem
+        hint = "check --tracking-uri (or MLFLOW_TRACKING_URI), and that its server runs"
+        raise RegistryAway(f"{said}; {hint}") from problem
 
 
 @contextlib.contextmanager
-def _retries(times: str) -> Iterator[None]:
-    """How often MLflow itself repeats a request; none where that could create something twice."""
-    before = os.environ.get(RETRIES)
-    os.environ[RETRIES] = times
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, which is where MLflow looks, for as long as this lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[RETRIES]
-        else:
-            os.environ[RETRIES] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -211,7 +224,8 @@ def _log_files(model: ClusteringModel, folder: str | Path, run_id: str, model_id
     outputs = [ColSpec(DataType.long, "cluster"), ColSpec(DataType.float, "confidence")]
     outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in range(model.n_clusters)]
     soft = ParamSpec("soft", DataType.boolean, False)
-    with _everywhere(uri), _retries("2"), _undisturbed():  # files of the same names replace each other
+    # files of the same names replace each other, so that sending them again does no harm
+    with _everywhere(uri), _environment({RETRIES: "2"}), _undisturbed():
         Model.log(
             artifact_path=None,
             name="model",

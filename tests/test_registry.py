@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from raydc import registry
+from raydc import cli, registry
 from raydc.model import ClusteringModel, ModelError
 from raydc.records import example_rows
-from raydc.registry import RegistryError
+from raydc.registry import RegistryAway, RegistryError
 from raydc.report import report
 from raydc.storage import Store
-from raydc.tracker import Tracker
+from raydc.tracker import RecordPending, Tracker
 from tests import run_cases
 
 PASSWORD = "hunter2"
@@ -77,10 +77,15 @@ def test_a_doubled_run_is_marked_and_the_oldest_kept(client, mlflow_uri, monkeyp
 
 def test_settings_of_the_process_stay(mlflow_uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "6")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     before = mlflow.get_tracking_uri()
     registry.champion("nobody", mlflow_uri)
     with registry._asking(mlflow_uri):
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "MLflow would create things twice"
+        assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "true", "other models of this process"
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
     assert mlflow.get_tracking_uri() == before
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     registry.champion("nobody", mlflow_uri)
@@ -88,6 +93,20 @@ def test_settings_of_the_process_stay(mlflow_uri, monkeypatch):
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "6"
     with pytest.raises(RegistryError, match=r"does not write its password down"):
         registry.find("http://***@server")
+
+
+def test_a_database_that_cannot_be_opened_is_an_mlflow_that_is_away(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # not a minute and a half of them
+    uri = "sqlite:////proc/raydc.db"
+    with pytest.raises(RegistryAway, match=r"MLflow at sqlite:.*; check --tracking-uri"):
+        registry.start_run("tests", "x", "away", {}, uri)
+    tracker = Tracker(str(tmp_path / "out"), uri, every=0.02)
+    tracker.start("tests", "x", "away", {})
+    with pytest.raises(RecordPending, match="messages for MLflow are kept"):
+        tracker.finish(patience=0.1)
+    command = ["assign", "--model=models:/digits@champion", "--data=digits", f"--out={tmp_path / 'new'}"]
+    assert cli.main([*command, f"--tracking-uri={uri}"]) == cli.UNAVAILABLE == 69
+    assert "check --tracking-uri" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -277,11 +277,7 @@ def test_mlflow_models_with_a_pickle_are_refused(tmp_path, marker, table_run, ml
         registry.load("models:/planted@champion", mlflow_uri)
 
     plain = tmp_path / "pickled"
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
-    try:
-        mlflow.pyfunc.save_model(str(plain), python_model=Pickled(), pip_requirements=[])
-    finally:
-        os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    mlflow.pyfunc.save_model(str(plain), python_model=Pickled(), pip_requirements=[])
     (plain / "python_model.pkl").write_bytes(pickle.dumps(Bomb(marker)))
     with registry._reading(mlflow_uri):
         client.create_registered_model("pickled")
