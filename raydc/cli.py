@@ -1,6 +1,7 @@
 """The commands. Settings have one spelling, dotted, here and in YAML files, MLflow parameters and search spaces."""
 
 import argparse
+import difflib
 import errno
 import logging
 import os
@@ -36,10 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--insecure" in arguments:
         os.environ[connection.INSECURE] = "1"  # beside the rest of what is known of the cluster
-    parser = _parser()
-    command = parser.parse_args(arguments[:1] or ["--help"]).command
     try:
-        return COMMANDS[command](arguments[1:])
+        return COMMANDS[_named(arguments)](arguments[1:])
     except SettingsError as problem:
         return _fail(USAGE_ERROR, problem)
     except ConnectionError as problem:  # a registry that is away is a ValueError as well
@@ -62,22 +61,44 @@ def _fail(code: int, problem: BaseException | str) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _named(arguments: Sequence[str]) -> str:
+    """The command that comes first; shows help where that is asked for, or nothing at all."""
+    name = arguments[0] if arguments else "--help"
+    if name not in COMMANDS and name not in ("-h", "--help"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"first comes one of {', '.join(COMMANDS)}"
+        raise SettingsError(f"{name}: no such command; {hint}")
     parser = argparse.ArgumentParser(
         prog="raydc", description="Deep clustering on Ray.", epilog="raydc COMMAND --help lists a command's settings."
     )
     parser.add_argument("command", choices=[*COMMANDS], help="what to do")
-    return parser
+    return str(parser.parse_args([name]).command)
 
 
 class _Command(argparse.ArgumentParser):
     """A parser whose errors are SettingsErrors, and that knows dotted settings."""
 
-    def __init__(self, name: str, description: str) -> None:
-        super().__init__(prog=f"raydc {name}", description=description, allow_abbrev=False)
+    def __init__(self, name: str, description: str = "", add_help: bool = True) -> None:
+        super().__init__(prog=f"raydc {name}", description=description, allow_abbrev=False, add_help=add_help)
 
     def error(self, message: str) -> Any:
-        raise SettingsError(message)
+        raise SettingsError(message.removeprefix("argument "))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; SettingsError, with the nearest option, for what it does not know."""
+        given, unknown = self.parse_known_args(args, namespace)
+        self.refuse(unknown)
+        return given
+
+    def refuse(self, unknown: Sequence[str]) -> None:
+        """SettingsError where there are arguments that are no option of this command."""
+        options = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
+        if options:
+            near = difflib.get_close_matches(options[0], self._option_string_actions, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
+            raise SettingsError(f"{options[0]}: no such option; {hint}")
+        if unknown:
+            raise SettingsError(f"{unknown[0]!r}: expected an option; {self.prog} --help lists them")
 
     def ray(self) -> None:
         """The option of every command that may work on a Ray cluster."""
@@ -110,17 +131,21 @@ def _plain(value: Any) -> str:
 
 def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> type[Method] | None:
     """The method that the arguments or the configuration file name, so that its own settings are known."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--method", "--method.name", dest="name")
-    name = early.parse_known_args(arguments)[0].name or values.get("method", {}).get("name")
+    name = _early(arguments, "--method", "--method.name") or values.get("method", {}).get("name")
     return methods.load(name) if name else None
 
 
 def _from_file(arguments: Sequence[str]) -> dict[str, Any]:
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config")
-    path = early.parse_known_args(arguments)[0].config
+    path = _early(arguments, "--config")
     return read_yaml(path) if path else {}
+
+
+def _early(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of an option that decides which others there are."""
+    parser = _Command("", add_help=False)
+    parser.add_argument(*names, dest="value")
+    value: str | None = parser.parse_known_args(arguments)[0].value
+    return value
 
 
 def _run_parser(kind: type[Method] | None) -> _Command:
@@ -152,11 +177,8 @@ def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
     given, unknown = parser.parse_known_args(arguments)
     flat = {key: value for key, value in vars(given).items() if "." in key}
     names = [name.lstrip("-").split("=")[0] for name in unknown if name.startswith("--")]
-    dotted = {name: "" for name in names if "." in name}
-    for name in set(names) - set(dotted):
-        raise SettingsError(f"--{name}: no such option; raydc train --help lists them")
-    if unknown and not names:
-        raise SettingsError(f"{unknown[0]!r}: expected an option such as --data PATH")
+    dotted = {name: "" for name in names if "." in name}  # refused below, with what is known of their group
+    parser.refuse([f"--{name}" for name in names if "." not in name] or ([] if dotted else unknown))
     return RunConfig.of(unflatten(flatten(values) | flat | dotted)), given.dry_run
 
 

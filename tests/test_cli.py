@@ -37,6 +37,34 @@ def test_train_assign_and_report(tmp_path, capsys):
     assert record["status"] == "finished"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bogus"], "bogus: no such command; first comes one of train, tune, assign, "),
+        (["trian"], "trian: no such command; did you mean train?"),
+        (["--insecure", "train"], "--insecure: no such command; first comes one of"),
+        (["train", "--config"], "--config: expected one argument"),
+        (["train", "--method"], "--method/--method.name: expected one argument"),
+        (["train", "--n_clusters", "5"], "--n_clusters: no such option; did you mean --n-clusters?"),
+        (["train", "5"], "'5': expected an option; raydc train --help lists them"),
+        (["tune", "--trails", "3"], "--trails: no such option; did you mean --trials?"),
+        (["tune", "--config"], "--config: expected one argument"),
+        (["methods", "--colour"], "--colour: no such option; raydc methods --help lists them"),
+        (["registry"], "the following arguments are required: action, --out"),
+    ],
+)
+def test_what_is_no_command_or_option_is_a_usage_error(capsys, arguments, said):
+    assert cli.main(arguments) == cli.USAGE_ERROR == 64
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"raydc: {said}") and "usage:" not in shown.out + shown.err
+
+
+def test_help_without_a_command(capsys):
+    with pytest.raises(SystemExit) as asked:
+        cli.main([])
+    assert asked.value.code == 0 and "raydc COMMAND --help" in capsys.readouterr().out
+
+
 def test_help_knows_every_setting(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--method", "dec", "--help"])
