@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from raydc.data.source import Piece, to_float32
 from raydc.failpoints import failpoint
 from raydc.model import ClusteringModel, weights_hash
 from raydc.storage import Store
+
+if TYPE_CHECKING:
+    from raydc.warden import Warden
 
 MANIFEST, SUMMARY = "assignment.json", "summary.json"
 CHUNK_ROWS = 2**17
@@ -229,7 +232,8 @@ def _summarise(
 class _Assigner:
     """A Ray actor that makes chunks, reading their rows itself."""
 
-    def __init__(self, settings: DataSettings, store: Store, manifest: dict[str, Any]) -> None:
+    def __init__(self, warden: "Warden", settings: DataSettings, store: Store, manifest: dict[str, Any]) -> None:
+        warden.watch()
         torch.set_num_threads(1)
         self.source, self.store, self.manifest = open_source(settings), store, manifest
         self.model: ClusteringModel | None = None
@@ -252,16 +256,18 @@ def _on_ray(
     manifest: dict[str, Any],
     workers: int,
 ) -> None:
-    """Every chunk made by some actor; lost actors are replaced, and what they had in hand is done again."""
+    """Every chunk made by some actor; those lost or hanging are replaced, and what they had in hand is done again."""
     with connection.ray_cluster(workers):
         import ray
         from ray.exceptions import RayActorError, RayTaskError
         from ray.util import ActorPool
 
+        from raydc.warden import Warden
+
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)(_Assigner)
-        files = ray.put(model.files())
-        actors = [kind.remote(settings, store, manifest) for _ in range(min(workers, len(chunks)))]
+        files, warden = ray.put(model.files()), Warden.start()
+        actors = [kind.remote(warden, settings, store, manifest) for _ in range(min(workers, len(chunks)))]
         try:
             for _ in ActorPool(actors).map_unordered(lambda actor, chunk: actor.make.remote(files, chunk), chunks):
                 pass

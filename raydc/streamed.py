@@ -92,24 +92,26 @@ def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
 
     training, groups = job.config.training, job.survey.groups
     gpu = gpu_for_each(training.device, training.workers.least)
-    each: dict[str, Any] = {"threads": training.threads, "gpu": gpu, "max_failures": training.max_failures}
+    each: dict[str, Any] = {
+        "threads": training.threads,
+        "gpu": gpu,
+        "max_failures": training.max_failures,
+        "hang_after": training.hang_after,
+    }
     service = over_ray.start(plan, f"{store.root}/{SNAPSHOTS}")
     rows = Rows(job)
 
     def on_version() -> bool:
         return watch.heard(service.status())
 
-    if not over_ray.advance(
-        service, plan, groups, rows,
-        workers=training.workers, hang_after=training.hang_after, on_version=on_version, **each,
-    ):  # fmt: skip
+    if not over_ray.advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **each):
         return False
     now = service.state().clustering
     assert now is not None
     written = {*store.list("assignments")}
     missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
     lots = [missing[at :: training.workers] for at in range(training.workers)]
-    over_ray.each(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), [lot for lot in lots if lot], **each)
+    over_ray.tasks(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), **each)([lot for lot in lots if lot])
     _conclude(job, store, now, service.status())
     return True
 

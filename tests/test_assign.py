@@ -88,8 +88,15 @@ class _Broken:
 
 
 @pytest.mark.ray
-def test_a_worker_that_is_killed_is_replaced_and_no_row_is_lost_or_doubled(model, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("signal_name", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.slow)])
+def test_a_worker_that_dies_or_hangs_is_replaced_and_no_row_is_lost_or_doubled(
+    model, data, tmp_path, monkeypatch, signal_name
+):
+    from raydc.warden import Warden
+
     monkeypatch.setenv("RAYDC_FAILPOINT", f"assigned:{tmp_path / 'marker'}")
+    monkeypatch.setenv("RAYDC_FAILSIGNAL", signal_name)
+    monkeypatch.setattr(Warden.start, "__defaults__", (3.0,))
     with ray_cluster(2):
         summary = assign(model, DataSettings(path=data), str(tmp_path / "out"), workers=2, chunk_rows=60)
         assert (tmp_path / "marker").exists() and summary["rows"] == 500

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "raydc"
 ORDER = [
     {"redaction"},
-    {"settings", "collectives", "connection", "precision", "failpoints", "storage"},
+    {"settings", "collectives", "connection", "precision", "failpoints", "storage", "warden"},
     {"losses", "networks", "data", "metrics", "phases", "augment"},
     {"clusters"},
     {"methods"},
@@ -26,7 +26,7 @@ ORDER = [
 ]
 """From the bottom up: a module may import from its own layer and from those before it."""
 ONLY = {
-    "ray": {"connection", "elastic", "train", "worker", "search", "assign", "clusters/ray"},
+    "ray": {"connection", "elastic", "train", "worker", "search", "assign", "clusters/ray", "warden"},
     "mlflow": {"registry", "pyfunc"},
     "optuna": {"search"},
 }

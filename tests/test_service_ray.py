@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import WorkerCrashedError
 
 from raydc.clusters import ray as over_ray
 from raydc.clusters.service import CentroidService, Plan, Refused
@@ -60,14 +61,14 @@ class MortalShard(ClusterShard):
 
 
 class Rows:
-    """Reads rows, and kills its own process the first time that it reads some of the groups."""
+    """Reads rows, and kills or stops its own process the first time that it reads some of the groups."""
 
-    def __init__(self, x, graves=None):
-        self.x, self.graves = x, graves
+    def __init__(self, x, graves=None, number=signal.SIGKILL):
+        self.x, self.graves, self.number = x, graves, number
 
     def __call__(self, group):
         if self.graves is not None and group.id in (0, 7) and once(self.graves / f"worker-{group.id}"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
         return self.x[group.start : group.stop]
 
 
@@ -143,6 +144,38 @@ def test_deaths_of_service_shards_and_workers_change_no_byte(cluster, tmp_path, 
     assert status["incarnation"] == 2 + len(POINTS)
     assert [shard["incarnation"] for shard in status["shards"]] == [1, 1 + len(POINTS)]
     assert all(left(name) for name in (plan.run, f"{plan.run}/0", f"{plan.run}/1")), "an actor outlived its run"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_workers_hang_and_are_replaced(cluster, tmp_path, workers):
+    plan, groups, x = problem(f"hung-{workers}")
+    expected = alone(tmp_path / "alone", plan, groups, x)
+    (tmp_path / "graves").mkdir()
+    read = Rows(x, tmp_path / "graves", signal.SIGSTOP)
+    remote = over_ray.start(plan, tmp_path / "run")
+    assert over_ray.advance(remote, plan, groups, read, workers=workers, hang_after=2.0)
+    assert len(list((tmp_path / "graves").iterdir())) == 2
+    assert remote.centroids()[1].tobytes() == expected.tobytes()
+    with pytest.raises(WorkerCrashedError):
+        over_ray.tasks(stopped, None, max_failures=1, hang_after=1.0)([0])
+
+
+def stopped(shared, part):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def slow(shared, part):
+    time.sleep(4)
+    if part == 0:
+        os.kill(os.getpid(), signal.SIGSTOP if once(shared) else 0)
+
+
+def test_work_may_take_longer_than_a_worker_may_be_silent(cluster, tmp_path):
+    began = time.monotonic()
+    run = over_ray.tasks(slow, tmp_path / "marker", max_failures=1, hang_after=1.0)
+    run([0, 1])
+    run([1])
+    assert (tmp_path / "marker").exists() and time.monotonic() - began > 12
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -123,6 +123,18 @@ def test_parts_are_whole_row_groups():
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_the_only_worker_hangs_while_it_writes_and_is_replaced(place, tmp_path, monkeypatch):
+    folder, fitted = place
+    monkeypatch.setenv("RAYDC_FAILPOINT", f"stream.part:{tmp_path / 'marker'}")
+    monkeypatch.setenv("RAYDC_FAILSIGNAL", "SIGSTOP")
+    config = settings(tmp_path / "run", folder / "rows.npy", **{"training.workers": 1, "training.hang_after": 3.0})
+    train(check(config))
+    assert (tmp_path / "marker").exists()
+    same(tmp_path / "run", fitted)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", ["auto", 2])
 def test_workers_of_ray_end_in_the_same_bytes_and_the_service_has_the_runs_name(place, tmp_path, shards):
     folder, fitted = place

@@ -1,10 +1,10 @@
 """The centroid service over Ray: a named actor around it, and k-means over row groups larger than memory.
 
 An actor that dies comes back from its last snapshot, and Ray repeats calls in flight: the service's methods may be
-called twice. A worker is a task without state, so a dead one is simply run again. The ledger decides what counts.
+called twice. A worker is a task without state, so a dead one is simply run again, and one that hangs is killed
+(raydc.warden). The ledger decides what counts.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +21,9 @@ from raydc.clusters.service import CentroidService, Contribution, Fenced, Plan, 
 from raydc.clusters.shards import ClusterShard, Sharded, Terms
 from raydc.clusters.stream import Reader, work
 from raydc.data.shard import RowGroup
-
-log = logging.getLogger("raydc")
+from raydc.warden import HANG_AFTER, Warden
 
 NAMESPACE = "raydc"
-STRAGGLING = 3.0
-"""A worker is given up when it goes on for so many times as long as the others did, and a while."""
 
 
 class _Actor:
@@ -207,75 +204,65 @@ def advance(
     threads: int = 1,
     gpu: bool = False,
     max_failures: int = -1,
-    hang_after: float = 20.0,
+    hang_after: float = HANG_AFTER,
     on_version: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Work until the service is done, or until `on_version`, called after each version, says to stop; whether it is.
 
-    With `gpu` each worker has one and counts there. What a worker that hangs has not counted is dealt anew,
-    `hang_after` seconds after three times as long as the others took; should it wake, what it counts is stale. Raises
-    WorkerCrashedError if a task is lost more than `max_failures` times (-1: never).
+    With `gpu` each worker has one and counts there. Workers that are lost, or give no sign of life for `hang_after`
+    seconds, are replaced. Raises WorkerCrashedError if one is lost more than `max_failures` times (-1: never).
     """
-    task = ray.remote(_work).options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
-    shared = ray.put((plan, read, threads, "cuda" if gpu else "cpu"))
+    shared = (remote, plan, read, threads, "cuda" if gpu else "cpu")
+    count = tasks(_work, shared, threads=threads, gpu=gpu, max_failures=max_failures, hang_after=hang_after)
     while not (state := remote.state(centroids=False)).done:
-        parts = split([groups[index] for index in state.missing], workers)
-        tasks = {task.remote(remote, shared, part): part for part in parts}
-        _finish(remote, tasks, state.incarnation, hang_after)
+        count(split([groups[index] for index in state.missing], workers))
         if on_version():
             return remote.state(centroids=False).done
     return True
 
 
-def each(
-    function: Callable[[Any, Any], None],
+def tasks(
+    function: Callable[[Any, Any], object],
     shared: Any,
-    parts: Sequence[Any],
     *,
     threads: int = 1,
     gpu: bool = False,
     max_failures: int = -1,
-) -> None:
-    """function(shared, part) of every part, at the same time, in tasks that are run again when they are lost."""
-    task, put = ray.remote(function), ray.put(shared)
-    task = task.options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
-    _results([task.remote(put, part) for part in parts])
+    hang_after: float = HANG_AFTER,
+) -> Callable[[Sequence[Any]], None]:
+    """What runs function(shared, part) of every part of a list, at the same time, and raises what they raise.
 
-
-def _results(tasks: list[Any]) -> None:
-    try:
-        ray.get(tasks)
-    except RayTaskError as error:
-        raise error.cause from None
-
-
-def _finish(remote: Remote, tasks: dict[Any, list[RowGroup]], incarnation: int, hang_after: float) -> None:
-    """Wait for the tasks of some row groups; those that go on for too long are given up.
-
-    Not where they had to wait for a service that has come back since, as another incarnation.
+    Tasks that are lost, or give no sign of life for `hang_after` seconds, are run again, up to `max_failures` times.
     """
-    running, began, others = list(tasks), time.monotonic(), 0.0
-    while running:
-        done, running = ray.wait(running, num_returns=len(running), timeout=1.0)
-        _results(done)
-        spent = time.monotonic() - began
-        others = spent if done else others
-        if not (others and running) or spent <= STRAGGLING * others + hang_after:
-            continue
-        if (now := remote.state(centroids=False).incarnation) != incarnation:
-            incarnation, began = now, time.monotonic()
-            continue
-        slow = ", ".join(f"{tasks[task][0].id} to {tasks[task][-1].id}" for task in running)
-        log.warning("row groups %s: no answer in %.0f s, the others took %.0f s; dealt anew", slow, spent, others)
-        for task in running:
-            ray.cancel(task, force=True)
-        return
+    warden, put = Warden.start(hang_after), ray.put((function, shared))
+    task = ray.remote(_watched).options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
+
+    def run(parts: Sequence[Any]) -> None:
+        running = [task.remote(warden, [put, ray.put(part)]) for part in parts]
+        try:
+            while running:
+                done, running = ray.wait(running)
+                ray.get(done)
+        except RayTaskError as error:
+            raise error.cause from None
+
+    return run
 
 
-def _work(service: Remote, shared: tuple[Plan, Reader, int, str], groups: list[RowGroup]) -> Receipt:
-    plan, read, threads, device = shared
+def _watched(warden: Warden, held: list[Any]) -> None:
+    """What is held is fetched here, so that a worker that hangs while it imports what that needs is noticed too."""
+    leave = warden.watch()
+    try:
+        (function, shared), part = ray.get(held)
+        function(shared, part)
+    finally:
+        leave()
+
+
+def _work(shared: tuple[Remote, Plan, Reader, int, str], groups: list[RowGroup]) -> None:
+    service, plan, read, threads, device = shared
     torch.set_num_threads(threads)
-    return work(service, plan, groups, read, device)
+    work(service, plan, groups, read, device)
 
 
 def split(groups: Sequence[RowGroup], parts: int) -> list[list[RowGroup]]:
