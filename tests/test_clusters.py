@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from raydc.clusters import kernels, kmeans
+from raydc.clusters import kernels, kmeans, seeding
 from raydc.clusters.local import CollectiveClusters
 from raydc.data.shard import DenseRows, Shard, deal, split
 
@@ -298,3 +298,33 @@ def test_gather_and_fetch_keep_types():
     assert torch.equal(clusters.fetch(x, torch.tensor([39, 0])), x[[39, 0]])
     with pytest.raises(ValueError, match="expected positions from 0 to 39, got 2 to 40"):
         clusters.fetch(x, torch.tensor([2, 40]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_greedy_starts_are_those_of_the_definition(weighted, monkeypatch):
+    x = blobs(500, 4)
+    weights = torch.arange(500.0) % 4 if weighted else None
+    monkeypatch.setattr(seeding, "TILE", 64)
+    got, draw = seeding.plus_plus(x, 12, 3, 5, weights), torch.Generator().manual_seed(5)
+    rand, mass = lambda *size: torch.rand(size, generator=draw, dtype=torch.float64), torch.ones(500).double()
+    mass = mass if weights is None else weights.double()
+    first, rest = rand(3), [rand(3, 4) for _ in range(11)]
+    squared = (x.double()[:, None] - x.double()).square().sum(2)
+    for r in range(3):
+        chosen = [int((mass.cumsum(0) > first[r] * mass.sum()).int().argmax())]
+        for uniform in rest:
+            closest = squared[chosen].amin(0)
+            total = (closest * mass).cumsum(0)
+            trials = [int((total > u * total[-1]).int().argmax()) for u in uniform[r]]
+            chosen.append(min(trials, key=lambda row: float((torch.minimum(closest, squared[row]) * mass).sum())))
+        assert torch.equal(got[r], x[chosen].double())
+
+
+def test_greedy_trials_are_fewer_where_they_would_take_too_long():
+    assert seeding.trials_of(10, 20, 10_000, 64) == 4 and seeding.trials_of(2000, 20, 80_000, 64) == 9
+    assert 1 < seeding.trials_of(4000, 20, 160_000, 64) < 10 and seeding.trials_of(10**5, 20, 10**6, 768) == 1
+    x = torch.arange(40.0)[:, None] % 8
+    with pytest.MonkeyPatch.context() as short:
+        short.setattr(seeding, "EFFORT", 0)
+        starts = seeding.plus_plus(x, 8, 5, 0)
+    assert all(len(set(start.flatten().tolist())) == 8 for start in starts)

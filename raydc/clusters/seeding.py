@@ -20,6 +20,10 @@ from raydc.clusters import kmeans
 ROUNDS = 5
 OVERSAMPLING = 2
 """Candidates of a round, for each cluster."""
+EFFORT = 1 << 42
+"""Of k-means++, about, in products of two numbers: some two minutes of a processor. Greedy trials end there."""
+TILE = 1024
+"""Rows whose distances to all candidates a processor keeps in its second-level cache."""
 
 
 def sampled(positions: np.ndarray, sample: int, clusters: int, total: int, seed: int) -> np.ndarray:
@@ -61,22 +65,27 @@ def plus_plus(x: Tensor, clusters: int, restarts: int, seed: int, weights: Tenso
     """Greedy k-means++ starts [R, K, D] float64 among rows x [M, D] of weights [M], all restarts side by side."""
     generator = torch.Generator().manual_seed(seed % (1 << 63))
     draw = lambda *size: torch.rand(size, generator=generator, dtype=torch.float64).to(x.device)  # noqa: E731
-    trials = 2 + int(math.log(clusters))
-    x = x.double()
-    weights = x.new_ones(len(x)) if weights is None else weights.double()
-    centred = (x - x.mean(0)).float()
+    trials = trials_of(clusters, restarts, *x.shape)
+    mass = x.new_ones(len(x), dtype=torch.float64) if weights is None else weights.double()
+    mean = x.double().mean(0)
+    centred = torch.cat([(part.double() - mean).float() for part in x.split(1 << 16)])
     norms = centred.square().sum(1)
     chosen = torch.empty((restarts, clusters), dtype=torch.int64, device=x.device)
-    chosen[:, 0] = _drawn(weights, draw(restarts))
-    closest = _between(centred, norms, chosen[:, :1])[:, 0]  # [R, M]
+    chosen[:, 0] = _drawn(mass, draw(restarts))
+    closest = _between(centred[chosen[:, 0]], norms[chosen[:, 0]], centred, norms)  # [R, M]
     each = torch.arange(restarts, device=x.device)
     for k in range(1, clusters):
-        candidates = _drawn(closest.double() * weights, draw(restarts, trials))
-        after = torch.minimum(_between(centred, norms, candidates), closest[:, None])  # [R, T, M]
-        best = (after.double() * weights).sum(2).argmin(1)
-        chosen[:, k] = candidates[each, best]
-        closest = after[each, best]
-    return x[chosen]
+        candidates = _drawn(closest.double() * mass, draw(restarts, trials))
+        best = _left(centred, norms, candidates, closest, weights).argmin(1) if trials > 1 else 0
+        chosen[:, k] = own = candidates[each, best]
+        torch.minimum(closest, _between(centred[own], norms[own], centred, norms), out=closest)
+    return x[chosen].double()
+
+
+def trials_of(clusters: int, restarts: int, rows: int, dim: int) -> int:
+    """Rows of which the best becomes the next start: as many as scikit-learn takes, fewer where that takes too long."""
+    one = restarts * clusters * rows * (dim + 32)  # the distances, and what becomes of them
+    return max(1, min(2 + int(math.log(clusters)), EFFORT // one))
 
 
 def _drawn(mass: Tensor, uniform: Tensor) -> Tensor:
@@ -85,8 +94,20 @@ def _drawn(mass: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).clamp_(max=mass.shape[-1] - 1)
 
 
-def _between(x: Tensor, norms: Tensor, chosen: Tensor) -> Tensor:
-    """Squared distances [R, T, M] of rows chosen [R, T] to all rows x [M, D]."""
-    rows = chosen.flatten()
-    squared = torch.addmm(norms, x[rows], x.T, alpha=-2).add_(norms[rows, None]).clamp_(min=0)
-    return squared.view(*chosen.shape, len(x))
+def _left(x: Tensor, norms: Tensor, candidates: Tensor, closest: Tensor, weights: Tensor | None) -> Tensor:
+    """Squared distances of all rows x [M, D], weighted and summed, if a candidate of [R, T] were a start: [R, T]."""
+    tile = TILE if x.device.type == "cpu" else max(1, (1 << 26) // candidates.numel())
+    picked, own = x[candidates.flatten()], norms[candidates]
+    left = torch.zeros_like(candidates, dtype=torch.float64)
+    for at in range(0, len(x), tile):
+        rows = slice(at, at + tile)
+        after = _between(picked, own, x[rows], norms[rows])
+        torch.minimum(after, closest[:, None, rows], out=after)
+        left += after.sum(2, dtype=torch.float64) if weights is None else (after * weights[rows].double()).sum(2)
+    return left
+
+
+def _between(picked: Tensor, own: Tensor, x: Tensor, norms: Tensor) -> Tensor:
+    """Squared distances [R, T, M] of rows picked [R T, D] of squared lengths own [R, T] to rows x [M, D]."""
+    squared = torch.addmm(norms, picked, x.T, alpha=-2).view(*own.shape, len(x))
+    return squared.add_(own[..., None]).clamp_(min=0)
