@@ -9,6 +9,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from raydc.clusters import kernels, kmeans, seeding
 from raydc.clusters.local import CollectiveClusters
+from raydc.clusters.passes import pass_of
+from raydc.clusters.rule import Clustering, Options
 from raydc.data.shard import DenseRows, Shard, deal, split
 
 
@@ -328,3 +330,11 @@ def test_greedy_trials_are_fewer_where_they_would_take_too_long():
         short.setattr(seeding, "EFFORT", 0)
         starts = seeding.plus_plus(x, 8, 5, 0)
     assert all(len(set(start.flatten().tolist())) == 8 for start in starts)
+
+
+def test_only_kmeans_plus_plus_samples_more_rows_for_more_clusters():
+    for start, many in (("k-means++", 1600), ("k-means||", 100)):
+        now = Clustering(Options(n_clusters=40, start=start, sample=100), 2, 3000, 1)
+        step = pass_of(now)
+        step.add(torch.zeros(3000, 2), None, np.arange(3000))
+        assert 0.7 * many < len(step.result()["sample"]) < 1.3 * many

@@ -66,8 +66,7 @@ class Survey(Pass):
         self.options, self.total = clustering.options, clustering.rows
 
     def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
-        options = self.options
-        drawn = seeding.sampled(positions, options.sample, options.n_clusters, self.total, options.seed)
+        drawn = seeding.sampled(positions, self.options.sampled, self.total, self.options.seed)
         chosen = torch.from_numpy(drawn).to(x.device)
         part = {
             "largest": torch.cat((x.new_zeros(1, x.shape[1]), x.abs())).amax(0).cpu().numpy(),

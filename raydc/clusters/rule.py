@@ -53,8 +53,13 @@ class Options(Settings):
     batch_groups: int | None = Field(default=None, gt=0)
     """Row groups of a mini-batch iteration (centroids are then running means); None: all of them (Lloyd)."""
     sample: int = Field(default=10_000, gt=0)
-    """Rows on which k-means++ starts are chosen, about; at least 40 for each cluster."""
+    """Rows, about, whose mean becomes the origin; k-means++ starts are chosen among them, and at least 40 K."""
     seed: int = 0
+
+    @property
+    def sampled(self) -> int:
+        """Rows of the survey's sample, about."""
+        return max(self.sample, 40 * self.n_clusters) if self.start == "k-means++" else self.sample
 
     def drawn(self, groups: int, version: int) -> np.ndarray:
         """bool [groups]: the row groups of a mini-batch."""

@@ -26,11 +26,10 @@ TILE = 1024
 """Rows whose distances to all candidates a processor keeps in its second-level cache."""
 
 
-def sampled(positions: np.ndarray, sample: int, clusters: int, total: int, seed: int) -> np.ndarray:
-    """bool [n]: which rows the sample takes by their positions: about `sample` of them, and 40 for each cluster."""
-    many = max(sample, 40 * clusters)
+def sampled(positions: np.ndarray, sample: int, total: int, seed: int) -> np.ndarray:
+    """bool [n]: which rows a sample of about `sample` rows takes by their positions."""
     # the first row is always in it, so that it is never empty
-    return (kmeans.hashed(positions, seed) < min(many / total, 1.0) * 2.0**63) | (positions == 0)
+    return (kmeans.hashed(positions, seed) < min(sample / total, 1.0) * 2.0**63) | (positions == 0)
 
 
 def waiting(positions: np.ndarray, seed: int, version: int) -> np.ndarray:
