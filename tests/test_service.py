@@ -346,3 +346,31 @@ def test_checksums_of_positions_tell_a_row_counted_twice():
     assert kmeans.checksum(np.append(rows[1:], 1), 3) != kmeans.checksum(rows, 3)
     spread = torch.from_numpy(kmeans.hashed(rows, 3) / 2**63)
     assert 0.45 < spread.mean() < 0.55 and len(spread.unique()) == 1000
+
+
+def test_a_close_that_failed_is_tried_again_and_says_why(folder, monkeypatch):
+    plan, groups, read, _ = setup()
+    service = CentroidService(folder, plan)
+    with monkeypatch.context() as full:
+        full.setattr(service.snapshots, "save", lambda *parts: (_ for _ in ()).throw(OSError("no space left")))
+        survey = contribution(plan, service.state(), groups, read)
+        for call in (lambda: service.push(survey), service.state):
+            with pytest.raises(OSError, match="no space left"):
+                call()
+        assert service.push(survey).answer == "duplicate" and service.missing == () and service.version == 0
+    assert service.state().version == 1
+
+
+def test_a_service_that_saves_its_last_push_closes_after_its_death(folder):
+    plan, groups, read, _ = setup()
+
+    class Dies(CentroidService):
+        def close(self, version: int) -> int:
+            if not self.missing:
+                raise Death
+            return version
+
+    with pytest.raises(Death):
+        work(Dies(folder, plan, save_every=1), plan, groups, read)
+    again = CentroidService(folder, plan, save_every=1)
+    assert again.version == 0 and again.state().version == 1

@@ -178,6 +178,27 @@ def test_work_may_take_longer_than_a_worker_may_be_silent(cluster, tmp_path):
     assert (tmp_path / "marker").exists() and time.monotonic() - began > 12
 
 
+class Unhurried(CentroidService):
+    """Takes its time to close a version."""
+
+    def close(self, version: int) -> int:
+        time.sleep(0 if self.missing else 15)
+        return super().close(version)
+
+
+def test_a_busy_service_is_waited_for_and_one_that_gives_no_sign_of_life_is_not(cluster, tmp_path):
+    plan, groups, x = problem("busy")
+    actor = over_ray.start(plan, tmp_path, service=Unhurried).actor
+    remote = over_ray.RemoteService(actor, timeout_s=16.0)
+    assert work(remote, plan, groups, Rows(x)).version == 1
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError, match="no sign of life from the centroid service in 16 s"):
+        remote.status()
+    os.kill(pid, signal.SIGCONT)
+    assert remote.status()["version"] == 1
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_another_job_finds_the_service_by_name_and_it_leaves_when_its_lease_ends(cluster, tmp_path, shards):
     run, lease_s = f"leased-{shards}", 5.0

@@ -1,10 +1,12 @@
 """The centroid service over Ray: a named actor around it, and k-means over row groups larger than memory.
 
 An actor that dies comes back from its last snapshot, and Ray repeats calls in flight: the service's methods may be
-called twice. A worker is a task without state, so a dead one is simply run again, and one that hangs is killed
+called twice. Callers wait as long as an answer takes (the start of many clusters takes minutes) while another method of
+the actor is answered. A worker is a task without state, so a dead one is simply run again, and one that hangs is killed
 (raydc.warden). The ledger decides what counts.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ from raydc.data.shard import RowGroup
 from raydc.warden import HANG_AFTER, Warden
 
 NAMESPACE = "raydc"
+BESIDE = "beside"
+"""The concurrency group of methods that an actor answers while it is busy."""
 
 
 class _Actor:
@@ -36,14 +40,19 @@ class _Actor:
             threading.Thread(target=self._expire, args=(me, lease_s), daemon=True).start()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        self.called = time.monotonic()
+        self.called = math.inf  # the lease does not run out meanwhile
         try:
             return getattr(self.service, method)(*arguments)
         except Fenced:
             ray.actor.exit_actor()  # a successor is at work
+        finally:
+            self.called = time.monotonic()
 
     def plan(self) -> Plan:
         return self.service.plan
+
+    def alive(self) -> None:
+        pass
 
     def _expire(self, me: Any, lease_s: float) -> None:
         while (left := self.called + lease_s - time.monotonic()) > 0:
@@ -54,7 +63,10 @@ class _Actor:
 
 
 class _Remote:
-    """The methods of what an actor holds, wherever that is."""
+    """The methods of what an actor holds, wherever that is.
+
+    Raises TimeoutError if the actor gives no sign of life for `timeout_s`.
+    """
 
     def __init__(self, actor: Any, timeout_s: float = 300.0) -> None:
         self.actor, self.timeout_s = actor, timeout_s
@@ -66,16 +78,27 @@ class _Remote:
         return self._call("push", contribution)
 
     def _call(self, method: str, *arguments: Any) -> Any:
+        answer = self.actor.call.remote(method, *arguments)
         try:
-            return ray.get(self.actor.call.remote(method, *arguments), timeout=self.timeout_s)
-        except GetTimeoutError:
-            raise TimeoutError(f"the centroid service did not answer `{method}` within {self.timeout_s:g} s") from None
+            while not ray.wait([answer], timeout=self.timeout_s / 2)[0]:
+                self._beside(self.actor.alive)
+            return ray.get(answer)
         except RayTaskError as error:
             raise error.cause from None
+
+    def _beside(self, method: Any) -> Any:
+        """The answer of a method that the actor need not be idle for."""
+        try:
+            return ray.get(method.options(concurrency_group=BESIDE).remote(), timeout=self.timeout_s / 2)
+        except GetTimeoutError:
+            raise TimeoutError(f"no sign of life from the centroid service in {self.timeout_s:g} s") from None
 
 
 class RemoteService(_Remote):
     """The service of a run."""
+
+    def plan(self) -> Plan:
+        return self._beside(self.actor.plan)
 
     def state(self, centroids: bool = True) -> State:
         return self._call("state", centroids)
@@ -120,7 +143,7 @@ def start(
     """
 
     def actor(name: str, *arguments: Any, **options: Any) -> Any:
-        made = ray.remote(_Actor).options(
+        made = ray.remote(concurrency_groups={BESIDE: 1})(_Actor).options(
             name=name,
             namespace=NAMESPACE,
             get_if_exists=True,
@@ -142,13 +165,17 @@ def start(
 
 
 def find(run: str) -> Remote:
-    """The running service of a run, from any job of the cluster. Raises ValueError where there is none."""
+    """The running service of a run, from any job of the cluster.
+
+    Raises ValueError where there is none, TimeoutError where it gives no sign of life.
+    """
     try:
         actor = ray.get_actor(_name(run), namespace=NAMESPACE)
     except ValueError:
         raise ValueError(f"no centroid service runs for {run!r} in this cluster") from None
-    plan = ray.get(actor.plan.remote())
-    return _whole(RemoteService(actor), plan, _found(plan))
+    service = RemoteService(actor)
+    plan = service.plan()
+    return _whole(service, plan, _found(plan))
 
 
 def _leading(service: Callable[..., CentroidService], folder: str, plan: Plan, save_every: int) -> CentroidService:

@@ -13,8 +13,10 @@ groups in them. The service looks at a push in this order:
 
 Sums are integers (raydc.clusters.kmeans), so neither the order of pushes nor how groups were merged leaves a trace.
 When the ledger is full the version *closes*: the update rule gives new centroids, a snapshot commits them, and only
-then are they visible as the next version. Ledger and sums are always saved together. There is no log: after a crash the
-service starts from its last snapshot, says what is `missing`, and workers compute that again, to the same integers.
+then are they visible as the next version. The push that fills it is answered after that, which takes minutes where many
+clusters start. Whoever asks next for the `state` tries a close that failed again, and is told why it fails. Ledger and
+sums are always saved together. There is no log: after a crash the service starts from its last snapshot, says what is
+`missing`, and workers compute that again, to the same integers.
 
 What a version is for, and what follows from its sums, is the affair of raydc.clusters.rule, which knows nothing of
 pushes: version 0 is the *survey* that measures the rows and finds the starts, and the last one counts the members of
@@ -81,10 +83,12 @@ class CentroidService(Ledger):
     # -- what workers call
 
     def state(self, centroids: bool = True) -> State:
-        """The open version and what it waits for, with or without its centroids."""
+        """The open version and what it waits for, with or without its centroids. Raises what keeps it from closing."""
         with self._lock:
+            if not self._shared:
+                self.close(self.version)
             now = self.clustering
-            outline = now.outline() if self.shards and now.phase in ("move", "count") else None
+            outline = now.outline() if self._shared else None
             shared = now.shared() if centroids else None
             return State(self.version, self.snapshots.incarnation, self.done, self.missing, shared, outline)
 
@@ -135,6 +139,11 @@ class CentroidService(Ledger):
             }
 
     # -- inside
+
+    @property
+    def _shared(self) -> bool:
+        """Whether shards have a part in the open version: then `Sharded` knows whether it is complete."""
+        return bool(self.shards) and self.clustering.phase in ("move", "count")
 
     def _counted(self) -> None:
         if self.save_every and len(self.digests) % self.save_every == 0:
@@ -224,7 +233,6 @@ class CentroidService(Ledger):
             history=tuple(meta["history"]),
             arrays={name[6:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("state.")},
         )
-        self.close(self.version)
 
 
 def serve(folder: str | Path, plan: Plan) -> CentroidService | Sharded:
