@@ -6,6 +6,7 @@ are kept, by a key that ends in the row's position.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -243,7 +244,7 @@ def merge(parts: Sequence[Part]) -> Part:
         merged = {name: joined(name)[first] for name in ("times", "where", "rows")} | {"most": parts[0]["most"]}
     for name in SUMMED:
         if name in parts[0]:
-            merged[name] = np.asarray(np.sum([part[name] for part in parts], axis=0, dtype=np.int64))
+            merged[name] = reduce(np.add, [part[name] for part in parts])
     if "far" in parts[0]:
         order = np.lexsort((joined("where", 1), -joined("far", 1)), axis=1)[:, :FARTHEST]
         for name in ("far", "where", "whose", "weights", "rows"):
