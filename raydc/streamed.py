@@ -72,6 +72,15 @@ class Rows:
 
 def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
     """Cluster and write everything in this process; False if it was asked to stop before the end."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.config.training.threads)
+    try:
+        return _in_process(plan, job, store, watch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
     service = serve(f"{store.root}/{SNAPSHOTS}", plan)
     rows, device = Rows(job), local_device(job.config.training.device)
     while not service.state(centroids=False).done:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from raydc import DeepClustering, streamed
 from raydc.clusters import ray as over_ray
@@ -61,6 +62,15 @@ def test_streamed_rows_end_in_the_estimators_bytes_part_by_part(place, tmp_path,
     assert len(inertia) == len(heard) and inertia == sorted(inertia, reverse=True)
     assert summary["found"] == 7 and sum(summary["sizes"]) == 3000
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_in_this_process_as_many_threads_work_as_are_asked_for(place, tmp_path, monkeypatch):
+    folder, fitted = place
+    before, seen, work = torch.get_num_threads(), set(), streamed.work
+    monkeypatch.setattr(streamed, "work", lambda *of: (seen.add(torch.get_num_threads()), work(*of))[1])
+    train(check(settings(tmp_path / "run", folder / "rows.npy", **{"training.threads": before + 1})))
+    assert seen == {before + 1} and torch.get_num_threads() == before
+    same(tmp_path / "run", fitted)
 
 
 def test_sharded_centroids_are_the_same_bytes(place, tmp_path):
