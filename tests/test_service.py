@@ -374,3 +374,24 @@ def test_a_service_that_saves_its_last_push_closes_after_its_death(folder):
         work(Dies(folder, plan, save_every=1), plan, groups, read)
     again = CentroidService(folder, plan, save_every=1)
     assert again.version == 0 and again.state().version == 1
+
+
+def test_what_kills_leave_is_collected_and_a_zombie_among_them_does_no_harm(folder):
+    def fails():
+        raise Death
+
+    zombie = Snapshots(folder)
+    for value in range(4):
+        killed = Snapshots(folder)
+        killed.save({"x": np.zeros(3)}, {"value": value})
+        killed.during = fails
+        with pytest.raises(Death):
+            killed.save({"x": np.zeros(3)}, {"value": -1})
+    zombie.incarnation, zombie.during = 2, lambda: Snapshots(folder).save({"x": np.ones(3)}, {"value": 5})
+    with pytest.MonkeyPatch.context() as asleep:  # after it looked whether there is a successor
+        asleep.setattr(zombie, "_claimed", lambda: 2)
+        asleep.setattr(zombie, "serial", 8)
+        zombie.save({"x": np.zeros(3)}, {"value": -1})
+    arrays, manifests = ({path.stem for path in folder.glob(f"snapshot-*.{kind}")} for kind in ("npz", "json"))
+    assert arrays <= manifests and len(arrays) == 3
+    assert [meta["value"] for _, meta in Snapshots(folder).whole()] == [5, 3, 2]

@@ -19,6 +19,7 @@ from raydc.storage import Store
 
 KEEP = 3
 MANIFEST = re.compile(r"snapshot-\d+-\d+\.json")
+ARRAYS = re.compile(r"snapshot-\d+-\d+\.npz")
 
 
 class Fenced(RuntimeError):
@@ -45,9 +46,22 @@ class Snapshots:
         self.during()
         manifest = {"format": 1, "sha256": _checksum(payload, meta), "bytes": len(payload), "meta": meta}
         self.store.write_bytes(f"{name}.json", json.dumps(manifest).encode())
-        for old in self._manifests()[KEEP:]:
+        manifests = self._manifests()
+        for old in manifests[KEEP:]:
             self.store.delete(old)
             self.store.delete(old.replace(".json", ".npz"))
+        if self.serial == 1:
+            self._collect(manifests)
+
+    def _collect(self, manifests: list[str]) -> None:
+        """Delete arrays that earlier incarnations left without a manifest, now that there is a newer snapshot.
+
+        Should one of them wake and write the manifest, that is damaged, but not the newest, and deleted in its turn.
+        """
+        mine = f"snapshot-{self.incarnation:06d}-"
+        for name in self.store.list():
+            if ARRAYS.fullmatch(name) and name < mine and name.replace(".npz", ".json") not in manifests:
+                self.store.delete(name)
 
     def during(self) -> None:
         """Called between the arrays and the manifest of a snapshot; tests kill the process here."""
@@ -103,4 +117,6 @@ class Snapshots:
 
 
 def _checksum(payload: bytes, meta: dict[str, Any]) -> str:
-    return hashlib.sha256(payload + json.dumps(meta).encode()).hexdigest()
+    checksum = hashlib.sha256(payload)
+    checksum.update(json.dumps(meta).encode())
+    return checksum.hexdigest()
