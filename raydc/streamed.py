@@ -81,7 +81,7 @@ def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
 
 
 def _in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
-    service = serve(f"{store.root}/{SNAPSHOTS}", plan)
+    service = serve((store / SNAPSHOTS).root, plan)
     rows, device = Rows(job), local_device(job.config.training.device)
     while not service.state(centroids=False).done:
         work(service, plan, job.survey.groups, rows, device)
@@ -107,7 +107,7 @@ def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
         "max_failures": training.max_failures,
         "hang_after": training.hang_after,
     }
-    service = over_ray.start(plan, f"{store.root}/{SNAPSHOTS}")
+    service = over_ray.start(plan, (store / SNAPSHOTS).root)
     rows = Rows(job)
 
     def on_version() -> bool:

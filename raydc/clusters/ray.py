@@ -23,6 +23,7 @@ from raydc.clusters.service import CentroidService, Contribution, Fenced, Plan, 
 from raydc.clusters.shards import ClusterShard, Sharded, Terms
 from raydc.clusters.stream import Reader, work
 from raydc.data.shard import RowGroup
+from raydc.storage import Store
 from raydc.warden import HANG_AFTER, Warden
 
 NAMESPACE = "raydc"
@@ -157,7 +158,7 @@ def start(
 
     names = _shards(plan)
     parts = [
-        RemoteShard(actor(name, shard, f"{folder}/shard-{at}", plan, at, scheduling_strategy="SPREAD"))
+        RemoteShard(actor(name, shard, (Store(folder) / f"shard-{at}").root, plan, at, scheduling_strategy="SPREAD"))
         for at, name in enumerate(names)
     ]
     leading = (_leading, service) if names else (service,)

@@ -57,6 +57,7 @@ from raydc.clusters.ledger import Contribution, Ledger, Plan, Receipt, Refused
 from raydc.clusters.rule import Clustering, Turn
 from raydc.clusters.shards import ClusterShard, Sharded, ShardLike, State, at_once
 from raydc.clusters.snapshots import Fenced
+from raydc.storage import Store
 
 __all__ = ["CentroidService", "Contribution", "Fenced", "Plan", "Receipt", "Refused", "State", "serve"]
 
@@ -239,5 +240,5 @@ def serve(folder: str | Path, plan: Plan) -> CentroidService | Sharded:
     """The service of a run in this process, with its shards if it has any."""
     if len(plan.parts) == 1:
         return CentroidService(folder, plan)
-    shards = [ClusterShard(f"{folder}/shard-{at}", plan, at) for at in range(len(plan.parts))]
+    shards = [ClusterShard((Store(folder) / f"shard-{at}").root, plan, at) for at in range(len(plan.parts))]
     return Sharded(CentroidService(folder, plan, shards=shards), shards, plan)
