@@ -188,7 +188,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         columns["id"].append(block.ids[rows])
         columns["cluster"].append(found.clusters)
         columns["confidence"].append(found.confidence)
-    whole = {name: np.concatenate(parts) for name, parts in columns.items()}
+    whole: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
     about = {
         "model": manifest["model"],
         "data": manifest["data"],
@@ -196,6 +196,8 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         "sizes": np.bincount(whole["cluster"], minlength=model.n_clusters).tolist(),
         "confidence": float(whole["confidence"].sum(dtype=np.float64)),
     }
+    if whole["id"].dtype == object:
+        whole["id"] = pa.array(whole["id"], pa.string())  # also where no row is left
     table = pa.table(whole).replace_schema_metadata({"raydc": json.dumps(about)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, write_page_checksum=True)

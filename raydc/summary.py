@@ -38,7 +38,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
             drawn[name].append(part[name].to_numpy()[inside])
     n_clusters = len(counts)
     source = job.source or open_source(job.config.data)
-    reference = graph.neighbour_graph(_rows(job, source, chosen))
+    reference = graph.neighbour_graph(_rows(job, source, chosen), min(graph.N_NEIGHBOURS, len(chosen) - 1))
     measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
     measures["mean confidence"] = confidence / rows
     warnings = [message for message in (monitors.collapsed(counts),) if message]

@@ -59,6 +59,17 @@ def test_a_death_before_the_configuration_is_written_keeps_the_directory_usable(
     assert (out / "config.yaml").exists() and weights(out) == weights(undisturbed)
 
 
+def test_ten_rows_are_enough(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(10, 3)))
+    tiny = config(
+        tmp_path / "run", data__path=str(tmp_path / "rows.npy"), method__n_clusters=3, method__cluster__length=1
+    )
+    assert train(check(tiny))["rows"] == 10
+    np.save(tmp_path / "row.npy", np.zeros((1, 3)))
+    with pytest.raises(DataError, match="1 usable row cannot be clustered"):
+        check(config(tmp_path / "one", data__path=str(tmp_path / "row.npy"), method__n_clusters=1))
+
+
 def test_a_finished_run_is_not_run_again(undisturbed):
     def never(progress: Progress) -> None:
         raise AssertionError("it trained again")

@@ -127,7 +127,9 @@ def survey(source: Source, settings: DataSettings | None = None) -> Survey:
 
 
 def require(found: Survey, n_clusters: int | None, workers: int) -> None:
-    """Raises DataError if there are fewer rows than clusters, or too few row groups to give every worker some."""
+    """Raises DataError if there are fewer rows than clusters, or than two, or too few row groups for the workers."""
+    if found.rows < 2:
+        raise DataError(f"{found.rows} usable row cannot be clustered; at least 2 are needed")
     if n_clusters is not None and found.rows < n_clusters:
         raise DataError(f"{found.rows} rows cannot form {n_clusters} clusters; lower method.n_clusters or add rows")
     if not all(deal(found.groups, workers)):
