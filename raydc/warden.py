@@ -3,7 +3,7 @@
 A worker's process beats from a thread of its own, however long its work takes; only a process that is stopped beats no
 more. Beats reach an actor on the driver's node, which has a task on the worker's node kill the process. What is killed
 runs again, as often as the task's `max_retries` or the actor's `max_restarts` say. A worker counts from its first beat
-on, as a task may wait for its turn.
+on: a task may wait for its turn, and large libraries for the disk, while no thread can beat.
 """
 
 import logging

@@ -266,7 +266,7 @@ def tasks(
     task = ray.remote(_watched).options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
 
     def run(parts: Sequence[Any]) -> None:
-        running = [task.remote(warden, [put, ray.put(part)]) for part in parts]
+        running = [task.remote(warden, put, part) for part in parts]
         try:
             while running:
                 done, running = ray.wait(running)
@@ -277,11 +277,10 @@ def tasks(
     return run
 
 
-def _watched(warden: Warden, held: list[Any]) -> None:
-    """What is held is fetched here, so that a worker that hangs while it imports what that needs is noticed too."""
+def _watched(warden: Warden, what: tuple[Callable[[Any, Any], object], Any], part: Any) -> None:
+    function, shared = what
     leave = warden.watch()
     try:
-        (function, shared), part = ray.get(held)
         function(shared, part)
     finally:
         leave()
