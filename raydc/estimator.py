@@ -89,6 +89,12 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         for name in own.keys() & given.keys():
             raise SettingsError(f"{name}: give it as an argument of DeepClustering, not in settings")
         fixed = {"training.workers": 0, "data.path": "memory", "output.out": "memory"}
+        for name, value in given.items():
+            if (name in fixed or name.startswith("output.")) and value != fixed.get(name):
+                raise SettingsError(
+                    f"{name}: DeepClustering works in this process, on the rows it is given, and writes nothing; use "
+                    "raydc train"
+                )
         return RunConfig.of(unflatten(given | own | fixed))
 
     def __sklearn_tags__(self) -> Any:

@@ -63,6 +63,15 @@ def test_bad_input_is_named():
         DeepClustering("decc", 2).fit(np.eye(4))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("training.workers", 4), ("output.register_as", "digits"), ("data.path", "rows.parquet")]
+)
+def test_settings_that_would_do_nothing_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name}: DeepClustering works in this process"):
+        DeepClustering("kmeans", 2, {name: value}).fit(np.eye(4))
+    assert DeepClustering("kmeans", 2, {"training.workers": 0}).fit(np.eye(4)).n_features_in_ == 4
+
+
 def test_a_weight_of_two_is_the_row_twice():
     x, _ = make_blobs(200, 3, centers=4, cluster_std=0.3, random_state=0)
     weights = np.arange(200) % 3
