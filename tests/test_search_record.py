@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 from raydc import registry
 from raydc.data import Scaling
@@ -15,6 +16,8 @@ from raydc.model import ClusteringModel, Replica
 from raydc.records import beats
 from raydc.search import TuneSettings, page, pictures
 from raydc.search.record import evidence, record
+from raydc.storage import Store
+from tests.test_report import overlaps
 
 
 def entry(number: int, method: str, score: float, status: str = "finished", **point: Any) -> dict[str, Any]:
@@ -70,23 +73,40 @@ def summary() -> dict[str, Any]:
     }
 
 
-def test_every_picture_is_drawn(summary: dict[str, Any], tmp_path: Path) -> None:
-    drawn = pictures.draw(summary, tmp_path)
-    assert {path.stem for path in drawn} == {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+def test_every_picture_is_drawn(summary: dict[str, Any]) -> None:
+    drawn = pictures.draw(summary)
+    assert {*drawn} == {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
+    assert all(png.startswith(b"\x89PNG") for png in drawn.values())
+
+
+def test_finalists_that_lie_together_are_named_apart(summary: dict[str, Any]) -> None:
+    finalist = summary["finalists"][1]
+    summary["finalists"] = [finalist | {"number": number, "stability": 0.7 + number / 1e4} for number in range(24)]
+    summary["trials"] = [entry(number, "ae_kmeans", 0.5) for number in range(24)]
+    figure = pictures.stability(summary)
+    assert figure is not None
+    named = [text for text in figure.axes[0].texts if "ae_kmeans" in text.get_text()]
+    figure.canvas.draw()
+    places = [Text.get_window_extent(text) for text in named]  # an annotation's own takes its line in
+    assert len(named) == 24 and not overlaps(places)
+    assert all(figure.bbox.x1 > place.x1 and figure.bbox.y1 > place.y1 for place in places)
 
 
 def test_the_page_holds_everything(summary: dict[str, Any], tmp_path: Path) -> None:
-    text = page.write(summary | {"notes": ["a <note>"]}, pictures.draw(summary, tmp_path), tmp_path).read_text()
+    (tmp_path / "stale.png").write_bytes(b"of a search that was begun anew")
+    page.write(summary | {"notes": ["a <note>"]}, pictures.draw(summary), Store(tmp_path))
+    names = {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", *(f"{name}.png" for name in names)}
+    text = (tmp_path / "index.html").read_text()
     assert text.count("data:image/png") == 6 and "a &lt;note&gt;" in text
     for shown in ("trial 2 of 6, dec", "0.4200", "the reason", "sha256 0123", "method.nu"):
         assert shown in text
 
 
-def test_pictures_without_values_are_left_out(summary: dict[str, Any], tmp_path: Path) -> None:
+def test_pictures_without_values_are_left_out(summary: dict[str, Any]) -> None:
     bare = summary | {"finalists": [], "importance": {}, "clusters": [], "trials": summary["trials"][:2]}
     bare["k curve"] = {"raw k-means": {"3": 0.5}, "trials": {}}
-    assert [path.stem for path in pictures.draw(bare, tmp_path)] == ["rungs"]
+    assert [*pictures.draw(bare)] == ["rungs"]
 
 
 def test_a_champion_is_beaten_by_more_than_the_spread_on_the_same_rows(summary: dict[str, Any]) -> None:
@@ -140,5 +160,7 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     (out / "tune.json").write_text(json.dumps({"id": "e" * 32}))
     assert record(settings, summary)["registered as"] == "models:/digits/2"
     assert registry.champion("digits", uri)[0] == 1  # type: ignore[index]
-    assert record(settings.model_copy(update={"promote": True}), summary)["registered as"] == "models:/digits/2"
+    assert (
+        record(settings.model_copy(update={"promote": True}), summary)["registered as"] == "models:/digits/2"
+    )
     assert registry.champion("digits", uri)[0] == 2  # type: ignore[index]

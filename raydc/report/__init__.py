@@ -1,6 +1,5 @@
 """Pictures and tables of a run: PNG files, and one HTML page that holds them all."""
 
-import io
 import os
 import re
 import tempfile
@@ -37,9 +36,7 @@ def write(facts: Facts, to: Store) -> list[str]:
     """Write every picture that the facts allow, then the page; the files' names."""
     drawn: list[tuple[str, bytes, str]] = []
     for name, caption, draw in _drawings(facts):
-        buffer = io.BytesIO()
-        draw().savefig(buffer, format="png", metadata={"Software": None})
-        drawn.append((f"{name}.png", buffer.getvalue(), caption))
+        drawn.append((f"{name}.png", pictures.png(draw()), caption))
     for name, png, _ in drawn:
         to.write_bytes(name, png)
     summary = facts.summary
@@ -138,7 +135,7 @@ def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     measures, initial = facts.summary.get("measures") or {}, facts.summary.get("initial")
     if not initial:
         return ("measure", "value"), [*measures.items()]
-    return ("measure", "at the end", "at the start"), [(k, v, initial.get(k)) for k, v in measures.items()]
+    return ("measure", "final", "when clustering began"), [(k, v, initial.get(k)) for k, v in measures.items()]
 
 
 __all__ = ["report", "write"]

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito (2008), which people with any colour vision t
 than colours, lighter and darker ones come with another marker, and every cluster is named on the picture itself.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,9 +18,22 @@ from numpy.typing import NDArray
 
 from raydc.metrics.external import match
 
-HUES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#7F7F7F", "#B8A800")
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+HUES = (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7", GREY, "#B8A800")
 SHADES = (0.0, -0.45, 0.5, -0.7, 0.3)
 MARKERS = ("o", "s", "^", "D", "v")
+
+
+def blank(width: float, height: float) -> Figure:
+    """A figure of so many inches."""
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a file, of the same bytes whenever it is drawn."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def colour(cluster: int) -> tuple[float, float, float]:
@@ -38,7 +52,7 @@ def marker(cluster: int) -> str:
 
 def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_names: tuple[str, str]) -> Figure:
     """Rows [n, 2] in their cluster's colour; the cluster's number stands where its rows are densest (their median)."""
-    figure = _figure(7.2, 6.0)
+    figure = blank(7.2, 6.0)
     axes = figure.subplots()
     clusters = np.unique(labels)
     size = float(np.clip(9000 / max(1, len(points)), 3, 24))
@@ -71,7 +85,7 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
 def sizes(counts: Sequence[int]) -> Figure:
     """Rows in each cluster, with the mean as a line."""
     n = len(counts)
-    figure = _figure(max(5.0, min(14.0, 1.5 + 0.42 * n)), 3.6)
+    figure = blank(max(5.0, min(14.0, 1.5 + 0.42 * n)), 3.6)
     axes = figure.subplots()
     axes.bar(range(n), counts, color=[colour(k) for k in range(n)], width=0.8)
     mean = sum(counts) / n
@@ -99,7 +113,7 @@ def curves(progress: Sequence[Mapping[str, Any]], n_clusters: int) -> Figure:
     """Losses by name over the epochs, and below them what the clusters did; phases side by side, named at the top."""
     spans, names = _spans(progress)
     clustered = any(line.get("changed") is not None or line.get("alive") is not None for line in progress)
-    figure = _figure(9.0, 5.6 if clustered else 3.6)
+    figure = blank(9.0, 5.6 if clustered else 3.6)
     panels = figure.subplots(2 if clustered else 1, 1, sharex=True, squeeze=False)[:, 0]
     losses = sorted({name for line in progress for name in line["losses"]})
     for i, name in enumerate(losses):
@@ -171,7 +185,7 @@ def contrasts(rows: NDArray[Any], labels: NDArray[np.int64], names: Sequence[str
     telling = telling[np.argsort(np.abs(scores[:, telling]).argmax(axis=0), kind="stable")]
     shown = scores[:, telling]
     labels_of = [_short(names[usable[at]]) for at in telling]
-    figure = _figure(max(4.5, 2.2 + 0.36 * len(telling)), max(4.0, 1.9 + 0.26 * len(clusters)))
+    figure = blank(max(4.5, 2.2 + 0.36 * len(telling)), max(4.0, 1.9 + 0.26 * len(clusters)))
     axes = figure.subplots()
     bound = max(1.0, float(np.abs(shown).max(initial=0)))
     image = axes.imshow(shown, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
@@ -190,7 +204,7 @@ def confusion(table: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
     order = np.lexsort((np.arange(len(counts)), np.where(stands_for < 0, counts.shape[1], stands_for)))
     counts = counts[order]
     n, c = counts.shape
-    figure = _figure(max(4.2, min(14, 2.2 + 0.48 * c)), max(3.4, min(13, 1.6 + 0.36 * n)))
+    figure = blank(max(4.2, min(14, 2.2 + 0.48 * c)), max(3.4, min(13, 1.6 + 0.36 * n)))
     axes = figure.subplots()
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -212,7 +226,7 @@ def confusion(table: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
 def confidences(confidence: NDArray[Any], labels: NDArray[np.int64], n_clusters: int) -> Figure:
     """How sure the model is of each cluster's rows: median, middle half, nine tenths; dashed: 1/K, which is no idea."""
     clusters = [k for k in range(n_clusters) if (labels == k).any()]
-    figure = _figure(max(5.0, min(14.0, 1.5 + 0.42 * n_clusters)), 3.4)
+    figure = blank(max(5.0, min(14.0, 1.5 + 0.42 * n_clusters)), 3.4)
     axes = figure.subplots()
     for k in clusters:
         low, quarter, middle, upper, high = np.quantile(confidence[labels == k], [0.05, 0.25, 0.5, 0.75, 0.95])
@@ -228,10 +242,6 @@ def confidences(confidence: NDArray[Any], labels: NDArray[np.int64], n_clusters:
     axes.set_ylabel("largest membership")
     axes.set_title("Confidence by cluster")
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def _spans(progress: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[int, int]], list[str]]:
@@ -291,7 +301,7 @@ def _mosaic(
         enlarged = colours.repeat(times, axis=1).repeat(times, axis=2).transpose(1, 2, 0)
         sheet[i * tall : (i + 1) * tall - 4, j * wide : (j + 1) * wide - 4] = enlarged
     scale = 0.62 / max(tall, wide)
-    figure = _figure(scale * wide * across + 0.7, scale * tall * down + 0.5)
+    figure = blank(scale * wide * across + 0.7, scale * tall * down + 0.5)
     axes = figure.subplots()
     axes.imshow(sheet, interpolation="antialiased")
     axes.set_xticks([])

@@ -1,10 +1,10 @@
 """A search as one HTML page: what was chosen and why, the finalists side by side, every trial, cost, pictures."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from raydc.report import page
+from raydc.storage import Store
 
 CAPTIONS = {
     "settings": "Score against each suggested setting; grey: stopped early, red: guarded",
@@ -16,8 +16,8 @@ CAPTIONS = {
 }
 
 
-def write(summary: Mapping[str, Any], pictures: Sequence[Path], folder: Path) -> Path:
-    """index.html, which holds the pictures; its path."""
+def write(summary: Mapping[str, Any], pictures: Mapping[str, bytes], to: Store) -> None:
+    """The pictures, PNG by name, and index.html, which holds them; what an earlier search left there goes."""
     winner, finalists = summary["winner"], {f["number"]: f for f in summary["finalists"]}
     methods = {t["number"]: t["method"] for t in summary["trials"]}
     criteria = summary["criteria"]
@@ -34,7 +34,7 @@ def write(summary: Mapping[str, Any], pictures: Sequence[Path], folder: Path) ->
                 for number, one in finalists.items()
             ],
         ),
-        *(page.picture(path.read_bytes(), CAPTIONS[path.stem]) for path in pictures),
+        *(page.picture(png, CAPTIONS[name]) for name, png in pictures.items()),
         page.heading("Trials"),
         page.table(
             ("trial", "method", "status", "K", "score", "seconds", "why"),
@@ -46,16 +46,19 @@ def write(summary: Mapping[str, Any], pictures: Sequence[Path], folder: Path) ->
         page.settings(winner["settings"]),
     ]
     title = f"Search: trial {winner['number']} of {len(summary['trials'])}, {winner['method']}"
-    path = folder / "index.html"
-    path.write_text(page.page(title, parts), encoding="utf-8")
-    return path
+    files = {f"{name}.png": png for name, png in pictures.items()}
+    files["index.html"] = page.page(title, parts).encode()
+    for name in set(to.list()) - set(files):
+        to.delete(name)
+    for name, data in files.items():
+        to.write_bytes(name, data)
 
 
 def _about(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
     winner, cost = summary["winner"], summary["cost"]
     return [
         ("chosen", f"trial {winner['number']}, replica {winner['replica']}: {winner['method']}"),
-        ("first before simpler ones were asked", f"trial {summary['best']}"),
+        ("best before simpler trials were preferred", f"trial {summary['best']}"),
         ("score", winner["score"]),
         ("clusters", winner["n_clusters"]),
         ("noise reaches", max(band[1] for band in summary["null"].values())),

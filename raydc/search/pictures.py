@@ -2,25 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
-"""Of Okabe and Ito (2008), which people with any colour vision tell apart."""
+from raydc.report.pictures import BLUE, GREEN, GREY, ORANGE, RED, blank, png
+
 COLOURS = {"finished": BLUE, "stopped": GREY, "guarded": RED}
 MOST = 12
 """Settings that are drawn at most, the most important first."""
 VALID, DOUBTFUL = 0.75, 0.6
 
 
-def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write every picture that the search has values for, as PNG; their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+def draw(summary: Mapping[str, Any]) -> dict[str, bytes]:
+    """Every picture that the search has values for, as PNG by name."""
     figures = {
         "settings": settings(summary),
         "importance": importance(summary),
@@ -29,16 +26,7 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
         "clusters": clusters(summary),
         "k-curve": k_curve(summary),
     }
-    paths = []
-    for name, figure in figures.items():
-        if figure is not None:
-            paths.append(folder / f"{name}.png")
-            FigureCanvasAgg(figure).print_png(str(paths[-1]))
-    return paths
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return {name: png(figure) for name, figure in figures.items() if figure is not None}
 
 
 def _plain(axes: Axes) -> None:
@@ -58,7 +46,7 @@ def settings(summary: Mapping[str, Any]) -> Figure | None:
     floor = min(usable, default=0.0) - 0.05
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
-    figure = _figure(3.7 * columns, 2.7 * lines)
+    figure = blank(3.7 * columns, 2.7 * lines)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for at, axes in enumerate(grid.flat):
         if at >= len(shown):
@@ -108,7 +96,7 @@ def importance(summary: Mapping[str, Any]) -> Figure | None:
     rated = dict(sorted(summary["importance"].items(), key=lambda item: item[1])[-MOST:])
     if not rated:
         return None
-    figure = _figure(6.0, 0.6 + 0.34 * len(rated))
+    figure = blank(6.0, 0.6 + 0.34 * len(rated))
     axes = figure.subplots()
     axes.barh([name.removeprefix("method.") for name in rated], [*rated.values()], color=BLUE, height=0.7)
     axes.set_xlabel("importance: share of the score's variance")
@@ -121,7 +109,7 @@ def stability(summary: Mapping[str, Any]) -> Figure | None:
     finalists = summary["finalists"]
     if not finalists:
         return None
-    figure = _figure(6.4, 4.6)
+    figure = blank(7.4, max(4.6, 1.2 + 0.16 * len(finalists)))
     axes = figure.subplots()
     methods = {t["number"]: t["method"] for t in summary["trials"]}
     x, y = [f["stability"] for f in finalists], [f["modularity"] for f in finalists]
@@ -132,17 +120,19 @@ def stability(summary: Mapping[str, Any]) -> Figure | None:
         if bottom < level < top:
             axes.annotate(f" {level:g}", (1.0, level), color="0.5", fontsize=8, va="center", annotation_clip=False)
     winner = summary["winner"]["number"]
-    for f in finalists:
-        won, before = f["number"] == winner, f["stability"] > (left + 1) / 2
+    # names stand in a column beside the panel, in the order of their points, so that none hides another
+    for at, f in enumerate(sorted(finalists, key=lambda f: (f["modularity"], f["stability"]))):
+        won = f["number"] == winner
         axes.scatter([f["stability"]], [f["modularity"]], color=RED if won else BLUE, s=70 if won else 34, zorder=3)
         axes.annotate(
             f"{f['number']} {methods[f['number']]}",
             (f["stability"], f["modularity"]),
-            xytext=(-7 if before else 7, 4),
-            textcoords="offset points",
-            ha="right" if before else "left",
+            xytext=(1.1, (at + 0.5) / len(finalists)),
+            textcoords="axes fraction",
+            va="center",
             fontsize=8,
             fontweight="bold" if won else "normal",
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": "0.7", "linewidth": 0.6},
         )
     axes.set_xlim(left, 1.0)
     axes.set_ylim(bottom, top)
@@ -155,7 +145,7 @@ def stability(summary: Mapping[str, Any]) -> Figure | None:
 
 def rungs(summary: Mapping[str, Any]) -> Figure:
     """Score while trials were trained; grey ones were stopped early."""
-    figure = _figure(6.4, 4.0)
+    figure = blank(6.4, 4.0)
     axes = figure.subplots()
     winner = summary["winner"]["number"]
     for t in summary["trials"]:
@@ -184,7 +174,7 @@ def clusters(summary: Mapping[str, Any]) -> Figure | None:
     found = summary["clusters"]
     if not found:
         return None
-    figure = _figure(max(4.5, min(14.0, 1.6 + 0.42 * len(found))), 3.4)
+    figure = blank(max(4.5, min(14.0, 1.6 + 0.42 * len(found))), 3.4)
     axes = figure.subplots()
     heights = [c["jaccard"] for c in found]
     colours = [GREEN if h >= VALID else ORANGE if h >= DOUBTFUL else RED for h in heights]
@@ -205,7 +195,7 @@ def k_curve(summary: Mapping[str, Any]) -> Figure | None:
     curve = summary["k curve"]["raw k-means"]
     if len(curve) < 2:
         return None
-    figure = _figure(6.0, 3.8)
+    figure = blank(6.0, 3.8)
     axes = figure.subplots()
     axes.plot([int(k) for k in curve], [*curve.values()], color=GREY, marker=".", label="raw k-means")
     best = {int(k): score for k, score in summary["k curve"]["trials"].items()}

@@ -1,7 +1,6 @@
 """A finished search on record: pictures, one MLflow run with a child for each trial, the winner registered."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from raydc import registry
@@ -34,8 +33,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     """Draw and log a finished search; where everything is."""
     store = Store(settings.out)
     about = json.loads(store.read_text("tune.json"))
-    pictures = Path(store.path) / "report"
-    index = page.write(summary, draw(summary, pictures), pictures)
+    page.write(summary, draw(summary), store / "report")
     tracker = Tracker(store, settings.tracking_uri)
     config = {"search": settings.model_dump(mode="json", exclude={"out", "tracking_uri"})}
     tracker.start(settings.experiment, f"search-{about['id'][:8]}", about["id"], config)
@@ -55,7 +53,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     if settings.register_as:
         tags = evidence(summary) | {"raydc.search": about["id"]}
         tracker.register(settings.register_as, tags, "always" if settings.promote else "better")
-    return {"output": store.root, "report": str(index), **tracker.finish()}
+    return {"output": store.root, "report": f"{store.root}/report/index.html", **tracker.finish()}
 
 
 def _child(search: str, entry: dict[str, Any]) -> dict[str, Any]:
