@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from raydc.job import Job
 from raydc.loop import Progress
 from raydc.run import Plan
 from raydc.search import SearchState, SearchWatch, TuneSettings, tune_and_record
+from raydc.tracker import RecordPending
 
 QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
@@ -23,6 +25,12 @@ QUIET = 5.0
 def _console(**options: Any) -> Console:
     """Brackets and colons in paths, settings and errors are no markup."""
     return Console(markup=False, emoji=False, **options)
+
+
+def _places(console: Console, places: Mapping[str, Any]) -> None:
+    """A line each, whole, so that paths can be copied."""
+    for name, place in places.items():
+        console.print(f"{name}: {place}", soft_wrap=True, highlight=False)
 
 
 class Live:
@@ -76,8 +84,7 @@ class Live:
         for warning in summary["warnings"]:
             self.console.print(f"warning: {warning}", style="yellow")
         self.console.print(measures(summary))
-        for name, path in paths.items():
-            self.console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+        _places(self.console, paths)
 
 
 class LiveSearch:
@@ -87,8 +94,7 @@ class LiveSearch:
         self.console, self.printed = console or _console(), 0.0
 
     def run(self, settings: TuneSettings, stop: threading.Event) -> None:
-        table = Table("finished", "running", "replicas", "best trial", "method", "score", "time left")
-        with RichLive(table, console=self.console, transient=True) as live:
+        with RichLive(_standing(), console=self.console, transient=True) as live:
 
             def show(state: SearchState) -> None:
                 if self.console.is_terminal:
@@ -97,9 +103,12 @@ class LiveSearch:
                     self.console.print(_line(state))
                     self.printed = time.monotonic()
 
-            _, paths = tune_and_record(settings, SearchWatch(show, self.console.print, self.found, stop))
-        for name, path in paths.items():
-            self.console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+            try:
+                _, paths = tune_and_record(settings, SearchWatch(show, self.console.print, self.found, stop))
+            except RecordPending as pending:
+                _places(self.console, pending.paths)
+                raise
+        _places(self.console, paths)
 
     def found(self, summary: dict[str, Any]) -> None:
         self.console.print(trials(summary))
@@ -115,9 +124,11 @@ def _cells(state: SearchState) -> list[str]:
     return [f"{len(state.records)}/{state.asked}", str(len(state.running)), f"{done}/{planned}", *shown, left]
 
 
-def _standing(state: SearchState) -> Table:
+def _standing(state: SearchState | None = None) -> Table:
+    """Where a search stands; before it begins, what will be told."""
     table = Table("finished", "running", "replicas", "best trial", "method", "score", "time left")
-    table.add_row(*_cells(state))
+    if state is not None:
+        table.add_row(*_cells(state))
     return table
 
 
@@ -176,9 +187,7 @@ def plan(planned: Plan) -> None:
 
 def assigned(summary: dict[str, Any]) -> None:
     """What an assignment did."""
-    console = _console()
-    for name, value in summary.items():
-        console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
+    _places(_console(), summary)
 
 
 def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
@@ -186,8 +195,7 @@ def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
     console = _console()
     told = ", ".join(f"{count} {kind}" for kind, count in sent.items())
     console.print(f"sent: {told or 'nothing was left'}")
-    for name, path in paths.items():
-        console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+    _places(console, paths)
 
 
 def methods(*, markdown: bool) -> None:

@@ -58,7 +58,11 @@ def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
 def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of summary.json as metrics by name."""
     groups = {"final": summary.get("measures"), "initial": summary.get("initial"), "labels": summary.get("labels")}
-    named: dict[str, Any] = {f"{group}.{k}": v for group, values in groups.items() for k, v in (values or {}).items()}
+    named: dict[str, Any] = {
+        f"{group}.{name.replace(' ', '.')}": value
+        for group, values in groups.items()
+        for name, value in (values or {}).items()
+    }
     named |= {name: summary.get(name) for name in ("rows", "n_clusters", "found", "seconds")}
     return {name: float(v) for name, v in named.items() if isinstance(v, (int, float))}
 

@@ -299,6 +299,14 @@ def promote(name: str, version: int, tracking_uri: str | None = None) -> None:
             client.delete_registered_model_alias(name, CHALLENGER)
 
 
+def alias_of(name: str, version: int, tracking_uri: str | None = None) -> str:
+    """champion or challenger; empty if the version is neither (any more)."""
+    check_name(name)
+    with _asking(find(tracking_uri)) as client:
+        aliases = client.get_registered_model(name).aliases
+    return next((alias for alias in (CHAMPION, CHALLENGER) if str(aliases.get(alias)) == str(version)), "")
+
+
 def champion(name: str, tracking_uri: str | None = None) -> tuple[int, dict[str, str]] | None:
     """Version and tags of the present champion; None if there is none."""
     check_name(name)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from raydc import registry
@@ -36,6 +37,9 @@ LONGEST_PAUSE = 30.0
 
 class RecordPending(RuntimeError):
     """The run is over and its result is kept, but MLflow lacks part of its record."""
+
+    paths: Mapping[str, str] = MappingProxyType({})
+    """Where what there is lies, by name, as far as whoever raised this knew."""
 
 
 class Tracker:
@@ -209,7 +213,8 @@ class Tracker:
                     sha, model = sha256_of(folder), self.outbox.answer("model", self.server)
                 name = body["name"]
                 version = registry.register(model, name, sha, run_id, body["tags"], uri, body["promotion"])
-                return f"models:/{name}/{version}"
+                alias = registry.alias_of(name, version, uri)
+                return f"models:/{name}/{version}" + (f" ({alias})" if alias else "")
             case unknown:
                 raise RegistryError(f"{self.store.root}: no such kind of message: {unknown!r}; update raydc")
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from raydc import cli, console, methods
+from raydc.tracker import RecordPending
 from tests.runs import TINY
 
 README = Path(__file__).parent.parent / "README.md"
@@ -57,6 +58,18 @@ def test_what_is_no_command_or_option_is_a_usage_error(capsys, arguments, said):
     assert cli.main(arguments) == cli.USAGE_ERROR == 64
     shown = capsys.readouterr()
     assert shown.err.startswith(f"raydc: {said}") and "usage:" not in shown.out + shown.err
+
+
+def test_a_search_whose_record_waits_says_where_everything_is(tmp_path, monkeypatch, capsys):
+    def pending(*arguments: object) -> None:
+        problem = RecordPending("MLflow is away")
+        problem.paths = {"report": "out/report/index.html"}
+        raise problem
+
+    monkeypatch.setattr(console, "tune_and_record", pending)
+    assert cli.main(["tune", "--data=digits", "--space=any.py", f"--out={tmp_path / 'out'}"]) == cli.TRY_AGAIN
+    shown = capsys.readouterr()
+    assert "report: out/report/index.html" in shown.out and "MLflow is away" in shown.err
 
 
 def test_help_without_a_command(capsys):

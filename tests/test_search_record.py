@@ -133,7 +133,7 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     settings = TuneSettings(data={"path": "digits"}, space="s.py", out=str(out), register_as="digits", tracking_uri=uri)  # type: ignore[arg-type]
     first = record(settings, summary)
     assert record(settings, summary) == first
-    assert first["registered as"] == "models:/digits/1"
+    assert first["registered as"] == "models:/digits/1 (champion)"
     assert registry.load("models:/digits@champion", uri).weights_hash()
     champion = registry.champion("digits", uri)
     assert champion is not None and champion[1]["raydc.stage_three"] == "0.42"
@@ -151,6 +151,8 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     assert len(runs) == 7 and len(children) == 6
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {first["mlflow run"]}
     assert children["2 dec"].data.params["method.nu"] == "0.7"
+    assert children["2 dec"].data.metrics["final.stage.one"] == 0.6
+    assert client.get_run(first["mlflow run"]).data.metrics["final.stage.one"] == 0.6
     history = client.get_metric_history(children["2 dec"].info.run_id, "score")
     assert [(point.step, point.value) for point in history] == [(3, 0.5), (10, 0.6)]
     assert children["5 dec"].info.status == "FAILED" and children["3 dec"].info.status == "FINISHED"
@@ -158,9 +160,9 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     method.centroids.mul_(2)
     ClusteringModel("kmeans", method, scaling, (4,)).save(out / "model")
     (out / "tune.json").write_text(json.dumps({"id": "e" * 32}))
-    assert record(settings, summary)["registered as"] == "models:/digits/2"
+    assert record(settings, summary)["registered as"] == "models:/digits/2 (challenger)"
     assert registry.champion("digits", uri)[0] == 1  # type: ignore[index]
     assert (
-        record(settings.model_copy(update={"promote": True}), summary)["registered as"] == "models:/digits/2"
+        record(settings.model_copy(update={"promote": True}), summary)["registered as"] == "models:/digits/2 (champion)"
     )
     assert registry.champion("digits", uri)[0] == 2  # type: ignore[index]

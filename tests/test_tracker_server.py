@@ -93,5 +93,5 @@ def test_a_server_that_only_reads_leaves_everything_to_a_later_flush(server, cli
     proxy.close()
     sent, paths = flush(str(finished), server.url)
     assert sent == {"run": 1, "status": 2, "epoch": 3, "summary": 1, "files": 1, "model": 1, "register": 1}
-    assert paths["registered as"] == "models:/reads/1"
+    assert paths["registered as"] == "models:/reads/1 (champion)"
     assert len(history(client, paths["mlflow run"])) == 3

@@ -4,13 +4,14 @@ import json
 from typing import Any
 
 from raydc import registry
+from raydc.records import summary_metrics
 from raydc.search import page
 from raydc.search.driver import SearchWatch
 from raydc.search.finish import tune
 from raydc.search.pictures import draw
 from raydc.search.settings import TuneSettings
 from raydc.storage import Store
-from raydc.tracker import Tracker
+from raydc.tracker import RecordPending, Tracker
 
 STATUS = {"finished": "finished", "stopped": "finished", "guarded": "finished", "failed": "failed"}
 
@@ -30,7 +31,7 @@ def tune_and_record(settings: TuneSettings, watch: SearchWatch | None = None) ->
 
 
 def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
-    """Draw and log a finished search; where everything is."""
+    """Draw and log a finished search; where everything is, which RecordPending says too."""
     store = Store(settings.out)
     about = json.loads(store.read_text("tune.json"))
     page.write(summary, draw(summary), store / "report")
@@ -53,13 +54,18 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     if settings.register_as:
         tags = evidence(summary) | {"raydc.search": about["id"]}
         tracker.register(settings.register_as, tags, "always" if settings.promote else "better")
-    return {"output": store.root, "report": f"{store.root}/report/index.html", **tracker.finish()}
+    paths = {"output": store.root, "report": f"{store.root}/report/index.html"}
+    try:
+        return paths | tracker.finish()
+    except RecordPending as pending:
+        pending.paths = paths | tracker.paths()
+        raise
 
 
 def _child(search: str, entry: dict[str, Any]) -> dict[str, Any]:
     """A trial as `registry.log_trials` takes it."""
     metrics = {"score": entry["history"], "seconds": [(0, entry["seconds"])]}
-    metrics |= {name.replace(" ", "."): [(0, value)] for name, value in entry["measures"].items()}
+    metrics |= {name: [(0, value)] for name, value in summary_metrics({"measures": entry["measures"]}).items()}
     return {
         "key": f"{search}-{entry['number']}",
         "name": f"{entry['number']} {entry['method']}",
