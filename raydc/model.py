@@ -186,7 +186,10 @@ class ClusteringModel:
 
     @staticmethod
     def of(files: Mapping[str, bytes], at: str = "") -> "ClusteringModel":
-        """From what `files` gave. ModelError names the file that is missing or damaged, and where (`at`) it belongs."""
+        """From what `files` gave, not in training mode.
+
+        ModelError names the file that is missing or damaged, and where (`at`) it belongs.
+        """
         try:
             return ClusteringModel._read(files)
         except KeyError as missing:
@@ -214,7 +217,7 @@ class ClusteringModel:
             except pickle.UnpicklingError:
                 raise ModelError(f"{name} holds more than tensors, which may be code: it is not read") from None
             made.load_state_dict(state)
-            return made
+            return made.eval()
 
         return ClusteringModel(
             about["method"],
@@ -224,7 +227,7 @@ class ClusteringModel:
             tuple(about["columns"]),
             notes=about["notes"],
             replicas=tuple(
-                Replica(method(f"replica-{i}.pt").eval(), np.array(names, np.int64))
+                Replica(method(f"replica-{i}.pt"), np.array(names, np.int64))
                 for i, names in enumerate(about.get("replicas", []))
             ),
         )

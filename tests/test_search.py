@@ -263,6 +263,17 @@ def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path)
     assert not context.store.exists("trials/0004/run/checkpoints")
 
 
+def test_a_trial_is_judged_by_the_model_that_it_leaves(data: str, tmp_path: Path) -> None:
+    """Batch norm: were the model in training mode, asking for features would change the labels asked for after."""
+    context = prepare(asked(data, tmp_path / "out", space=str(SPACES / "imsat.py")))
+    task = Task(4, 0, {"method.name": "imsat", "method.n_clusters": 4, "method.cluster.length": "3 epochs"})
+    assert run_task(context, task, lambda rung, score: None) is not None
+    left = ClusteringModel.load(tmp_path / "out" / task.folder / "run" / "model")
+    labels, features = (np.load(tmp_path / "out" / task.folder / f"{name}.npy") for name in ("labels", "features"))
+    assert (labels == left.predict(rows()[0])).all()
+    assert np.allclose(features, left.transform(rows()[0]), atol=1e-5)
+
+
 def test_flags_take_the_first_that_says_something(tmp_path: Path) -> None:
     store = Store(tmp_path)
     flags = Flags(store, "trials/0001")
