@@ -115,6 +115,9 @@ def test_each_guard_names_its_numbers():
     labels = np.repeat([0, 1, 2], [150, 140, 10])
     assert guards(labels, 4, allow_rare=True) == ["1 of 4 clusters have no rows"]
     assert guards(np.repeat([0, 1, 2], [150, 146, 4]), 3) == ["the smallest cluster has 4 rows, expected at least 10"]
+    assert (
+        guards(np.repeat([0, 1, 2], [194, 193, 13]), 3)[0] == "the smallest cluster has 13 rows, expected at least 14"
+    )
     assert guards(np.repeat([0, 1, 2], [150, 146, 4]), 3, allow_rare=True) == []
     assert guards(labels, 3, loss=math.nan) == ["the loss is nan"]
     [few] = guards(np.repeat([0, 1, 2, 3], [285, 5, 5, 5]), 4, allow_rare=True)

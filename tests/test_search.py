@@ -356,6 +356,10 @@ def test_settings_that_tell_nothing_apart(data: str, tmp_path: Path) -> None:
         ({"fixed": {"method.restarts": 0}}, "method.restarts"),
         ({"space": "none.py"}, "no file none.py"),
         ({"n_clusters": 300}, "cannot form 300 clusters"),
+        (
+            {"n_clusters": "4..60"},
+            "240 evaluation rows cannot form 60 clusters of the 5 .* evaluation_rows=300 or more",
+        ),
         ({"reference": "none.npy"}, "reference: none.npy cannot be read"),
     ],
 )

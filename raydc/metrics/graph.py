@@ -141,14 +141,19 @@ def guards(
     dead = int((sizes == 0).sum())
     if dead:
         problems.append(f"{dead} of {n_clusters} clusters have no rows")
-    floor = max(5.0, 0.1 * sizes.sum() / n_clusters)
+    floor = least_rows(int(sizes.sum()), n_clusters, allow_rare)
     smallest = int(sizes[sizes > 0].min(initial=sizes.sum()))
-    if smallest < floor and not allow_rare:
-        problems.append(f"the smallest cluster has {smallest} rows, expected at least {floor:.0f}")
+    if smallest < floor:
+        problems.append(f"the smallest cluster has {smallest} rows, expected at least {floor}")
     effective = effective_clusters(sizes)
     if effective < n_clusters / 2:
         problems.append(f"the sizes are those of {effective:.1f} equal clusters, expected at least {n_clusters / 2:g}")
     return problems
+
+
+def least_rows(n_rows: int, n_clusters: int, allow_rare: bool = False) -> int:
+    """Rows that the smallest cluster must have: a tenth of its even share and 5; one where rare clusters are allowed."""
+    return 1 if allow_rare else max(5, math.ceil(n_rows / (10 * n_clusters)))
 
 
 def _degenerate(embeddings: NDArray[np.float64], n_clusters: int) -> list[str]:

@@ -116,6 +116,11 @@ def prepare(settings: TuneSettings) -> Context:
     if trained < most:
         raise DataError(f"{found.rows} rows, of which replicas take {trained}, cannot form {most} clusters")
     chosen = np.unique(np.linspace(0, found.rows - 1, min(settings.evaluation_rows, found.rows)).astype(np.int64))
+    if len(chosen) < most * (least := graph.least_rows(len(chosen), most, settings.allow_rare)):
+        raise DataError(
+            f"{len(chosen)} evaluation rows cannot form {most} clusters of the {least} rows that one must have to be "
+            f"scored; take evaluation_rows={most * least} or more, fewer clusters, or allow_rare"
+        )
     if len(chosen) <= settings.neighbours:
         raise DataError(f"{found.rows} rows are too few for a graph of {settings.neighbours} neighbours")
     rows, ids = stored_rows(source, found, chosen)
