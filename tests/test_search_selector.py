@@ -79,6 +79,42 @@ def test_a_simpler_trial_that_is_clearly_worse_is_not_returned(reference: graph.
     assert choice.number == 5 and not choice.notes
 
 
+def test_the_simplest_that_the_winner_does_not_beat_is_returned(reference: graph.NeighbourGraph) -> None:
+    """k-means, clearly worse than the winner, is not returned for being near to the default, which is not."""
+    winner, default, kmeans = of(5, 0.09), of(0, 0.12), of(1, 0.14)
+    choice, standings, _ = selector.choose([default, kmeans, winner], reference, [1, 0])
+
+    def near(a: int, b: int) -> bool:
+        return standings[a].score - standings[b].score <= math.hypot(standings[a].spread, standings[b].spread)
+
+    assert near(5, 0) and near(0, 1) and not near(5, 1)
+    assert (choice.number, choice.best, len(choice.notes)) == (0, 5, 1)
+
+
+def test_simpler_trials_are_compared_by_the_criterion_that_chose(reference: graph.NeighbourGraph) -> None:
+    """The one is coarse and stable, the other better and less stable: which gives way depends on what is asked."""
+    pair = [Candidate(1, 2, 1.0, np.stack([GROUPS // 2] * 3)), of(5, 0.08)]
+    chosen = {name: selector.choose(pair, reference, [1], name)[0] for name in ("selector", "modularity", "fang wang")}  # type: ignore[arg-type]
+    assert {name: (choice.best, choice.number) for name, choice in chosen.items()} == {
+        "selector": (5, 1), "modularity": (5, 5), "fang wang": (1, 1)
+    }  # fmt: skip
+    (note,) = selector.choose([of(1, 0.1), of(5, 0.08)], reference, [1], "prediction strength")[0].notes
+    assert "by stage three" in note  # a replica has no such value of its own
+
+
+def test_guarded_replicas_are_no_medoid_and_agree_with_nothing(reference: graph.NeighbourGraph) -> None:
+    labels = np.stack([GROUPS, GROUPS])
+    whole, part = Candidate(1, 4, 1.0, labels), Candidate(2, 4, 1.0, labels, guarded=1)
+    alone = Candidate(3, 4, 1.0, labels[:1], guarded=2)
+    found = {one.number: selector.standing(one, reference) for one in (whole, part, alone)}
+    assert [found[n].stability for n in (1, 2, 3)] == pytest.approx([1, 1 / 3, 0])
+    assert found[2].score == pytest.approx(found[1].score / math.sqrt(3)) and found[3].score == found[3].spread == 0
+    names = ("selector", "stability ari", "fang wang", "prediction strength")
+    for name, values in selector.criteria([whole, part, alone], reference, names).items():
+        assert values[0] > values[1] > values[2] and np.isfinite(values).all(), name
+    assert selector.choose([whole, part, alone], reference, [])[0].number == 1
+
+
 def test_the_simplest_gives_way_to_nothing_that_is_less_simple(reference: graph.NeighbourGraph) -> None:
     choice, standings, _ = selector.choose([of(0, 0.25), of(1, 0.17)], reference, [1, 0])
     default, kmeans = standings[0], standings[1]

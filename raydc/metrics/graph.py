@@ -152,7 +152,7 @@ def guards(
 
 
 def least_rows(n_rows: int, n_clusters: int, allow_rare: bool = False) -> int:
-    """Rows that the smallest cluster must have: a tenth of its even share and 5; one where rare clusters are allowed."""
+    """Rows that the smallest cluster must have: 5 and a tenth of its even share, or one where rare clusters may be."""
     return 1 if allow_rare else max(5, math.ceil(n_rows / (10 * n_clusters)))
 
 

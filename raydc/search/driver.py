@@ -171,13 +171,15 @@ class Planner(Searcher):
         return point
 
     def _replicas(self) -> list[Task]:
-        """Trainings still to be done, the best trial's first; the models of other trials go."""
+        """Trainings still to be done: of each trial one, then of each another; those that the best must beat first."""
         settings, store = self.context.settings, self.context.store
         chosen = chosen_finalists(self.context, self.first, self.records)
         for number, record in self.records.items():
             if number not in chosen and store.exists(f"{record.folder}/run"):
                 store.delete(f"{record.folder}/run")
-        tasks = [Task(n, r, self.records[n].point) for n in chosen for r in range(1, settings.replicas + 1)]
+        opponents = [number for number in simpler(self.first) if number in chosen]
+        order = dict.fromkeys(opponents + chosen)
+        tasks = [Task(n, r, self.records[n].point) for r in range(1, settings.replicas + 1) for n in order]
         before = [Record.read(store, task.number, task.replica) for task in tasks]
         left = [
             task for task, record in zip(tasks, before, strict=True) if record is None or record.status == "stopped"

@@ -60,24 +60,24 @@ def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, 
 
 
 def labelled(context: Context, record: Record, replicas: list[Record]) -> list[tuple[Record, Labels]]:
-    """Those trainings of a trial that came to labels [n] of the evaluation rows; none where its first did not."""
+    """Those trainings of a trial that finished, with their labels [n]; none where its first did not."""
     found = []
     for one in (record, *replicas):
         own = read_array(context.store, f"{one.folder}/labels.npy")
-        if one.status in ("finished", "guarded") and own is not None:
+        if one.status == "finished" and own is not None:
             found.append((one, own.astype(np.int64)))
     return found if found and found[0][0] is record else []
 
 
 def candidate(context: Context, record: Record, replicas: list[Record]) -> Candidate | None:
-    """A trial with those of its replicas that came to labels; None where it has none itself."""
+    """A trial with its replicas; None where it has no labels itself."""
     labels = [own for _, own in labelled(context, record, replicas)]
     if not labels:
         return None
     features = read_array(context.store, f"{record.folder}/features.npy")
     seconds = float(np.mean([one.seconds for one in (record, *replicas)]))
-    k = max(int(own.max()) + 1 for own in labels)
-    return Candidate(record.number, k, seconds, np.stack(labels), features, record.method != "ward")
+    k, guarded = max(int(own.max()) + 1 for own in labels), sum(one.status == "guarded" for one in replicas)
+    return Candidate(record.number, k, seconds, np.stack(labels), features, record.method != "ward", guarded)
 
 
 def conclude(finished: Finished) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def conclude(finished: Finished) -> dict[str, Any]:
     context = finished.context
     by_number = {record.number: record for record in finished.records}
     found = [candidate(context, by_number[number], own) for number, own in finished.replicas.items()]
-    able = [one for one in found if one is not None and len(one.labels) > 1]
+    able = [one for one in found if one is not None and one.trainings > 1]
     choice, standings = _choose(finished, able)
     trainings = labelled(context, by_number[choice.number], finished.replicas.get(choice.number, []))
     (winner, own), others = trainings[choice.medoid], [one for i, one in enumerate(trainings) if i != choice.medoid]
@@ -144,6 +144,9 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
     if any(one.registrable for one in able):
         order, criterion = simpler(finished.first), context.settings.criterion
         choice, standings, _ = selector.choose(able, context.graph, order, criterion, context.reference)
+        choice.notes += _not_compared(finished, [number for number in order if number not in standings])
+        if collapsed := [f"trial {one.number} ({one.guarded} of {one.trainings})" for one in able if one.guarded]:
+            choice.notes.append(f"replicas that guards refused count as stability 0: {', '.join(collapsed)}")
         return choice, standings
     models = [record for record in finished.records if record.status == "finished" and record.method != "ward"]
     best = max(models, key=lambda record: (record.score, -record.number))
@@ -151,6 +154,22 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
         "no finalist has a replica (out of time, or they failed): chosen by one training alone, its stability unknown"
     )
     return Choice(best.number, best.number, 0, [note]), {}
+
+
+def _not_compared(finished: Finished, opponents: list[int]) -> list[str]:
+    """What to say of simpler trials that the winner did not have to beat."""
+    by_number = {record.number: record for record in finished.records}
+    notes = []
+    for number in opponents:
+        record = by_number.get(number)
+        if record is None:
+            why = "out of time"
+        elif record.status == "finished":
+            why = "it has no replica: out of time, or they failed"
+        else:
+            why = f"{record.status}: {'; '.join(record.problems)}"
+        notes.append(f"the winner was not compared with the simpler trial {number} ({why})")
+    return notes
 
 
 def _clusters(winner: Record, own: Labels, others: list[Labels]) -> list[dict[str, Any]]:

@@ -24,6 +24,13 @@ Scores = NDArray[np.float64]
 LEAST_FINALISTS = 5
 CHEAPER = 1e-9
 """Scores nearer than this are equal; the cheaper configuration then wins."""
+SINGLE: dict[str, Callable[[Labels, NeighbourGraph], float]] = {
+    "stage one": graph.stage_one_score,
+    "modularity": graph.modularity,
+    "kappa": graph.kappa,
+    "agreement": graph.agreement,
+}
+"""Criteria that one training has a value of."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,17 @@ class Candidate:
     """[n, D], of its first training."""
     registrable: bool = True
     """Whether it is a model, rather than a shallow opponent's labels."""
+    guarded: int = 0
+    """Further replicas that guards refused: no labels of theirs count, and they agree with no other."""
+
+    @property
+    def trainings(self) -> int:
+        return len(self.labels) + self.guarded
+
+    @property
+    def sound_pairs(self) -> float:
+        """Share of the pairs of trainings of which neither is guarded."""
+        return math.comb(len(self.labels), 2) / math.comb(self.trainings, 2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class Standing:
     modularity: float
     """Mean over replicas."""
     stability: float
-    """Mean AMI over pairs of replicas."""
+    """Mean AMI over pairs of replicas; 0 for a pair with a guarded one."""
     score: float
     """Stage three: modularity times the root of stability."""
     spread: float
@@ -80,11 +98,16 @@ def standing(candidate: Candidate, reference: NeighbourGraph) -> Standing:
     """Stage three of a finalist with two trainings or more."""
     q = np.array([graph.modularity(labels, reference) for labels in candidate.labels])
     alike = stability.similarities(candidate.labels)
-    others = (alike.sum(axis=1) - 1) / (len(alike) - 1)
+    others = (alike.sum(axis=1) - 1) / (candidate.trainings - 1)
     own = [graph.stage_three_score(*pair) for pair in zip(q, others, strict=True)]
-    agreement = stability.stability(candidate.labels)
+    agreement = _of_replicas("stability ami", candidate, reference)
     score = graph.stage_three_score(float(q.mean()), agreement)
-    return Standing(candidate.number, float(q.mean()), agreement, score, float(np.std(own, ddof=1)))
+    return Standing(candidate.number, float(q.mean()), agreement, score, _spread(own))
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation over replicas; 0 for one of them."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def choose(
@@ -97,7 +120,8 @@ def choose(
     """The winner among candidates with replicas, their standings, and the criterion of each (higher is better).
 
     `simpler` are trial numbers, the simplest first, that the winner must beat by more than the spread of replicas; else
-    they are returned. Raises ValueError if no candidate can be registered.
+    the simplest of those that it does not beat is returned. They are compared by the criterion where each replica has a
+    value of it, else by stage three. Raises ValueError if no candidate can be registered.
     """
     able = [i for i, candidate in enumerate(candidates) if candidate.registrable]
     if not able:
@@ -108,26 +132,38 @@ def choose(
     tied = [i for i in able if values[i] >= top - CHEAPER] or able
     best = candidates[min(tied, key=lambda i: (candidates[i].seconds, candidates[i].number))].number
     choice = Choice(best, best, 0)
-    known = {candidate.number for i, candidate in enumerate(candidates) if i in able}
+    compared = {c.number: _compared(c, reference, criterion, standings[c.number]) for c in candidates}
+    by = "" if criterion == "selector" else f" by {criterion if criterion in SINGLE else 'stage three'}"
+    known = {candidates[i].number for i in able}
     models = [number for number in simpler if number in known]
-    for number in reversed(models[: models.index(best)] if best in models else models):
-        ours, theirs = standings[choice.number], standings[number]
-        if ours.score - theirs.score <= math.hypot(ours.spread, theirs.spread):
+    for number in models[: models.index(best)] if best in models else models:
+        (ours, our_spread), (theirs, their_spread) = compared[best], compared[number]
+        if ours - theirs <= (spread := math.hypot(our_spread, their_spread)):
             choice.notes.append(
-                f"trial {choice.number} scores {ours.score:.4f} and the simpler trial {number} {theirs.score:.4f}: no "
-                f"more than the replicas' spread ({math.hypot(ours.spread, theirs.spread):.4f}), so trial {number} "
-                "is returned"
+                f"trial {best} scores {ours:.4f} and the simpler trial {number} {theirs:.4f}{by}: no more than the "
+                f"replicas' spread ({spread:.4f}), so trial {number} is returned"
             )
             choice.number = number
+            break
     for i, candidate in enumerate(candidates):
-        if i not in able and standings[candidate.number].score > standings[choice.number].score:
+        if i not in able and compared[candidate.number][0] > compared[choice.number][0]:
             choice.notes.append(
                 f"trial {candidate.number}, a shallow opponent that is no model and cannot be registered, scores "
-                f"{standings[candidate.number].score:.4f}, above {standings[choice.number].score:.4f}"
+                f"{compared[candidate.number][0]:.4f}, above {compared[choice.number][0]:.4f}{by}"
             )
     winner = next(candidate for candidate in candidates if candidate.number == choice.number)
     choice.medoid = stability.medoid(winner.labels)
     return choice, standings, values
+
+
+def _compared(
+    candidate: Candidate, reference: NeighbourGraph, criterion: Criterion, stage_three: Standing
+) -> tuple[float, float]:
+    """Score and spread over replicas, by which a winner is compared with simpler trials."""
+    if criterion not in SINGLE:
+        return stage_three.score, stage_three.spread
+    own = [SINGLE[criterion](labels, reference) for labels in candidate.labels]
+    return float(np.mean(own)), _spread(own)
 
 
 def criteria(
@@ -153,14 +189,8 @@ def _criterion(
     rows: Any,
     matrix: Callable[[], Scores],
 ) -> Scores:
-    single: dict[str, Callable[[Labels, NeighbourGraph], float]] = {
-        "stage one": graph.stage_one_score,
-        "modularity": graph.modularity,
-        "kappa": graph.kappa,
-        "agreement": graph.agreement,
-    }
-    if name in single:
-        return np.array([np.mean([single[name](labels, reference) for labels in c.labels]) for c in candidates])
+    if name in SINGLE:
+        return np.array([np.mean([SINGLE[name](labels, reference) for labels in c.labels]) for c in candidates])
     if name in ("selector", "stability ami", "stability ari", "stability rand", "fang wang", "prediction strength"):
         return np.array([_of_replicas(name, candidate, reference) for candidate in candidates])
     first = np.stack([candidate.labels[0] for candidate in candidates])
@@ -177,15 +207,21 @@ def _criterion(
 
 def _of_replicas(name: str, candidate: Candidate, reference: NeighbourGraph) -> float:
     labels = candidate.labels
-    if len(labels) < 2:
+    if candidate.trainings < 2:
         return math.nan
+    if name == "selector":
+        return standing(candidate, reference).score
+    worst = -1.0 if name == "fang wang" else 0.0
+    share = candidate.sound_pairs
+    return worst + share * (_of_pairs(name, labels) - worst) if share else worst
+
+
+def _of_pairs(name: str, labels: Labels) -> float:
     pairs = [(labels[i], labels[j]) for i in range(len(labels)) for j in range(len(labels)) if i != j]
     if name == "fang wang":
         return -stability.fang_wang(pairs)
     if name == "prediction strength":
         return float(np.mean([stability.prediction_strength(a, b) for a, b in pairs]))
-    if name == "selector":
-        return standing(candidate, reference).score
     return stability.stability(labels, name.removeprefix("stability "))  # type: ignore[arg-type]
 
 
