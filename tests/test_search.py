@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from raydc.data import DataError
 from raydc.metrics.stability import row_agreement
 from raydc.model import ClusteringModel
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, TuneSettings, trial, tune
-from raydc.search.context import Task, baselines, kmeans_curve, prepare, subsample
+from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare, subsample
 from raydc.search.driver import open_study, room
 from raydc.search.finish import _write_evaluated
 from raydc.search.trial import Flags, Record, run_task
@@ -201,7 +202,9 @@ def test_a_killed_search_without_time_to_go_on(data: str, tmp_path: Path) -> Non
         tune(late)
     except SearchError as problem:
         pytest.fail(f"four trials were finished: {problem}")
-    assert "RUNNING" not in states(settings)
+    assert states(settings)[4:] == ["RUNNING"]
+    assert len(tune(settings)["trials"]) == 6
+    assert states(settings) == ["COMPLETE"] * 6
 
 
 @pytest.mark.slow
@@ -420,11 +423,52 @@ def test_all_trials_failing(data: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert found.count("FAIL") == 5 and found.count("COMPLETE") == 1  # Ward is no network
 
 
+def test_trials_lost_to_machines_are_tried_again(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, train = asked(data, tmp_path / "out"), trial._trained
+
+    def lose(context: Context, task: Task, *others: Any) -> Any:
+        if (task.number, task.replica) in ((0, 0), (1, 1)):
+            raise MemoryError("no more")
+        if task.number == 3:
+            raise KeyError("a method's own mistake")
+        return train(context, task, *others)
+
+    monkeypatch.setattr(trial, "_trained", lose)
+    summary = tune(settings)
+    assert [entry["status"] for entry in summary["trials"]] == ["lost", *["finished"] * 2, "failed", *["finished"] * 2]
+    assert "trial 0 (kmeans) was lost, and is tried again by the same command: MemoryError: no more" in summary["notes"]
+    assert 'trial 3 (kmeans) failed: KeyError: "a method\'s own mistake"' in summary["notes"]
+    assert "the winner was not compared with the simpler trial 0 (lost: MemoryError: no more)" in summary["notes"]
+    assert states(settings) == ["RUNNING", *["COMPLETE"] * 2, "FAIL", *["COMPLETE"] * 2]
+    monkeypatch.undo()
+    again = tune(settings)
+    assert [entry["status"] for entry in again["trials"]] == [*["finished"] * 3, "failed", *["finished"] * 2]
+    assert "lost" not in {entry["status"] for entry in again["replicas"]}
+
+
+def test_a_trial_whose_model_is_gone_is_left_out(data: str, tmp_path: Path) -> None:
+    settings = asked(data, tmp_path / "out", trials=1, replicas=1)
+    first = tune(settings)
+    models = {str(path.parent) for path in (tmp_path / "out").glob("trials/*/run/model/model.json")}
+    assert len(models) == 3  # of all that finished, for any may be among the best when there are more
+    gone = first["winner"]["number"]
+    shutil.rmtree(tmp_path / "out" / f"trials/{gone:04d}/run")
+    more = tune(settings.model_copy(update={"trials": 2}))
+    assert more["winner"]["number"] != gone
+    assert (
+        f"trial {gone} ({first['winner']['method']}) is left out: its model is gone from trials/{gone:04d}"
+        in more["notes"]
+    )
+
+
 def test_a_budget_too_short(data: str, tmp_path: Path) -> None:
     settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), time_budget=0.001)
     with pytest.raises(SearchError, match=r"time budget of 0.001 s is too short for one trial"):
         tune(settings)
-    assert len(tune(settings.model_copy(update={"time_budget": None}))["trials"]) == 7
+    assert not [*(tmp_path / "out").rglob("record.json")] and set(states(settings)) == {"RUNNING"}
+    again = tune(settings.model_copy(update={"time_budget": None}))
+    assert len(again["trials"]) == 7 and "out of time" not in str(again["trials"])
+    assert states(settings) == ["COMPLETE"] * 7
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ class Planner(Searcher):
         return len(self.first) + self.context.settings.trials
 
     def _take_over(self) -> list[int]:
-        """Tell the study what a killed driver could not; the numbers of its unfinished trials."""
+        """Tell the study what a killed driver could not; the numbers of trials that are not over."""
         left = []
         for trial in self.study.get_trials(deepcopy=False):
             record = Record.read(self.context.store, trial.number)
@@ -123,7 +123,7 @@ class Planner(Searcher):
                 self.records[trial.number] = record
             if not trial.state.is_finished():
                 self.asked[trial.number] = optuna.Trial(self.study, trial._trial_id)
-                if record is None:
+                if record is None or not record.over:
                     left.append(trial.number)
                     self.context.store.write_text(f"{Task(trial.number, 0, {}).folder}/stop", "")
                 else:
@@ -174,16 +174,11 @@ class Planner(Searcher):
         """Trainings still to be done: of each trial one, then of each another; those that the best must beat first."""
         settings, store = self.context.settings, self.context.store
         chosen = chosen_finalists(self.context, self.first, self.records)
-        for number, record in self.records.items():
-            if number not in chosen and store.exists(f"{record.folder}/run"):
-                store.delete(f"{record.folder}/run")
         opponents = [number for number in simpler(self.first) if number in chosen]
         order = dict.fromkeys(opponents + chosen)
         tasks = [Task(n, r, self.records[n].point) for r in range(1, settings.replicas + 1) for n in order]
         before = [Record.read(store, task.number, task.replica) for task in tasks]
-        left = [
-            task for task, record in zip(tasks, before, strict=True) if record is None or record.status == "stopped"
-        ]
+        left = [task for task, record in zip(tasks, before, strict=True) if record is None or not record.over]
         for task in left:
             store.write_text(f"{task.folder}/stop", "")
         return left
@@ -205,14 +200,15 @@ class Planner(Searcher):
         task = self.tasks.pop(trial_id)
         store = self.context.store
         record = Record.read(store, task.number, task.replica)
-        if record is None and error:
-            record = Record(task.number, task.replica, task.point, "failed")
+        if error and (record is None or not record.over):
+            record = Record(task.number, task.replica, task.point, "lost")
             record.problems = ["its process died, twice (out of memory?)"]
             record.write(store)
         if record is not None and not task.replica:
             self.records[task.number] = record
             failpoint("search.record")
-            self._tell(record)
+            if record.over:
+                self._tell(record)
             failpoint("search.told")
         self._tell_watch()
 
@@ -223,15 +219,6 @@ class Planner(Searcher):
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self.study.tell(trial, record.score)
-
-    def give_up(self) -> None:
-        """Trials of a killed driver for which no time was left: over, as those that ran out of time."""
-        for number in self.left:
-            record = Record(number, 0, self._point(number), "stopped", problems=["out of time"])
-            record.write(self.context.store)
-            self.records[number] = record
-            self._tell(record)
-        self.left = []
 
     def _seconds_left(self) -> float:
         budget = self.context.settings.time_budget
@@ -278,7 +265,13 @@ class Planner(Searcher):
 
 def chosen_finalists(context: Context, first: list[dict[str, Any]], records: Mapping[int, Record]) -> list[int]:
     """Trials that get replicas: those worth it, and the baselines that the winner must beat."""
-    scores = {n: record.score for n, record in records.items() if record.status in ("finished", "guarded")}
+    scores = {
+        number: record.score
+        for number, record in records.items()
+        if record.status == "guarded"
+        or record.has_model(context.store)
+        or (record.method, record.status) == ("ward", "finished")
+    }
     return selector.finalists(scores, simpler(first), context.settings.finalists)
 
 
@@ -310,9 +303,8 @@ def search(settings: TuneSettings, watch: SearchWatch) -> Finished:
         _run(context, planner)
         if planner.stopped == "interrupted":
             raise SearchInterrupted(f"saved in {context.store.root}; the same command goes on from there")
-        planner.give_up()
         records = [planner.records[number] for number in sorted(planner.records)]
-        _require_some(records, settings, planner.stopped)
+        _require_some(context, records, planner.stopped)
         replicas = {
             number: [r for i in range(1, settings.replicas + 1) if (r := Record.read(context.store, number, i))]
             for number in chosen_finalists(context, first, planner.records)
@@ -433,10 +425,10 @@ def _of_method(name: str, fixed: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in known.items() if path.startswith("method.")}
 
 
-def _require_some(records: list[Record], settings: TuneSettings, stopped: str) -> None:
+def _require_some(context: Context, records: list[Record], stopped: str) -> None:
     """SearchError where no trial has an answer."""
-    usable = [record for record in records if record.status == "finished"]
-    if usable and any(record.method != "ward" for record in usable):
+    settings = context.settings
+    if any(record.has_model(context.store) for record in records):
         return
     kept = f"what is finished is kept in {settings.out}"
     if stopped:

@@ -108,9 +108,7 @@ def conclude(finished: Finished) -> dict[str, Any]:
     suggested = [r for r in finished.records if r.number >= len(finished.first) and r.status in ("finished", "stopped")]
     if len(suggested) > 1 and np.ptp([record.score for record in suggested]) == 0:
         notes.append(f"every suggested trial scores {suggested[0].score:.4f}: the score tells these settings not apart")
-    for record in finished.records:
-        if record.status == "failed":
-            notes.append(f"trial {record.number} ({record.method}) failed: {'; '.join(record.problems)}")
+    notes += _left_out(finished)
     everything = [*finished.records, *(r for own in finished.replicas.values() for r in own)]
     return {
         "winner": _entry(winner, len(finished.first)) | {"weights": weights},
@@ -148,12 +146,32 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
         if collapsed := [f"trial {one.number} ({one.guarded} of {one.trainings})" for one in able if one.guarded]:
             choice.notes.append(f"replicas that guards refused count as stability 0: {', '.join(collapsed)}")
         return choice, standings
-    models = [record for record in finished.records if record.status == "finished" and record.method != "ward"]
+    models = [record for record in finished.records if record.has_model(context.store)]
     best = max(models, key=lambda record: (record.score, -record.number))
     note = (
         "no finalist has a replica (out of time, or they failed): chosen by one training alone, its stability unknown"
     )
     return Choice(best.number, best.number, 0, [note]), {}
+
+
+def _left_out(finished: Finished) -> list[str]:
+    """What to say of trials that could not take part."""
+    notes = []
+    for record in finished.records:
+        name, why = f"trial {record.number} ({record.method})", "; ".join(record.problems)
+        if record.status == "failed":
+            notes.append(f"{name} failed: {why}")
+        elif record.status == "lost":
+            notes.append(f"{name} was lost, and is tried again by the same command: {why}")
+        elif record.status == "finished" and record.method != "ward" and not record.has_model(finished.context.store):
+            notes.append(f"{name} is left out: its model is gone from {record.folder}")
+    wanted = len(finished.first) + finished.context.settings.trials
+    if len(finished.records) < wanted:
+        notes.append(
+            f"out of time: {wanted - len(finished.records)} of {wanted} trials are not finished; the same command goes "
+            "on with them"
+        )
+    return notes
 
 
 def _not_compared(finished: Finished, opponents: list[int]) -> list[str]:

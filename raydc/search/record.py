@@ -14,6 +14,7 @@ from raydc.storage import Store
 from raydc.tracker import RecordPending, Tracker
 
 STATUS = {"finished": "finished", "stopped": "finished", "guarded": "finished", "failed": "failed"}
+"""MLflow's word for a trial that is over; it is told once of each."""
 
 
 def tune_and_record(settings: TuneSettings, watch: SearchWatch | None = None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -39,7 +40,8 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     config = {"search": settings.model_dump(mode="json", exclude={"out", "tracking_uri"})}
     tracker.start(settings.experiment, f"search-{about['id'][:8]}", about["id"], config)
     for entry in summary["trials"]:
-        tracker.log_trial(_child(about["id"], entry))
+        if entry["status"] in STATUS:
+            tracker.log_trial(_child(about["id"], entry))
     winner = summary["winner"]
     tracker.log_summary(
         {

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from raydc import job as jobs
 from raydc.data import DataError
+from raydc.elastic import NoRoom
 from raydc.job import Job
 from raydc.loop import Loop, Progress, TrainingDiverged
 from raydc.methods.base import Method
@@ -29,13 +30,17 @@ from raydc.model import ClusteringModel
 from raydc.search.context import Context, Labels, Task
 from raydc.storage import Store
 from raydc.summary import assignments
-from raydc.train import Watch, on_ray
+from raydc.train import TrainingFailed, Watch, on_ray
 
 RUNGS = 10
 """A trial is scored at every tenth of its training."""
 WARD_ROWS = 4000
 WIDEST_FEATURES = 512
 CHUNK = 4096
+GOES_ON = ("interrupted", "out of time")
+"""Reasons to stop a trial that say nothing of it: it goes on when the search does."""
+LOST = (NoRoom, TrainingFailed, MemoryError, OSError)
+"""Failures that say nothing of the trial either: it is tried again when the search goes on."""
 Report = Callable[[int, float], None]
 """(rung, score), while a trial goes on."""
 
@@ -52,7 +57,8 @@ class Record:
     replica: int
     point: dict[str, Any]
     status: str
-    """finished; stopped (early, or out of time); guarded (finished or diverged, and not worth a score); failed."""
+    """finished; stopped (early); guarded (finished or diverged, and not worth a score); failed; lost (to want of workers,
+    memory or disk, so it is tried again)."""
     score: float = WORST_SCORE
     """Stage one: Q / (1 - sum p^2)^(1/4), or the worst."""
     measures: dict[str, float] = field(default_factory=dict)
@@ -74,6 +80,15 @@ class Record:
         return str(self.point["method.name"])
 
     @property
+    def over(self) -> bool:
+        """Whether it is not to be tried again."""
+        return self.status != "lost"
+
+    def has_model(self, store: Store) -> bool:
+        """Whether it finished with a model, which is still there."""
+        return self.status == "finished" and store.exists(f"{self.folder}/run/model/model.json")
+
+    @property
     def folder(self) -> str:
         return Task(self.number, self.replica, self.point).folder
 
@@ -88,10 +103,10 @@ class Record:
 
 
 def run_task(context: Context, task: Task, report: Report) -> Record | None:
-    """Train and score; the record, also where training failed. None if the search was asked to stop."""
+    """Train and score; the record, also where training failed. None if the search was asked to stop, or out of time."""
     store = context.store
     before = Record.read(store, task.number, task.replica)
-    if before is not None and before.point == task.point and not (task.replica and before.status == "stopped"):
+    if before is not None and before.over and before.point == task.point:
         return before
     record = Record(task.number, task.replica, task.point, "finished", n_clusters=_asked(task))
     started = time.monotonic()
@@ -103,16 +118,20 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
                 labels, features = _trained(context, task, record, report)
             _judge(context, record, labels, features)
         except Stopped as reason:
-            if str(reason) == "interrupted":
+            if str(reason) in GOES_ON:
                 return None
             record.status, record.problems = "stopped", [str(reason)]
             record.score = record.history[-1][1] if record.history else WORST_SCORE
         except TrainingDiverged as problem:
             record.status, record.problems = "guarded", [str(problem)]
-        except (ValueError, RuntimeError, NotImplementedError, MemoryError) as problem:  # on record, and shown
-            record.status, record.problems = "failed", [f"{type(problem).__name__}: {problem}"]
+        except Exception as problem:  # on record, and shown
+            record.status = "lost" if isinstance(problem, LOST) else "failed"
+            record.problems = [f"{type(problem).__name__}: {problem}"]
     record.seconds = time.monotonic() - started
-    (store / task.folder).delete("run/checkpoints")
+    if record.over:
+        # the model stays: any trial may be among the best when the search goes on
+        for name in ("checkpoints", "assignments"):
+            (store / task.folder).delete(f"run/{name}")
     record.write(store)
     return record
 
