@@ -1,16 +1,19 @@
 """Whole searches on small rows: what they leave, labels that change nothing, kills, bad input, and the choice."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pyarrow as pa
 import pytest
 
@@ -20,9 +23,9 @@ from raydc.metrics.stability import row_agreement
 from raydc.model import ClusteringModel
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, TuneSettings, trial, tune
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare, subsample
-from raydc.search.driver import open_study, room
+from raydc.search.driver import Planner, open_study, room
 from raydc.search.finish import _write_evaluated
-from raydc.search.trial import Flags, Record, run_task
+from raydc.search.trial import Flags, FlagWatch, Record, run_task
 from raydc.settings import SettingsError
 from raydc.storage import Occupied, Store
 
@@ -162,8 +165,6 @@ def test_a_killed_search_goes_on(data: str, tmp_path: Path, moment: int) -> None
 
 @pytest.mark.slow
 def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> None:
-    import threading
-
     settings, stop = asked(data, tmp_path / "out", space=str(SPACES / "dec.py")), threading.Event()
 
     def watch(state: SearchState) -> None:
@@ -286,6 +287,35 @@ def test_flags_take_the_first_that_says_something(tmp_path: Path) -> None:
     assert flags.reason() == "" and flags.reason(always=True) == "out of time"
 
 
+def test_a_trial_that_waits_for_room_sees_its_flag(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    watch = FlagWatch(flags=Flags(store, "trials/0001"))
+    assert not watch.stopping()
+    store.write_text("stop", "interrupted")
+    time.sleep(0.25)
+    assert watch.stopping()
+
+
+def test_time_is_kept_through_a_full_disk(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, tried = prepare(asked(data, tmp_path / "out", time_budget=0.1)), []
+    planner = Planner(context, lambda trial, rows: {}, [], optuna.create_study(), SearchWatch())
+    planner.tasks["a"] = Task(7, 0, {})
+
+    def write(store: Store, name: str, text: str) -> None:
+        tried.append((name, text))
+        if len(tried) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "write_text", write)
+    over = threading.Event()
+    thread = threading.Thread(target=planner.ask_to_stop, args=(over,), daemon=True)
+    thread.start()
+    time.sleep(1.5)
+    over.set()
+    thread.join()
+    assert tried == [("trials/0007/stop", "out of time")] * 3
+
+
 def test_replicas_take_their_own_rows(data: str, tmp_path: Path) -> None:
     context = prepare(asked(data, tmp_path / "out"))
     point = {"method.name": "kmeans", "method.n_clusters": 4}
@@ -356,6 +386,8 @@ def test_settings_that_tell_nothing_apart(data: str, tmp_path: Path) -> None:
     [
         ({"fixed": {"method.restart": 3}}, r"method.restart: no such setting; did you mean method.restarts\?"),
         ({"fixed": {"output.out": "x"}}, "output.out: expected method"),
+        ({"fixed": {"training.batch_size": "abc"}}, "training.batch_size: .*'abc'"),
+        ({"fixed": {"training.precision": "fp8"}}, "training.precision: .*'fp8'"),
         ({"fixed": {"method.restarts": 0}}, "method.restarts"),
         ({"space": "none.py"}, "no file none.py"),
         ({"n_clusters": 300}, "cannot form 300 clusters"),
@@ -508,13 +540,19 @@ def test_two_drivers(data: str, tmp_path: Path) -> None:
         ({"gpus_per_trial": 0.1}, {"CPU": 8.0, "GPU": 0.6}, ({"CPU": 1.0, "GPU": 0.1}, 6)),
         ({"gpus_per_trial": 0}, {"CPU": 8.0, "GPU": 2.0}, ({"CPU": 1.0}, 8)),
         ({"device": "cpu"}, {"CPU": 8.0, "GPU": 2.0}, ({"CPU": 1.0}, 8)),
+        ({"threads": "4"}, {"CPU": 8.0, "GPU": 4.0}, ({"CPU": 4.0, "GPU": 1.0}, 2)),
         ({"workers_per_trial": 3}, {"CPU": 8.0, "GPU": 2.0}, ({"CPU": 0.01}, 2)),
+        ({"workers_per_trial": 4}, {"CPU": 8.0}, ({"CPU": 0.01}, 1)),
+        ({"workers_per_trial": 2}, {"CPU": 32.0, "GPU": 5.0}, ({"CPU": 0.01}, 2)),
+        ({"workers_per_trial": 2, "threads": 4}, {"CPU": 32.0, "GPU": 1.0}, ({"CPU": 0.01}, 3)),
+        ({"workers_per_trial": 2, "device": "cpu"}, {"CPU": 32.0, "GPU": 5.0}, ({"CPU": 0.01}, 15)),
         ({"device": "cuda"}, {"CPU": 8.0}, "gpus_per_trial"),
         ({"device": "cuda", "gpus_per_trial": 0}, {"CPU": 8.0, "GPU": 1.0}, "gpus_per_trial"),
     ],
 )
 def test_a_trial_reserves_a_gpu_where_there_are_any(data, tmp_path, others, there, expected) -> None:
-    fixed = {"training.device": others.pop("device")} if "device" in others else {}
+    fixed = {f"training.{name}": others[name] for name in ("device", "threads") if name in others}
+    others = {name: value for name, value in others.items() if f"training.{name}" not in fixed}
     settings = asked(data, tmp_path / "out", **{"concurrent": None, **others}, fixed=fixed)
     if isinstance(expected, str):
         with pytest.raises(SettingsError, match=expected):

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from raydc import connection, methods
+from raydc.config import Training
 from raydc.failpoints import failpoint
 from raydc.search import selector
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
@@ -37,11 +38,17 @@ from raydc.search.space import (
     suggest,
 )
 from raydc.search.trial import RUNGS, Record, run_task
-from raydc.settings import SettingsError
+from raydc.settings import SettingsError, build
 from raydc.storage import alone
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
+PROCESS = 0.01
+"""CPUs of the process that watches over a trial's several workers."""
+
+
+FIXABLE = ("training.batch_size", "training.threads", "training.precision", "training.device")
+"""Settings outside of the method that may be fixed."""
 
 
 class SearchInterrupted(RuntimeError):
@@ -241,7 +248,7 @@ class Planner(Searcher):
 
     def ask_to_stop(self, until: threading.Event) -> None:
         """In a thread: ask trials to end when the caller says so or their share of the budget is over."""
-        budget, store = self.context.settings.time_budget, self.context.store
+        budget, told = self.context.settings.time_budget, set()
         while not until.wait(0.2):
             if self.watch.stop is not None and self.watch.stop.is_set():
                 self.stopped = "interrupted"
@@ -250,11 +257,18 @@ class Planner(Searcher):
                     self.stopped = "out of time"
             over = self._seconds_left() <= 0
             running = [task for task in list(self.tasks.values()) if over or not task.replica]
-            if self.stopped == "interrupted":
-                store.write_text("stop", "interrupted")
-            elif self.stopped:
-                for task in running:
-                    store.write_text(f"{task.folder}/stop", self.stopped)
+            names = ["stop"] if self.stopped == "interrupted" else [f"{task.folder}/stop" for task in running]
+            for flag in ((name, self.stopped) for name in names if self.stopped):
+                if flag not in told and self._flagged(*flag):
+                    told.add(flag)
+
+    def _flagged(self, name: str, reason: str) -> bool:
+        """Whether the flag could be raised; a disk that is full may soon have room."""
+        try:
+            self.context.store.write_text(name, reason)
+        except OSError:
+            return False
+        return True
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study and the records hold everything."""
@@ -352,7 +366,7 @@ def _on_ray(context: Context, planner: Planner) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     with (
-        connection.ray_cluster(settings.workers_per_trial + 1),
+        connection.ray_cluster(settings.workers_per_trial * fixed_training(settings).threads + 1),
         tempfile.TemporaryDirectory(prefix="raydc-") as scratch,
     ):
         import ray
@@ -380,17 +394,22 @@ def room(settings: TuneSettings, there: Mapping[str, float], grows: bool) -> tup
     SettingsError for a GPU that is asked for and not there, unless the cluster `grows`. Ray hides GPUs from a process
     that has reserved none. Trials of several workers reserve theirs through Ray Train.
     """
-    most = max(int(there.get("CPU", 1)) // settings.workers_per_trial, 1)
-    if settings.workers_per_trial > 1:
-        return {"CPU": 0.01}, most
-    device, share, gpus = settings.fixed.get("training.device", "auto"), settings.gpus_per_trial, there.get("GPU", 0.0)
-    if device == "cuda" and (not share or (gpus < share and not grows)):
+    training, share = fixed_training(settings), settings.gpus_per_trial
+    workers, cpus, gpus = settings.workers_per_trial, there.get("CPU", 1.0), there.get("GPU", 0.0)
+    if workers > 1:
+        most = cpus / (workers * training.threads + PROCESS)
+        if training.device == "cuda" or (training.device == "auto" and gpus >= workers):
+            most = min(most, gpus / workers)
+        return {"CPU": PROCESS}, max(int(most), 1)
+    most = max(int(cpus / training.threads), 1)
+    each = {"CPU": float(training.threads)}
+    if training.device == "cuda" and (not share or (gpus < share and not grows)):
         raise SettingsError(
             f"fixed: training.device cuda: a trial would have {share:g} GPUs (gpus_per_trial) of the cluster's {gpus:g}"
         )
-    if device == "cpu" or not share or (gpus < share and device == "auto"):
-        return {"CPU": 1.0}, most
-    return {"CPU": 1.0, "GPU": share}, min(most, max(int(gpus / share + 1e-9), 1))
+    if training.device == "cpu" or not share or (gpus < share and training.device == "auto"):
+        return each, most
+    return each | {"GPU": share}, min(most, max(int(gpus / share + 1e-9), 1))
 
 
 def _trainable(config: dict[str, Any], context: Context) -> None:
@@ -405,16 +424,23 @@ def _trainable(config: dict[str, Any], context: Context) -> None:
     tune.report({"rung": RUNGS, "score": score})
 
 
+def fixed_training(settings: TuneSettings) -> Training:
+    """How every trial is trained, as far as that is fixed. SettingsError for what cannot be."""
+    fixed = {path: value for path, value in settings.fixed.items() if path in FIXABLE}
+    return build(Training, {path.removeprefix("training."): value for path, value in fixed.items()}, at="training")
+
+
 def _check_fixed(settings: TuneSettings, default: str) -> None:
     """SettingsError for fixed settings that no method has, or that the default method or a baseline cannot take."""
     for name in dict.fromkeys([default, "kmeans", "ae_kmeans"]):
         check_point({"method.name": name} | _of_method(name, settings.fixed))
+    fixed_training(settings)
     for path, value in settings.fixed.items():
-        if path in ("training.batch_size", "training.threads", "training.precision", "training.device"):
+        if path in FIXABLE:
             continue
         if not path.startswith("method.") or path == "method.n_clusters":
             raise SettingsError(
-                f"fixed: {path}: expected method.* (but for n_clusters), or training.batch_size and such"
+                f"fixed: {path}: expected method.* (but for n_clusters), or one of {', '.join(FIXABLE)}"
             )
         if not any(_of_method(name, {path: value}) for name in methods.available()):
             check_point({"method.name": default, path: value})

@@ -4,7 +4,6 @@ The record is written last, whole or not at all, so that a search which is start
 """
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -57,8 +56,8 @@ class Record:
     replica: int
     point: dict[str, Any]
     status: str
-    """finished; stopped (early); guarded (finished or diverged, and not worth a score); failed; lost (to want of workers,
-    memory or disk, so it is tried again)."""
+    """finished; stopped (early); guarded (finished or diverged, and not worth a score); failed; lost (for want of
+    workers, memory or disk, so it is tried again)."""
     score: float = WORST_SCORE
     """Stage one: Q / (1 - sum p^2)^(1/4), or the worst."""
     measures: dict[str, float] = field(default_factory=dict)
@@ -147,18 +146,15 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     record.settings = job.config.flat()
     look = Look(context, job)
     flags = Flags(context.store, task.folder)
-    stop = threading.Event()
     losses: dict[str, float] = {}
 
     def seen(found: tuple[int, float]) -> None:
         record.history.append([*found])
         report(*found)
 
-    def progress(now: Progress, just_seen: bool = False) -> None:
+    def progress(now: Progress) -> None:
         losses.clear()
         losses.update(now.losses)
-        if flags.reason(always=just_seen):
-            stop.set()
 
     if job.config.training.workers == 0:
         loops: list[Loop] = []
@@ -167,13 +163,13 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
             found = look(loops[0], now)
             if found is not None:
                 seen(found)
-            progress(now, just_seen=found is not None)
-            return stop.is_set()
+            progress(now)
+            return bool(flags.reason(always=found is not None))
 
         outcome = jobs.in_process(job, store, on_epoch, loops.append)
         status, trained = outcome.status, outcome.labels
     else:
-        status = on_ray(job, store, Watch(progress, stop=stop, look=look, seen=seen))
+        status = on_ray(job, store, FlagWatch(progress, look=look, seen=seen, flags=flags))
         parts = [part["cluster"].to_numpy() for part in assignments(store)] if status == "finished" else []
         trained = np.concatenate([np.zeros(0, np.int64), *parts])
     record.loss = sum(losses.values()) if losses else None
@@ -203,6 +199,16 @@ class Flags:
             reasons = [self.store.read_text(name) for name in self.names if self.store.exists(name)]
             self.found = next(filter(None, reasons), "")
         return self.found
+
+
+@dataclass
+class FlagWatch(Watch):
+    """Stops by flags, which are also seen while a trial waits for room."""
+
+    flags: Flags = field(kw_only=True)
+
+    def stopping(self) -> bool:
+        return bool(self.flags.reason())
 
 
 class Look:
