@@ -277,8 +277,9 @@ def _tune(arguments: Sequence[str]) -> int:
     values = _from_file(arguments)
     fixed = dict(pair.partition("=")[::2] for pair in given.pop("set"))
     given.pop("config"), given.pop("insecure")
+    before = values.pop("fixed", {})
     merged = unflatten(flatten(values) | given)
-    merged["fixed"] = {**values.get("fixed", {}), **fixed}
+    merged["fixed"] = flatten(before) | fixed if isinstance(before, dict) else before
     settings = build(TuneSettings, merged)
     live = console.LiveSearch()
     return _watched(lambda stop: live.run(settings, stop))

@@ -1,7 +1,6 @@
 """What is fixed for a whole search: the rows that every trial is scored on, and the graph of their neighbours."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,9 +69,12 @@ class Context:
     @property
     def reference_name(self) -> str:
         """Which space that is, with a hash: scores of another space are not comparable."""
-        digest = hashlib.sha256(self.reference.tobytes()).hexdigest()[:16]
         name = self.settings.reference or f"the rows, scaled ({self.settings.data.scaling or 'power'})"
-        return f"{name}, {len(self.chosen)} rows, sha256 {digest}"
+        return f"{name}, {len(self.chosen)} rows, sha256 {self.reference_digest}"
+
+    @property
+    def reference_digest(self) -> str:
+        return hashlib.sha256(self.reference.tobytes()).hexdigest()[:16]
 
     def seed(self, task: Task, what: str) -> int:
         return seed_of(self.settings.seed, what, task.number, task.replica) % 2**31
@@ -128,7 +130,7 @@ def prepare(settings: TuneSettings) -> Context:
         scaling = Scaling.of(settings.data.scaling or "power", found)
         reference = (rows - scaling.shift) * scaling.factor
     else:
-        reference = _embedding(settings.reference, found.rows)[chosen]
+        reference = _embedding(settings.reference, found.rows, chosen)
     settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).path})
     built = graph.neighbour_graph(reference, settings.neighbours)
     return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
@@ -190,15 +192,16 @@ def baselines(context: Context, default: str, curve: Mapping[int, float]) -> lis
     return [{"method.name": name} | ({} if name in free else {"method.n_clusters": k}) for name in names]
 
 
-def _embedding(path: str, rows: int) -> NDArray[np.float32]:
+def _embedding(path: str, rows: int, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The chosen rows [n, F] of a file, which is not read whole."""
     try:
-        with open(path, "rb") as file:
-            values = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    except (OSError, ValueError) as problem:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as problem:
         raise DataError(f"reference: {path} cannot be read as a .npy file: {problem}") from problem
     if not isinstance(values, np.ndarray) or values.ndim != 2 or len(values) != rows or values.dtype.kind not in "fiu":
         what = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "an archive"
         raise DataError(f"reference: expected numbers [{rows}, F], one row for each row that is used, got {what}")
-    if not np.isfinite(values).all():
+    found = np.array(values[chosen], np.float32)
+    if not np.isfinite(found).all():
         raise DataError(f"reference: {path} holds values that are not finite")
-    return values.astype(np.float32)
+    return found

@@ -39,7 +39,6 @@ from raydc.search.space import (
 )
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError, build
-from raydc.storage import alone
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
@@ -295,35 +294,49 @@ def simpler(first: list[dict[str, Any]]) -> list[int]:
     return list(dict.fromkeys([names.index("kmeans"), 0]))
 
 
-def search(settings: TuneSettings, watch: SearchWatch) -> Finished:
-    """Run every training that is still to be run.
+@dataclass(frozen=True)
+class Search:
+    """A search that has been checked and may start."""
 
-    SettingsError, DataError, SearchError or connection.NotPermitted say what is wrong.
-    """
+    context: Context
+    space: Space
+    default: str
+    """The method whose default configuration is the first trial."""
+
+
+def check(settings: TuneSettings) -> Search:
+    """What can be wrong, found before any work: SettingsError, DataError or connection.NotPermitted say what."""
     space = load_space(settings.space)
     check_space(space, settings.n_clusters)
     default = default_method(space)
     _check_fixed(settings, default)
     if settings.concurrent != 0:
         connection.check()
-    context = prepare(settings)
-    with alone(context.store):
-        same_search(context, settings)
-        context.store.write_text("stop", "")  # what an interrupted search left there
-        study = open_study(context)
-        curve = kmeans_curve(context)
-        first = baselines(context, default, curve)
-        planner = Planner(context, space, first, study, watch)
-        _run(context, planner)
-        if planner.stopped == "interrupted":
-            raise SearchInterrupted(f"saved in {context.store.root}; the same command goes on from there")
-        records = [planner.records[number] for number in sorted(planner.records)]
-        _require_some(context, records, planner.stopped)
-        replicas = {
-            number: [r for i in range(1, settings.replicas + 1) if (r := Record.read(context.store, number, i))]
-            for number in chosen_finalists(context, first, planner.records)
-        }
-        return Finished(context, first, records, replicas, curve, study)
+    return Search(prepare(settings), space, default)
+
+
+def search(checked: Search, watch: SearchWatch) -> Finished:
+    """Run every training that is still to be run, in a directory that the caller holds `alone`.
+
+    SettingsError, DataError or SearchError say what is wrong.
+    """
+    context, settings = checked.context, checked.context.settings
+    same_search(context, settings)
+    context.store.write_text("stop", "")  # what an interrupted search left there
+    study = open_study(context)
+    curve = kmeans_curve(context)
+    first = baselines(context, checked.default, curve)
+    planner = Planner(context, checked.space, first, study, watch)
+    _run(context, planner)
+    if planner.stopped == "interrupted":
+        raise SearchInterrupted(f"saved in {context.store.root}; the same command goes on from there")
+    records = [planner.records[number] for number in sorted(planner.records)]
+    _require_some(context, records, planner.stopped)
+    replicas = {
+        number: [r for i in range(1, settings.replicas + 1) if (r := Record.read(context.store, number, i))]
+        for number in chosen_finalists(context, first, planner.records)
+    }
+    return Finished(context, first, records, replicas, curve, study)
 
 
 def _run(context: Context, planner: Planner) -> None:

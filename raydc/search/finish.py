@@ -18,10 +18,11 @@ from raydc.metrics import stability
 from raydc.model import ClusteringModel, Replica
 from raydc.search import selector
 from raydc.search.context import Context, Labels, plain_kmeans
-from raydc.search.driver import Finished, SearchWatch, search, simpler
+from raydc.search.driver import Finished, Search, SearchWatch, check, search, simpler
 from raydc.search.selector import Candidate, Choice
 from raydc.search.settings import Criterion, TuneSettings
 from raydc.search.trial import Record, read_array
+from raydc.storage import alone
 
 SHOWN: tuple[Criterion, ...] = (
     "selector",
@@ -45,18 +46,26 @@ WITNESSES = 4
 def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, Any]:
     """Search, choose, and write the winner to `out`/model; what search.json holds. Running it again repeats nothing.
 
-    Raises SettingsError or DataError before any work, SearchError where there is no answer, SearchInterrupted.
+    Raises SettingsError or DataError before any work, SearchError where there is no answer, or SearchInterrupted.
     """
-    watch, started = watch or SearchWatch(), time.monotonic()
-    finished = search(settings, watch)
-    summary = conclude(finished)
-    summary["seconds"] = time.monotonic() - started
-    store = finished.context.store
-    text = json.dumps(summary, indent=1)
-    store.write_text("search.json", text)
-    for line in summary["notes"]:
+    checked = check(settings)
+    with alone(checked.context.store):
+        return tune_alone(checked, watch or SearchWatch())
+
+
+def tune_alone(checked: Search, watch: SearchWatch) -> dict[str, Any]:
+    """`tune` in a directory that the caller holds `alone`."""
+    started, store = time.monotonic(), checked.context.store
+    summary = conclude(search(checked, watch))
+    before = json.loads(store.read_text("search.json")) if store.exists("search.json") else {"seconds": 0.0}
+    spent = before["seconds"] + time.monotonic() - started
+    found = json.loads(json.dumps(summary | {"seconds": before["seconds"]}))
+    if found != before:
+        found["seconds"] = spent
+        store.write_text("search.json", json.dumps(found, indent=1))
+    for line in found["notes"]:
         watch.note(line)
-    return json.loads(text)
+    return found
 
 
 def labelled(context: Context, record: Record, replicas: list[Record]) -> list[tuple[Record, Labels]]:
@@ -230,7 +239,7 @@ def _write_model(
         _write_evaluated(context, model.n_clusters, own, [labels for _, labels in others])
         return model.weights_hash()
     manifest = f"assignments/{assign.MANIFEST}"
-    if store.exists(manifest) and json.loads(store.read_text(manifest))["model"] != assign.identity(model):
+    if not store.exists(manifest) or json.loads(store.read_text(manifest))["model"] != assign.identity(model):
         store.delete("assignments")  # of the winner of fewer trials
     assign.assign(f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
     return model.weights_hash()
@@ -289,9 +298,11 @@ def _criteria(context: Context, able: list[Candidate]) -> dict[str, dict[str, fl
 def importance(finished: Finished) -> dict[str, float]:
     """Share of the score's variance that each setting explains (PED-ANOVA or fANOVA, as Optuna has it).
 
-    Of settings that all suggested trials have, else of those of the method most often suggested. Empty under 8 trials.
+    Of settings that all suggested trials have, else of those of the method most often suggested; of finished trials
+    alone, as a guarded one's score and a stopped one's are of another kind. Empty under 8 trials.
     """
-    trials = [t for t in finished.study.get_trials(states=(TrialState.COMPLETE,)) if t.params]
+    told = finished.study.get_trials(states=(TrialState.COMPLETE,))
+    trials = [t for t in told if t.params and t.user_attrs.get("status") == "finished"]
     methods = [str(t.user_attrs.get("method")) for t in trials]
     if len(set(methods)) > 1:
         most = max(sorted(set(methods)), key=methods.count)

@@ -45,7 +45,7 @@ def open_study(context: Context) -> optuna.Study:
                 backend = optuna.storages.journal.JournalFileBackend(str(Path(place).absolute()))
                 storage = optuna.storages.JournalStorage(backend)
         study = optuna.create_study(
-            study_name=f"{STUDY}-{key(context)[:16]}", storage=storage, direction="maximize", load_if_exists=True
+            study_name=f"{STUDY}-{identity(context)}", storage=storage, direction="maximize", load_if_exists=True
         )
         finished = len(study.get_trials(deepcopy=False))
     except Exception as problem:  # a driver's own kind of error for each database, all meaning the same here
@@ -60,11 +60,17 @@ def open_study(context: Context) -> optuna.Study:
     return study
 
 
+def identity(context: Context) -> str:
+    """The search's own name, drawn when its directory was taken: a storage may hold others of the same settings."""
+    return str(json.loads(context.store.read_text("tune.json"))["id"])
+
+
 def key(context: Context) -> str:
-    """Identifies what is searched: settings, space and rows."""
+    """Identifies what is searched: settings, space, rows and the space in which neighbours count."""
     settings = context.settings
     values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
     values["data"] |= {"path": context.survey.fingerprint, "storage": None}
+    values["reference"] = settings.reference and context.reference_digest
     values["space"] = Path(settings.space).read_text(encoding="utf-8")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -83,6 +89,8 @@ def same_search(context: Context, settings: TuneSettings) -> None:
                 f"{settings.out} holds a search over other rows:\n{rows}\nPut them back, or name another --out."
             )
         what = ", ".join(f"{k} was {before['settings'].get(k)!r} and is {now[k]!r}" for k in other)
+        if not what and before["reference"] != context.reference_name:
+            what = f"reference was {before['reference']} and is {context.reference_name}"
         raise SettingsError(
             f"out: {settings.out} holds another search: {what or 'its space has changed'}; name another --out"
         )

@@ -6,11 +6,11 @@ from typing import Any
 from raydc import registry
 from raydc.records import summary_metrics
 from raydc.search import page
-from raydc.search.driver import SearchWatch
-from raydc.search.finish import tune
+from raydc.search.driver import SearchWatch, check
+from raydc.search.finish import tune_alone
 from raydc.search.pictures import draw
 from raydc.search.settings import TuneSettings
-from raydc.storage import Store
+from raydc.storage import Store, alone
 from raydc.tracker import RecordPending, Tracker
 
 STATUS = {"finished": "finished", "stopped": "finished", "guarded": "finished", "failed": "failed"}
@@ -25,10 +25,11 @@ def tune_and_record(settings: TuneSettings, watch: SearchWatch | None = None) ->
     """
     if settings.register_as:
         registry.check_name(settings.register_as)
-    watch = watch or SearchWatch()
-    summary = tune(settings, watch)
-    watch.found(summary)
-    return summary, record(settings, summary)
+    watch, checked = watch or SearchWatch(), check(settings)
+    with alone(checked.context.store):
+        summary = tune_alone(checked, watch)
+        watch.found(summary)
+        return summary, record(settings, summary)
 
 
 def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
