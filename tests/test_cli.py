@@ -95,3 +95,18 @@ def test_the_readme_lists_every_method_from_its_card(capsys):
 def test_brackets_in_paths_and_errors_are_printed_as_they_are(capsys):
     console.Live().note("rank 1: [/src/transport/pair.cc:553] Connection closed, runs/[a] is kept")
     assert "rank 1: [/src/transport/pair.cc:553] Connection closed, runs/[a] is kept" in capsys.readouterr().out
+
+
+def test_fixed_settings_of_a_file(tmp_path, monkeypatch):
+    (tmp_path / "search.yaml").write_text(
+        "data: {path: digits}\nspace: s.py\nout: here\n"
+        "fixed:\n  method: {pretrain: {length: 5}}\n  training.batch_size: 64\n  method.nu: 2\n"
+    )
+    seen = []
+    monkeypatch.setattr(console.LiveSearch, "run", lambda self, settings, stop: seen.append(settings.fixed))
+    command = ["tune", "--config", str(tmp_path / "search.yaml")]
+    assert cli.main(command) == 0 and cli.main([*command, "--set", "method.nu=3"]) == 0
+    assert seen[0] == {"method.pretrain.length": 5, "method.nu": 2, "training.batch_size": 64}
+    assert seen[1] == seen[0] | {"method.nu": "3"}
+    (tmp_path / "search.yaml").write_text("data: {path: digits}\nspace: s.py\nout: here\nfixed: [5]\n")
+    assert cli.main(command) == cli.USAGE_ERROR

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from raydc.methods.kmeans import KMeans
 from raydc.model import ClusteringModel, Replica
 from raydc.records import beats
 from raydc.search import TuneSettings, page, pictures
-from raydc.search.record import evidence, record
-from raydc.storage import Store
+from raydc.search.record import evidence, record, tune_and_record
+from raydc.storage import Occupied, Store
+from raydc.tracker import Tracker
 from tests.test_report import overlaps
 
 
@@ -117,6 +119,34 @@ def test_a_champion_is_beaten_by_more_than_the_spread_on_the_same_rows(summary: 
     assert not beats(ours, theirs | {"raydc.spread": "0.03"})
     assert not beats(ours, theirs | {"raydc.reference": "4567"})
     assert not beats(ours, {"raydc.method": "dec"})
+
+
+def test_a_search_is_recorded_by_one_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TuneSettings(data={"path": "digits"}, space="s.py", out=str(tmp_path / "out"))  # type: ignore[arg-type]
+    context = SimpleNamespace(store=Store(settings.out))
+    monkeypatch.setattr("raydc.search.record.check", lambda settings: SimpleNamespace(context=context))
+    monkeypatch.setattr("raydc.search.record.tune_alone", lambda checked, watch: {})
+
+    def again(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
+        with pytest.raises(Occupied):
+            tune_and_record(settings)
+        return {"output": "here"}
+
+    monkeypatch.setattr("raydc.search.record.record", again)
+    assert tune_and_record(settings) == ({}, {"output": "here"})
+
+
+def test_trials_that_are_not_over_are_not_recorded(
+    summary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(Tracker, "start", lambda *args: None)
+    monkeypatch.setattr(Tracker, "log_trial", lambda self, trial: logged.append(trial["name"]))
+    monkeypatch.setattr(Tracker, "finish", lambda self: {})
+    summary["trials"][5]["status"] = "lost"
+    (tmp_path / "tune.json").write_text(json.dumps({"id": "f" * 32}))
+    record(TuneSettings(data={"path": "digits"}, space="s.py", out=str(tmp_path)), summary)  # type: ignore[arg-type]
+    assert logged == ["0 kmeans", "1 ward", "2 dec", "3 dec", "4 dec"]
 
 
 @pytest.mark.slow
