@@ -151,7 +151,8 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
     if any(one.registrable for one in able):
         order, criterion = simpler(finished.first), context.settings.criterion
         choice, standings, _ = selector.choose(able, context.graph, order, criterion, context.reference)
-        choice.notes += _not_compared(finished, [number for number in order if number not in standings])
+        opponents = order[: order.index(choice.best)] if choice.best in order else order
+        choice.notes += _not_compared(finished, [number for number in opponents if number not in standings])
         if collapsed := [f"trial {one.number} ({one.guarded} of {one.trainings})" for one in able if one.guarded]:
             choice.notes.append(f"replicas that guards refused count as stability 0: {', '.join(collapsed)}")
         return choice, standings
