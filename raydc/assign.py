@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +60,13 @@ def assign(
     workers: int = 0,
     tracking_uri: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    before_chunk: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Write id (and row number), cluster and confidence of every row of `data` into `out`; what it came to.
 
-    Runs in this process, or in `workers` Ray actors. Raises RegistryError, ModelError, DataError or ValueError before
-    any work if the model or the rows cannot be used together, or `out` holds other assignments; and as
-    `connection.check` does.
+    Runs in this process, where `before_chunk` may raise to end it, or in `workers` Ray actors. Raises RegistryError,
+    ModelError, DataError or ValueError before any work if the model or the rows cannot be used together, or `out` holds
+    other assignments; and as `connection.check` does.
     """
     started = time.time()
     if workers < 0:
@@ -97,6 +98,7 @@ def assign(
     if workers == 0:
         _accelerate(model)
         for chunk in missing:
+            before_chunk()
             _write(chunk, source, model, store, manifest)
     elif missing:
         _on_ray(missing, source.settings, model, store, manifest, workers)

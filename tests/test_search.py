@@ -551,6 +551,10 @@ def test_a_model_that_is_asked_follows_one_that_cannot_be(data: str, tmp_path: P
     own = np.load(tmp_path / "out" / "trials" / "0000" / "labels.npy").astype(np.int64)
     _write_evaluated(context, 4, own, [])
     assert record is not None
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(SearchInterrupted):
+        _write_model(context, record, own, [], [], stop)
     _write_model(context, record, own, [], [])
     again = pa.concat_tables(read(f"{tmp_path}/out/assignments"))
     assert again["cluster"].to_pylist() == own.tolist() and (tmp_path / "out/assignments/assignment.json").exists()

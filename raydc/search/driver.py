@@ -39,6 +39,7 @@ from raydc.search.space import (
 )
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError, build
+from raydc.storage import Store
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
@@ -52,6 +53,10 @@ FIXABLE = ("training.batch_size", "training.threads", "training.precision", "tra
 
 class SearchInterrupted(RuntimeError):
     """The search was asked to stop; the same command goes on."""
+
+
+def interrupted(store: Store) -> SearchInterrupted:
+    return SearchInterrupted(f"saved in {store.root}; the same command goes on from there")
 
 
 @dataclass(frozen=True)
@@ -329,7 +334,7 @@ def search(checked: Search, watch: SearchWatch) -> Finished:
     planner = Planner(context, checked.space, first, study, watch)
     _run(context, planner)
     if planner.stopped == "interrupted":
-        raise SearchInterrupted(f"saved in {context.store.root}; the same command goes on from there")
+        raise interrupted(context.store)
     records = [planner.records[number] for number in sorted(planner.records)]
     _require_some(context, records, planner.stopped)
     replicas = {

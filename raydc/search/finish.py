@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import threading
 import time
 import warnings
 from typing import Any
@@ -18,7 +19,7 @@ from raydc.metrics import stability
 from raydc.model import ClusteringModel, Replica
 from raydc.search import selector
 from raydc.search.context import Context, Labels, plain_kmeans
-from raydc.search.driver import Finished, Search, SearchWatch, check, search, simpler
+from raydc.search.driver import Finished, Search, SearchWatch, check, interrupted, search, simpler
 from raydc.search.selector import Candidate, Choice
 from raydc.search.settings import Criterion, TuneSettings
 from raydc.search.trial import Record, read_array
@@ -56,7 +57,7 @@ def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, 
 def tune_alone(checked: Search, watch: SearchWatch) -> dict[str, Any]:
     """`tune` in a directory that the caller holds `alone`."""
     started, store = time.monotonic(), checked.context.store
-    summary = conclude(search(checked, watch))
+    summary = conclude(search(checked, watch), watch.stop)
     before = json.loads(store.read_text("search.json")) if store.exists("search.json") else {"seconds": 0.0}
     spent = before["seconds"] + time.monotonic() - started
     found = json.loads(json.dumps(summary | {"seconds": before["seconds"]}))
@@ -89,8 +90,8 @@ def candidate(context: Context, record: Record, replicas: list[Record]) -> Candi
     return Candidate(record.number, k, seconds, np.stack(labels), features, record.method != "ward", guarded)
 
 
-def conclude(finished: Finished) -> dict[str, Any]:
-    """Choose, write model and agreement, and sum everything up."""
+def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[str, Any]:
+    """Choose, write model and agreement, and sum everything up. SearchInterrupted if asked to stop on the way."""
     context = finished.context
     by_number = {record.number: record for record in finished.records}
     found = [candidate(context, by_number[number], own) for number, own in finished.replicas.items()]
@@ -99,7 +100,7 @@ def conclude(finished: Finished) -> dict[str, Any]:
     trainings = labelled(context, by_number[choice.number], finished.replicas.get(choice.number, []))
     (winner, own), others = trainings[choice.medoid], [one for i, one in enumerate(trainings) if i != choice.medoid]
     clusters = _clusters(winner, own, [labels for _, labels in others])
-    weights = _write_model(context, winner, own, others, clusters)
+    weights = _write_model(context, winner, own, others, clusters, stop)
     band = selector.null(
         context.reference,
         lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
@@ -223,6 +224,7 @@ def _write_model(
     own: Labels,
     others: list[tuple[Record, Labels]],
     clusters: list[dict[str, Any]],
+    stop: threading.Event | None = None,
 ) -> str:
     """`out`/model with its replicas as witnesses, and `out`/assignments: every row's cluster and their agreement."""
     store, model = context.store, _model(context, winner)
@@ -242,7 +244,13 @@ def _write_model(
     manifest = f"assignments/{assign.MANIFEST}"
     if not store.exists(manifest) or json.loads(store.read_text(manifest))["model"] != assign.identity(model):
         store.delete("assignments")  # of the winner of fewer trials
-    assign.assign(f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
+
+    def before_chunk() -> None:
+        if stop is not None and stop.is_set():
+            raise interrupted(store)
+
+    where = (f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
+    assign.assign(*where, before_chunk=before_chunk)
     return model.weights_hash()
 
 
