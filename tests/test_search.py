@@ -298,6 +298,19 @@ def test_a_trial_that_waits_for_room_sees_its_flag(tmp_path: Path) -> None:
     assert watch.stopping()
 
 
+def test_replicas_of_opponents_come_first_and_none_gets_two_before_all_have_one(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = prepare(asked(data, tmp_path / "out"))
+    first = [{"method.name": "dec"}, {"method.name": "kmeans"}]
+    planner = Planner(context, lambda trial, rows: {}, first, optuna.create_study(), SearchWatch())
+    planner.records = {number: Record(number, 0, {}, "finished") for number in range(4)}
+    monkeypatch.setattr("raydc.search.driver.chosen_finalists", lambda *args: [3, 0, 2, 1])
+    Record(2, 1, {}, "guarded").write(context.store)
+    found = [(task.number, task.replica) for task in planner._replicas()]
+    assert found == [(1, 1), (0, 1), (3, 1), (1, 2), (0, 2), (3, 2), (2, 2)]
+
+
 def test_time_is_kept_through_a_full_disk(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context, tried = prepare(asked(data, tmp_path / "out", time_budget=0.1)), []
     planner = Planner(context, lambda trial, rows: {}, [], optuna.create_study(), SearchWatch())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from optuna.exceptions import StorageInternalError
 from ray.exceptions import RayError
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from torch import Tensor
@@ -39,7 +40,7 @@ WIDEST_FEATURES = 512
 CHUNK = 4096
 GOES_ON = ("interrupted", "out of time")
 """Reasons to stop a trial that say nothing of it: it goes on when the search does."""
-LOST = (NoRoom, TrainingFailed, RayError, MemoryError, OSError)
+LOST = (NoRoom, TrainingFailed, RayError, StorageInternalError, MemoryError, OSError)
 """Failures that say nothing of the trial either: it is tried again when the search goes on."""
 Report = Callable[[int, float], None]
 """(rung, score), while a trial goes on."""
