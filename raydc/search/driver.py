@@ -45,8 +45,6 @@ SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
 PROCESS = 0.01
 """CPUs of the process that watches over a trial's several workers."""
-
-
 FIXABLE = ("training.batch_size", "training.threads", "training.precision", "training.device")
 """Settings outside of the method that may be fixed."""
 
