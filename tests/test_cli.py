@@ -46,7 +46,7 @@ def test_train_assign_and_report(tmp_path, capsys):
         (["--insecure", "train"], "--insecure: no such command; first comes one of"),
         (["train", "--config"], "--config: expected one argument"),
         (["train", "--method"], "--method/--method.name: expected one argument"),
-        (["train", "--n_clusters", "5"], "--n_clusters: no such option; did you mean --n-clusters?"),
+        (["train", "--method=dec", "--n_clusters", "5"], "--n_clusters: no such option; did you mean --n-clusters?"),
         (["train", "5"], "'5': expected an option; raydc train --help lists them"),
         (["tune", "--trails", "3"], "--trails: no such option; did you mean --trials?"),
         (["tune", "--config"], "--config: expected one argument"),

@@ -88,7 +88,7 @@ def test_finalists_that_lie_together_are_named_apart(summary: dict[str, Any]) ->
     figure = pictures.stability(summary)
     assert figure is not None
     named = [text for text in figure.axes[0].texts if "ae_kmeans" in text.get_text()]
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     places = [Text.get_window_extent(text) for text in named]  # an annotation's own takes its line in
     assert len(named) == 24 and not overlaps(places)
     assert all(figure.bbox.x1 > place.x1 and figure.bbox.y1 > place.y1 for place in places)
