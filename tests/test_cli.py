@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raydc import cli, console, methods
+from raydc import cli, connection, console, methods
 from raydc.tracker import RecordPending
 from tests.runs import TINY
 
@@ -54,7 +54,8 @@ def test_train_assign_and_report(tmp_path, capsys):
         (["registry"], "the following arguments are required: action, --out"),
     ],
 )
-def test_what_is_no_command_or_option_is_a_usage_error(capsys, arguments, said):
+def test_what_is_no_command_or_option_is_a_usage_error(capsys, monkeypatch, arguments, said):
+    monkeypatch.setenv(connection.INSECURE, "")  # which --insecure sets
     assert cli.main(arguments) == cli.USAGE_ERROR == 64
     shown = capsys.readouterr()
     assert shown.err.startswith(f"raydc: {said}") and "usage:" not in shown.out + shown.err
