@@ -87,12 +87,15 @@ class ClusteringModel:
         return self.method.card.refuses
 
     def rows(self, data: Any) -> Tensor:
-        """x [B, ...] of a DataFrame (columns by name) or an array, checked, scaled; ValueError says what is wrong."""
+        """x [B, ...] of a DataFrame (columns by name), an array or a tensor, in the data's units: checked, scaled.
+
+        ValueError says what is wrong. Whatever asks this model takes rows in the data's units, and scales them here.
+        """
         return self.scaling.apply(rows_of(data, self.columns, self.shape, self.n_features))
 
     def memberships(self, data: Any) -> np.ndarray:
         """Memberships, float32 [B, K], rows summing to 1. NotImplementedError where the method refuses new rows."""
-        return self._map(self.method.assign, data)
+        return self._map(self.method.assign, self.rows(data))
 
     def predict(self, data: Any) -> np.ndarray:
         """Cluster of each row, int64 [B]."""
@@ -100,8 +103,8 @@ class ClusteringModel:
 
     def assign(self, data: Any) -> Assigned:
         """Cluster, confidence and memberships of each row; raises as `memberships` does."""
-        x = data if isinstance(data, Tensor) else self.rows(data)
-        memberships = self.memberships(x)
+        x = self.rows(data)
+        memberships = self._map(self.method.assign, x)
         clusters = memberships.argmax(1)
         if not self.replicas:
             return Assigned(clusters, memberships.max(1), memberships)
@@ -115,7 +118,7 @@ class ClusteringModel:
 
     def transform(self, data: Any) -> np.ndarray:
         """Embedding of each row, float32 [B, D]."""
-        return self._map(self.method.features, data)
+        return self._map(self.method.features, self.rows(data))
 
     def samples(self, per_cluster: int) -> np.ndarray | None:
         """Generated rows [K, per_cluster, ...] in the data's own units, by methods that generate."""
@@ -126,12 +129,11 @@ class ClusteringModel:
         flat = self.scaling.invert(drawn.reshape(-1, self.n_features).cpu())
         return flat.view(*drawn.shape[:2], *self.shape).numpy()
 
-    def _map(self, function: Any, data: Any) -> np.ndarray:
-        """function(x) of every row, in fp32 and in batches of one size, the last one filled up with zeros.
+    def _map(self, function: Any, x: Tensor) -> np.ndarray:
+        """function(x) of every scaled row, in fp32 and in batches of one size, the last one filled up with zeros.
 
         A matrix product rounds by its shape, so that only then a row's answer does not depend on the rows beside it.
         """
-        x = data if isinstance(data, Tensor) else self.rows(data)
         device = next(iter(self.method.state_dict().values()), torch.empty(0)).device
         parts = []
         with self._evaluating():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -77,6 +78,17 @@ def test_a_damaged_folder_is_named(model: ClusteringModel, tmp_path: Path, name:
         with pytest.raises(ModelError, match=said) as problem:
             load(tmp_path)
         assert str(tmp_path) in str(problem.value)
+
+
+def test_rows_are_scaled_whatever_holds_them(model: ClusteringModel) -> None:
+    model.scaling = Scaling("unit", np.zeros((), np.float32), np.full((), 0.5, np.float32))
+    rows = np.array([[0.0, 0.0], [7.0, 1.0], [1.0, 3.5]], np.float32)
+    whole = model.assign(rows)
+    for same in (torch.from_numpy(rows), pd.DataFrame(rows), rows.tolist()):
+        assert (model.predict(same) == whole.clusters).all()
+        assert (model.memberships(same) == whole.memberships).all()
+        assert all((a == b).all() for a, b in zip(model.assign(same), whole, strict=True))
+        assert (model.transform(same) == rows / 2).all()
 
 
 def test_an_estimator_of_a_model(model: ClusteringModel) -> None:

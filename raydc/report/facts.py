@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 import yaml
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -178,7 +177,7 @@ def _assignments(store: Store, ids: NDArray[Any]) -> pa.Table | None:
 
 def _embed(model: ClusteringModel, x: NDArray[np.float32]) -> NDArray[np.float32] | None:
     try:
-        embedding = model.transform(torch.as_tensor(model.rows(x)))
+        embedding = model.transform(x)
     except NotImplementedError:
         return None
     return embedding.reshape(len(x), -1)

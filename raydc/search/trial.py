@@ -182,7 +182,7 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
     features = _features(model.method, x, x.device)
     if not model.refuses:
-        return model.predict(x), features
+        return model.predict(context.rows), features
     return extend(context, task, trained), features
 
 
