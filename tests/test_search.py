@@ -392,7 +392,7 @@ def test_settings_that_tell_nothing_apart(data: str, tmp_path: Path) -> None:
             space=str(tmp_path / "space.py"),
         )
     )
-    assert any("tells these settings not apart" in note for note in summary["notes"])
+    assert any("does not tell these settings apart" in note for note in summary["notes"])
     assert summary["winner"]["number"] == 0
 
 

@@ -117,7 +117,9 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         )
     suggested = [r for r in finished.records if r.number >= len(finished.first) and r.status in ("finished", "stopped")]
     if len(suggested) > 1 and np.ptp([record.score for record in suggested]) == 0:
-        notes.append(f"every suggested trial scores {suggested[0].score:.4f}: the score does not tell these settings apart")
+        notes.append(
+            f"every suggested trial scores {suggested[0].score:.4f}: the score does not tell these settings apart"
+        )
     notes += _left_out(finished)
     everything = [*finished.records, *(r for own in finished.replicas.values() for r in own)]
     return {
