@@ -163,13 +163,13 @@ def _pretrained(method: Method, init_from: str, scaling: Scaling) -> None:
         files = {name: Store(init_from).read_bytes(f"model/{name}") for name in ("model.json", "state.pt")}
     except FileNotFoundError:
         raise DataError(f"training.init_from: {init_from} holds no finished run (no model folder in it)") from None
-    model = ClusteringModel.of(files)
-    if model.scaling.kind != scaling.kind:
-        raise DataError(
-            f"training.init_from {init_from}: its network knows rows scaled by {model.scaling.kind}, here they are "
-            f"scaled by {scaling.kind}: use data.scaling={model.scaling.kind}"
-        )
     try:
+        model = ClusteringModel.of(files)
+        if model.scaling.kind != scaling.kind:
+            raise ValueError(
+                f"its network knows rows scaled by {model.scaling.kind}, here they are scaled by {scaling.kind}: use "
+                f"data.scaling={model.scaling.kind}"
+            )
         copy_pretrained(method, model.method.state_dict())
     except ValueError as problem:
         raise DataError(f"training.init_from {init_from}: {problem}") from None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raydc import checkpoints, cli
-from raydc.data import DataError, deal, load_shard, open_source
+from raydc.data import DataError, Shard, deal, load_shard, open_source
 from raydc.job import prepare
 from raydc.loop import Loop, Progress
 from raydc.settings import SettingsError
@@ -118,7 +118,7 @@ def test_no_denormal_number_slows_a_step_and_nothing_else_loses_them(tmp_path, m
     assert smallest() > 0
 
 
-def test_rows_find_their_state_on_another_number_of_workers(tmp_path):
+def test_rows_find_their_state_on_another_number_of_workers(tmp_path, monkeypatch):
     job = prepare(config(tmp_path / "x"))
     loop = loop_of(job, 1, 0)
     for progress in loop:
@@ -132,11 +132,9 @@ def test_rows_find_their_state_on_another_number_of_workers(tmp_path):
         # without a process group `start` is that of rank 0: place this shard by hand
         other.shard.sizes = (other.shard.groups[0].start, len(other.shard))
         start = other.shard.groups[0].start
-        type(other.shard).start = property(lambda self, start=start: start)
-        try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Shard, "start", property(lambda self, start=start: start))
             checkpoints.load(store, other)
-        finally:
-            type(other.shard).start = property(lambda self: sum(self.sizes[:0]))
         parts.append(other.method.rows["target"])
     assert torch.equal(torch.cat(parts), loop.method.rows["target"])
 
