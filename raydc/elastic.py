@@ -31,8 +31,6 @@ class Room:
         """
         self.leave()
         least = self._ask([self.each] * self.workers.least)
-        # one group for each of the others, so that any number of them may fit
-        others = [self._ask([self.each]) for _ in range(self.workers - self.workers.least)]
         began = said = time.monotonic()
         while not least.wait(1):
             now = time.monotonic()
@@ -43,6 +41,9 @@ class Room:
             if now - said > 10:
                 note(f"waiting for room for {self._wanted()}, {now - began:.0f} s so far")
                 said = now
+        # one group for each of the others, so that any number of them may fit; asked for earlier, one of them may take
+        # the place that the least number waits for, as Ray tries a group again after longer and longer pauses
+        others = [self._ask([self.each]) for _ in range(self.workers - self.workers.least)]
         if others:
             time.sleep(SETTLE)
         found = self.workers.least + sum(map(_fits, others))
