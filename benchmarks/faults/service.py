@@ -200,7 +200,7 @@ def service_worker_slow(lab: Lab, repeat: int) -> float:
 def zombie(lab: Lab, repeat: int) -> float:
     plan, groups, x = start(lab, "zombie", repeat)
     expected, folder = undisturbed(lab, repeat % 4), str(lab.folder / "run")
-    actor = ray.remote(over_ray._Actor).options(num_cpus=0)
+    actor = over_ray.ACTOR.options(num_cpus=0)
     old = actor.remote(None, CentroidService, folder, plan)
     before = over_ray.RemoteService(old, timeout_s=20.0)
     for _ in range(lab.dice.randint(1, 3)):

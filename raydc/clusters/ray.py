@@ -63,6 +63,9 @@ class _Actor:
         ray.kill(me)
 
 
+ACTOR: Any = ray.remote(concurrency_groups={BESIDE: 1})(_Actor)
+
+
 class _Remote:
     """The methods of what an actor holds, wherever that is.
 
@@ -144,7 +147,7 @@ def start(
     """
 
     def actor(name: str, *arguments: Any, **options: Any) -> Any:
-        made = ray.remote(concurrency_groups={BESIDE: 1})(_Actor).options(
+        made = ACTOR.options(
             name=name,
             namespace=NAMESPACE,
             get_if_exists=True,
