@@ -151,6 +151,13 @@ def _start(cpus: int) -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
+    except Exception as problem:  # Ray has no narrower class for it
+        if "timed out during startup" not in str(problem):
+            raise
+        raise ConnectionError(
+            f"Ray did not start on this machine in the time it gives itself (load average {os.getloadavg()[0]:.0f} on "
+            f"{os.cpu_count()} CPUs). Try again when less runs beside it: the same command goes on"
+        ) from problem
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 

@@ -103,3 +103,24 @@ def test_signals_are_ours_again_when_ray_does_not_start():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise RuntimeError("no Ray")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def late(**options: Any) -> None:
+    raise Exception("The current node timed out during startup.")
+
+
+def broken(**options: Any) -> None:
+    raise Exception("something else")
+
+
+def test_a_machine_too_busy_for_ray_is_said_to_be_so(home, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", late)
+    with (
+        pytest.raises(ConnectionError, match=r"load average \d+ on \d+ CPUs.*the same command goes on"),
+        ray_cluster(1),
+    ):
+        pass
+    monkeypatch.setattr("ray.init", broken)
+    with pytest.raises(Exception, match="something else"), ray_cluster(1):
+        pass
