@@ -19,7 +19,7 @@ from raydc.config import SHORT, Output, RunConfig, Training, read_yaml
 from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
-from raydc.storage import Occupied
+from raydc.storage import Occupied, Store
 
 USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NOT_PERMITTED = (
     64, 65, 69, 70, 73, 74, 75, 77
@@ -247,14 +247,18 @@ def _assign(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    parser = _Command("report", "Draw a run: pictures and one HTML page.")
-    parser.add_argument("--run", required=True, help="an MLflow run id, or a run's output directory")
+    parser = _Command("report", "Draw a run or a search: pictures and one HTML page.")
+    parser.add_argument("--run", required=True, help="an MLflow run id, or an output directory")
     parser.add_argument("--out", required=True, help="directory for the report")
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     given = parser.parse_args(arguments)
-    from raydc.report import report
+    from raydc.report import opened, report
+    from raydc.search.record import redraw
 
-    for path in report(given.run, given.out, tracking_uri=given.tracking_uri):
+    with opened(given.run, given.tracking_uri) as store:
+        searched = store.exists("search.json")
+        drawn = redraw(store, Store(given.out)) if searched else report(store.root, given.out)
+    for path in drawn:
         print(path)
     return 0
 

@@ -35,6 +35,8 @@ REFERENCE = re.compile(
     r"models:/(m-[0-9a-f]{32}|[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9._-]{1,128}|/\d+))|runs:/[0-9a-f]{32}/[\w.-]+"
 )
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+RECORD = ("config.yaml", "summary.json", "metrics.jsonl", "tune.json", "search.json")
+"""Files of a run or a search from which its report can be drawn."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 Promotion = Literal["first", "better", "always"]
 LONGEST_VALUE = 6000
@@ -366,12 +368,12 @@ def _locate(client: MlflowClient, uri: str) -> tuple[str, str | None]:
 
 
 def fetch(run_id: str, folder: str | Path, tracking_uri: str | None = None) -> None:
-    """Put a recorded run's files (settings, summary, history, assignments, model) into `folder`, as runs write them."""
+    """Put what a recorded run or search wrote (what its report is drawn from, assignments, model) into `folder`."""
     if not RUN_ID.fullmatch(run_id):
         raise RegistryError(f"expected an MLflow run id (32 hexadecimal digits) or a run's directory, got {run_id!r}")
     with _reading(find(tracking_uri)) as client:
         for item in client.list_artifacts(run_id):
-            if item.path in ("config.yaml", "summary.json", "metrics.jsonl", "assignments"):
+            if item.path in (*RECORD, "assignments"):
                 client.download_artifacts(run_id, item.path, str(folder))
     load(f"runs:/{run_id}/model", tracking_uri).save(Path(folder, "model"))
 

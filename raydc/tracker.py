@@ -91,8 +91,8 @@ class Tracker:
         self._put("pictures", {"sha256": self._sha256("report")})
 
     def log_files(self) -> None:
-        """Settings, summary, history and (if they are not too large) assignments: what a report is drawn from."""
-        self._put("files", {"sha256": self._sha256("summary.json", "metrics.jsonl")})
+        """What a report is drawn from, and (if they are not too large) assignments."""
+        self._put("files", {"sha256": self._sha256(*registry.RECORD)})
 
     def log_model(self) -> None:
         """The model of the output directory's model/."""
@@ -220,7 +220,7 @@ class Tracker:
         return None
 
     def _copy_files(self, folder: Path) -> None:
-        names = [name for name in ("config.yaml", "summary.json", "metrics.jsonl") if self.store.exists(name)]
+        names = [name for name in registry.RECORD if self.store.exists(name)]
         parts: dict[str, bytes] = {}
         for name in self.store.list("assignments"):
             parts[name] = self.store.read_bytes(name)

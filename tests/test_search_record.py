@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from raydc import registry
+from raydc import cli, registry
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.model import ClusteringModel, Replica
@@ -95,10 +95,11 @@ def test_finalists_that_lie_together_are_named_apart(summary: dict[str, Any]) ->
 
 
 def test_the_page_holds_everything(summary: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "stale.png").write_bytes(b"of a search that was begun anew")
-    page.write(summary | {"notes": ["a <note>"]}, pictures.draw(summary), Store(tmp_path))
+    (tmp_path / "another.png").write_bytes(b"of somebody's")
+    written = page.write(summary | {"notes": ["a <note>"]}, pictures.draw(summary), Store(tmp_path))
     names = {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
-    assert {path.name for path in tmp_path.iterdir()} == {"index.html", *(f"{name}.png" for name in names)}
+    assert set(written) == {"index.html", *(f"{name}.png" for name in names)}
+    assert {path.name for path in tmp_path.iterdir()} == {"another.png", *written}
     text = (tmp_path / "index.html").read_text()
     assert text.count("data:image/png") == 6 and "a &lt;note&gt;" in text
     for shown in ("trial 2 of 6, dec", "0.4200", "the reason", "sha256 0123", "method.nu"):
@@ -160,13 +161,21 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     replicas = (Replica(other, np.array([1, 2, 0])), Replica(other, np.array([1, 0, 2])))
     ClusteringModel("kmeans", method, scaling, (4,), replicas=replicas).save(out / "model")
     (out / "tune.json").write_text(json.dumps({"id": "f" * 32}))
+    (out / "search.json").write_text(json.dumps(summary))
+    (out / "report").mkdir()
+    (out / "report" / "k-curve.old.png").write_bytes(b"of a search that was begun anew")
     settings = TuneSettings(data={"path": "digits"}, space="s.py", out=str(out), register_as="digits", tracking_uri=uri)  # type: ignore[arg-type]
     first = record(settings, summary)
+    pages = {path.name: path.read_bytes() for path in (out / "report").iterdir()}
+    assert "index.html" in pages and "k-curve.old.png" not in pages
     assert record(settings, summary) == first
     assert first["registered as"] == "models:/digits/1 (champion)"
     assert registry.load("models:/digits@champion", uri).weights_hash()
     champion = registry.champion("digits", uri)
     assert champion is not None and champion[1]["raydc.stage_three"] == "0.42"
+    for run, to in ((str(out), tmp_path / "again"), (first["mlflow run"], tmp_path / "from MLflow")):
+        assert cli.main(["report", f"--run={run}", f"--out={to}", f"--tracking-uri={uri}"]) == 0
+        assert {path.name: path.read_bytes() for path in to.iterdir()} == pages
     import mlflow.pyfunc
     from mlflow import MlflowClient
 

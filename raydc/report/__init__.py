@@ -3,7 +3,8 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,13 +24,21 @@ def report(run: str, to: str, tracking_uri: str | None = None, data: DataSetting
 
     Rows are opened where the run's settings say, or where `data` says. Raises ValueError if there is no finished run.
     """
-    if re.fullmatch(r"[0-9a-f]{32}", run) and not os.path.exists(run):
-        from raydc import registry
+    with opened(run, tracking_uri) as store:
+        return write(gather(store, data), Store(to))
 
-        with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
-            registry.fetch(run, folder, tracking_uri)
-            return write(gather(Store(folder), data), Store(to))
-    return write(gather(Store(run), data), Store(to))
+
+@contextmanager
+def opened(run: str, tracking_uri: str | None = None) -> Iterator[Store]:
+    """The files of a run or a search, wherever they are."""
+    if not re.fullmatch(r"[0-9a-f]{32}", run) or os.path.exists(run):
+        yield Store(run)
+        return
+    from raydc import registry
+
+    with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
+        registry.fetch(run, folder, tracking_uri)
+        yield Store(folder)
 
 
 def write(facts: Facts, to: Store) -> list[str]:
@@ -138,4 +147,4 @@ def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     return ("measure", "final", "when clustering began"), [(k, v, initial.get(k)) for k, v in measures.items()]
 
 
-__all__ = ["report", "write"]
+__all__ = ["opened", "report", "write"]

@@ -64,8 +64,7 @@ def gather(store: Store, settings: DataSettings | None = None) -> Facts:
     Rows that cannot be opened any more are left out of the report, which then says so.
     """
     if store.exists("tune.json"):
-        state = "its page is" if store.exists("search.json") else "its page, when it is finished, will be"
-        raise ValueError(f"{store.root} holds a search, not a run: {state} {store.root}/report/index.html")
+        raise ValueError(f"{store.root} holds a search that is not finished: end it with the same command first")
     for name in ("config.yaml", "summary.json", "model/model.json"):
         if not store.exists(name):
             raise ValueError(

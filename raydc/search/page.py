@@ -16,8 +16,8 @@ CAPTIONS = {
 }
 
 
-def write(summary: Mapping[str, Any], pictures: Mapping[str, bytes], to: Store) -> None:
-    """The pictures, PNG by name, and index.html, which holds them; what an earlier search left there goes."""
+def write(summary: Mapping[str, Any], pictures: Mapping[str, bytes], to: Store) -> list[str]:
+    """The pictures, PNG by name, and index.html, which holds them; the files' names."""
     winner, finalists = summary["winner"], {f["number"]: f for f in summary["finalists"]}
     methods = {t["number"]: t["method"] for t in summary["trials"]}
     criteria = summary["criteria"]
@@ -48,10 +48,9 @@ def write(summary: Mapping[str, Any], pictures: Mapping[str, bytes], to: Store) 
     title = f"Search: trial {winner['number']} of {len(summary['trials'])}, {winner['method']}"
     files = {f"{name}.png": png for name, png in pictures.items()}
     files["index.html"] = page.page(title, parts).encode()
-    for name in set(to.list()) - set(files):
-        to.delete(name)
     for name, data in files.items():
         to.write_bytes(name, data)
+    return [*files]
 
 
 def _about(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:

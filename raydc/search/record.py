@@ -36,7 +36,9 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     """Draw and log a finished search; where everything is, which RecordPending says too."""
     store = Store(settings.out)
     about = json.loads(store.read_text("tune.json"))
-    page.write(summary, draw(summary), store / "report")
+    report = store / "report"
+    for left in set(report.list()) - set(page.write(summary, draw(summary), report)):
+        report.delete(left)  # a picture of an earlier, shorter search
     tracker = Tracker(store, settings.tracking_uri)
     config = {"search": settings.model_dump(mode="json", exclude={"out", "tracking_uri"})}
     tracker.start(settings.experiment, f"search-{about['id'][:8]}", about["id"], config)
@@ -53,6 +55,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
         }
     )
     tracker.log_pictures()
+    tracker.log_files()
     tracker.log_model()
     if settings.register_as:
         tags = evidence(summary) | {"raydc.search": about["id"]}
@@ -63,6 +66,12 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     except RecordPending as pending:
         pending.paths = paths | tracker.paths()
         raise
+
+
+def redraw(store: Store, to: Store) -> list[str]:
+    """Draw a finished search anew from what it wrote; the files' names."""
+    summary = json.loads(store.read_text("search.json"))
+    return page.write(summary, draw(summary), to)
 
 
 def _child(search: str, entry: dict[str, Any]) -> dict[str, Any]:
