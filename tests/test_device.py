@@ -64,8 +64,14 @@ def only_from(device: str, send: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+ALIKE = ("aljalbout", "dbc", "idec", "rim")
+"""Methods that are others with other networks, targets or terms: among the long tests."""
+
+
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")  # no-op for tensors without values
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in available()]
+)
 def test_a_method_off_the_cpu_is_the_same_also_when_it_goes_on(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
