@@ -73,7 +73,7 @@ def test_a_soak_counts_what_went_wrong_and_watches_its_memory(tmp_path, monkeypa
         return 0.0
 
     monkeypatch.setattr(faults, "FAULTS", [Fault("A0", "a fault", 60.0, False, leaky)])
-    assert faults.main(["--out", str(tmp_path), "--soak", "3"]) == 1
+    assert faults.main(["--out", str(tmp_path), "--soak", "6"]) == 1
     text = Path(tmp_path, "soak.md").read_text()
     assert "FAILED: A0 leaky: AssertionError: the fourth one fails" in text and text in capsys.readouterr().out
     slope = float(re.search(r"grew by \+([\d.]+) MB a minute", text)[1])
