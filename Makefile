@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
 BIN = $(VENV)/bin
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 export RAY_USAGE_STATS_ENABLED = 0
 export OMP_NUM_THREADS = 1
 
