@@ -181,12 +181,12 @@ def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
-    fixed = {key: value for key, value in FIXED.items() if key != "method.restarts"}
-    first = tune(asked(data, tmp_path / "out", trials=4, fixed=fixed))
-    more = tune(asked(data, tmp_path / "out", trials=8, fixed=fixed))
+    space = str(SPACES / "ae_kmeans.py")
+    first = tune(asked(data, tmp_path / "out", trials=4, space=space))
+    more = tune(asked(data, tmp_path / "out", trials=8, space=space))
     assert [e["point"] for e in more["trials"][:7]] == [e["point"] for e in first["trials"]]
-    restarts = [entry["point"]["method.restarts"] for entry in more["trials"] if not entry["baseline"]]
-    assert restarts[4:] != restarts[:4]
+    widths = [entry["point"]["method.network.latent"] for entry in more["trials"] if not entry["baseline"]]
+    assert len(widths) == 8 and widths[4:] != widths[:4]
 
 
 @pytest.mark.slow
@@ -519,10 +519,11 @@ def test_a_trial_whose_model_is_gone_is_left_out(data: str, tmp_path: Path) -> N
 
 
 def test_a_budget_too_short(data: str, tmp_path: Path) -> None:
-    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), time_budget=0.001)
-    with pytest.raises(SearchError, match=r"time budget of 0.001 s is too short for one trial"):
+    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), time_budget=0.05)
+    with pytest.raises(SearchError, match=r"time budget of 0.05 s is too short for one trial"):
         tune(settings)
-    assert not [*(tmp_path / "out").rglob("record.json")] and set(states(settings)) == {"RUNNING"}
+    assert not [*(tmp_path / "out").rglob("record.json")]
+    assert set(states(settings)) <= {"RUNNING"}, "one that had begun goes on; on a slow machine none had"
     again = tune(settings.model_copy(update={"time_budget": None}))
     assert len(again["trials"]) == 7 and "out of time" not in str(again["trials"])
     assert states(settings) == ["COMPLETE"] * 7

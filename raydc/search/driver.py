@@ -141,6 +141,7 @@ class Planner(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next task; None to wait, FINISHED at the end."""
+        self._look_up()
         if self.stopped == "interrupted":
             return Searcher.FINISHED
         task = self._next_trial() if not self.stopped else None
@@ -250,19 +251,23 @@ class Planner(Searcher):
 
     def ask_to_stop(self, until: threading.Event) -> None:
         """In a thread: ask trials to end when the caller says so or their share of the budget is over."""
-        budget, told = self.context.settings.time_budget, set()
+        told = set()
         while not until.wait(0.2):
-            if self.watch.stop is not None and self.watch.stop.is_set():
-                self.stopped = "interrupted"
-            elif budget is not None and not self.stopped:
-                if time.monotonic() - self.began > SHARE_OF_TRIALS * budget:
-                    self.stopped = "out of time"
+            self._look_up()
             over = self._seconds_left() <= 0
             running = [task for task in list(self.tasks.values()) if over or not task.replica]
             names = ["stop"] if self.stopped == "interrupted" else [f"{task.folder}/stop" for task in running]
             for flag in ((name, self.stopped) for name in names if self.stopped):
                 if flag not in told and self._flagged(*flag):
                     told.add(flag)
+
+    def _look_up(self) -> None:
+        """Whether trials are to end."""
+        budget = self.context.settings.time_budget
+        if self.watch.stop is not None and self.watch.stop.is_set():
+            self.stopped = "interrupted"
+        elif budget is not None and not self.stopped and time.monotonic() - self.began > SHARE_OF_TRIALS * budget:
+            self.stopped = "out of time"
 
     def _flagged(self, name: str, reason: str) -> bool:
         """Whether the flag could be raised; a disk that is full may soon have room."""
