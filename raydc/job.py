@@ -23,7 +23,19 @@ import torch
 from raydc import checkpoints, collectives, methods
 from raydc.clusters.local import CollectiveClusters
 from raydc.config import RunConfig
-from raydc.data import DataError, Scaling, Shard, Source, Survey, deal, load_shard, open_source, require, survey
+from raydc.data import (
+    DataError,
+    DataSettings,
+    Scaling,
+    Shard,
+    Source,
+    Survey,
+    deal,
+    load_shard,
+    open_source,
+    require,
+    survey,
+)
 from raydc.failpoints import failpoint
 from raydc.loop import Loop, Progress, seed_of
 from raydc.methods.base import Method, copy_pretrained
@@ -98,7 +110,9 @@ class Outcome:
     history: list[dict[str, Any]]
 
 
-def prepare(config: RunConfig, source: Source | None = None) -> Job:
+def prepare(
+    config: RunConfig, source: Source | None = None, surveyed: Callable[[Source, DataSettings], Survey] = survey
+) -> Job:
     """Open and check the rows and the method. Raises SettingsError or DataError before any work is done."""
     opened, kind = source or open_source(config.data), methods.load(config.method_name)
     if opened.weights and not kind.weighs_rows:
@@ -106,7 +120,7 @@ def prepare(config: RunConfig, source: Source | None = None) -> Job:
             f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "
             "takes them"
         )
-    found = survey(opened, config.data)
+    found = surveyed(opened, config.data)
     scaling = Scaling.of(config.data.scaling or kind.scaling, found)  # type: ignore[arg-type]
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
     method = job.method()

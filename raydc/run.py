@@ -39,7 +39,7 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
     Raises Occupied where another process works in the same directory, and RecordPending where the run is finished and
     MLflow could not be told: `raydc registry flush`, or the same command, tells it later.
     """
-    run = check(config)
+    run = check(config, Watch(note=view.note, stop=stop))
     output = config.output
     tracker = Tracker(run.store, output.tracking_uri)
     with alone(run.store):

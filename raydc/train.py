@@ -23,6 +23,7 @@ from raydc.loop import Loop, Progress, TrainingDiverged
 from raydc.settings import SettingsError, flatten
 from raydc.storage import LOCK, Store
 from raydc.summary import summarise
+from raydc.surveying import Surveyor
 from raydc.worker import Reporter, work
 
 
@@ -59,14 +60,21 @@ class Run:
     """Whether the output directory holds this very run already, finished."""
 
 
-def check(config: RunConfig) -> Run:
-    """Everything that can be wrong, found before any worker starts.
+def check(config: RunConfig, watch: Watch | None = None) -> Run:
+    """Everything that can be wrong, found before any worker trains.
 
-    SettingsError, DataError or connection.NotPermitted say what; ConnectionError where there is no cluster.
+    SettingsError, DataError or connection.NotPermitted say what; ConnectionError where there is no cluster. Raises
+    Interrupted when asked to stop while rows are read.
     """
-    if config.training.workers:
+    watch, store, workers = watch or Watch(), Store(config.output.out), config.training.workers
+
+    def heed() -> None:
+        if watch.stopping():
+            raise Interrupted("stopped while the rows were read; nothing was begun")
+
+    if workers:
         connection.check()
-    store, job = Store(config.output.out), jobs.prepare(config)
+    job = jobs.prepare(config, surveyed=Surveyor(store, bool(workers), watch.note, heed))
     return Run(job, store, finished(store, job))
 
 
@@ -119,7 +127,7 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
 
 
 def begin(run: Run) -> dict[str, Any]:
-    """run.json, which says whose directory this is, made or found; and config.yaml, which repeats the run."""
+    """run.json, which says whose directory this is, made or found; config.yaml, which repeats the run; the survey."""
     job, store = run.job, run.store
     if store.exists("run.json"):
         record = json.loads(store.read_text("run.json"))
@@ -129,6 +137,7 @@ def begin(run: Run) -> dict[str, Any]:
         store.write_text("run.json", json.dumps(record, indent=1))
     if not store.exists("config.yaml"):
         store.write_text("config.yaml", job.config.yaml())
+    Surveyor(store).keep(job.survey)
     return record
 
 

@@ -15,7 +15,7 @@ ORDER = [
     {"methods"},
     {"config", "loop"},
     {"model", "checkpoints"},
-    {"job", "records", "outbox", "elastic"},
+    {"job", "records", "outbox", "elastic", "surveying"},
     {"summary", "streamed", "worker"},
     {"train", "registry", "pyfunc", "report", "estimator"},
     {"tracker"},
@@ -26,7 +26,7 @@ ORDER = [
 ]
 """From the bottom up: a module may import from its own layer and from those before it."""
 ONLY = {
-    "ray": {"connection", "elastic", "train", "worker", "search", "assign", "clusters/ray", "warden"},
+    "ray": {"connection", "elastic", "train", "worker", "search", "assign", "clusters/ray", "warden", "surveying"},
     "mlflow": {"registry", "pyfunc"},
     "optuna": {"search"},
 }

@@ -125,7 +125,7 @@ def test_a_champion_is_beaten_by_more_than_the_spread_on_the_same_rows(summary: 
 def test_a_search_is_recorded_by_one_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TuneSettings(data={"path": "digits"}, space="s.py", out=str(tmp_path / "out"))  # type: ignore[arg-type]
     context = SimpleNamespace(store=Store(settings.out))
-    monkeypatch.setattr("raydc.search.record.check", lambda settings: SimpleNamespace(context=context))
+    monkeypatch.setattr("raydc.search.record.check", lambda settings, watch: SimpleNamespace(context=context))
     monkeypatch.setattr("raydc.search.record.tune_alone", lambda checked, watch: {})
 
     def again(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:

@@ -253,38 +253,42 @@ def advance(
 
 
 def tasks(
-    function: Callable[[Any, Any], object],
+    function: Callable[[Any, Any], Any],
     shared: Any,
     *,
     threads: int = 1,
     gpu: bool = False,
     max_failures: int = -1,
     hang_after: float = HANG_AFTER,
-) -> Callable[[Sequence[Any]], None]:
-    """What runs function(shared, part) of every part of a list, at the same time, and raises what they raise.
+    heed: Callable[[], None] = lambda: None,
+) -> Callable[[Sequence[Any]], list[Any]]:
+    """What runs function(shared, part) of every part of a list, at the same time; results in order, or what one raises.
 
     Tasks that are lost, or give no sign of life for `hang_after` seconds, are run again, up to `max_failures` times.
+    `heed` is called every second, and ends the waiting by what it raises.
     """
     warden, put = Warden.start(hang_after), ray.put((function, shared))
     task = ray.remote(_watched).options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
 
-    def run(parts: Sequence[Any]) -> None:
-        running = [task.remote(warden, put, part) for part in parts]
+    def run(parts: Sequence[Any]) -> list[Any]:
+        running = asked = [task.remote(warden, put, part) for part in parts]
         try:
             while running:
-                done, running = ray.wait(running)
+                heed()
+                done, running = ray.wait(running, timeout=1.0)
                 ray.get(done)
+            return ray.get(asked)
         except RayTaskError as error:
             raise error.cause from None
 
     return run
 
 
-def _watched(warden: Warden, what: tuple[Callable[[Any, Any], object], Any], part: Any) -> None:
+def _watched(warden: Warden, what: tuple[Callable[[Any, Any], Any], Any], part: Any) -> Any:
     function, shared = what
     leave = warden.watch()
     try:
-        function(shared, part)
+        return function(shared, part)
     finally:
         leave()
 

@@ -1,7 +1,7 @@
 """Rows: opened, checked, scaled and dealt to workers."""
 
 from raydc.data.arrays import ArraySource
-from raydc.data.check import Fault, Survey, dropped_table, require, require_same, survey
+from raydc.data.check import Fault, Seen, Survey, dropped_table, look, recalled, require, require_same, survey, written
 from raydc.data.inputs import rows_of
 from raydc.data.load import SparseRows, load_shard, read_group, read_labels
 from raydc.data.open import open_source, opened
@@ -23,6 +23,7 @@ __all__ = [
     "Rows",
     "Scaling",
     "ScalingKind",
+    "Seen",
     "Shard",
     "Source",
     "SparseRows",
@@ -32,13 +33,16 @@ __all__ = [
     "deal",
     "dropped_table",
     "load_shard",
+    "look",
     "open_source",
     "opened",
     "read_group",
     "read_labels",
+    "recalled",
     "require",
     "require_same",
     "rows_of",
     "split",
     "survey",
+    "written",
 ]

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy import sparse
@@ -74,40 +76,116 @@ class Survey:
         return np.sqrt(self.variance) <= np.maximum(np.finfo(np.float32).eps * np.abs(self.mean), FINE)
 
 
-def survey(source: Source, settings: DataSettings | None = None) -> Survey:
-    """Reads everything once, in the order of the data, a piece at a time.
+@dataclass(frozen=True)
+class Moments:
+    """Mean and sum of squared deviations of each feature in float64, and the range of all."""
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+    minimum: float
+    maximum: float
+
+    @staticmethod
+    def of(x: Any) -> "Moments":
+        """Of rows [n, D], numpy or CSR."""
+        rows = x.shape[0]
+        if rows == 0:
+            return Moments(0, np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.inf, -np.inf)
+        if sparse.issparse(x):
+            x = x.astype(np.float64)
+            mean = np.asarray(x.sum(axis=0)).ravel() / rows
+            squares = np.maximum(np.asarray(x.multiply(x).sum(axis=0)).ravel() - rows * mean**2, 0.0)
+        else:
+            mean = x.sum(axis=0, dtype=np.float64) / rows
+            deviations = x - mean
+            squares = np.einsum("ij,ij->j", deviations, deviations)
+        return Moments(rows, mean, squares, float(x.min()), float(x.max()))
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Of both (Chan, Golub and LeVeque, The American Statistician 1983): without cancellation."""
+        total = self.count + other.count
+        if other.count == 0:
+            return self
+        step = other.mean - self.mean
+        return Moments(
+            total,
+            self.mean + step * (other.count / total),
+            self.squares + other.squares + step**2 * (self.count * other.count / total),
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a piece holds, as far as a survey needs to know; found by any process."""
+
+    bad: np.ndarray
+    """int64, ascending: numbers in the data set of the rows that cannot be used."""
+    faults: tuple[Fault, ...]
+    """The first of them."""
+    checksum: int
+    moments: Moments
+    """Of the rows that can be used."""
+
+
+def look(source: Source, piece: Piece) -> Seen:
+    """Read one piece."""
+    block = source.read(piece)
+    bad = bad_cells(block)
+    if bad is None:
+        return Seen(np.zeros(0, np.int64), (), checksum(block), Moments.of(block.x))
+    broken = bad.any(axis=1)
+    rows = np.flatnonzero(broken)
+    faults = tuple(_fault(source, piece, block, bad, int(row)) for row in rows[:SHOWN])
+    return Seen(piece.start + rows, faults, checksum(block), Moments.of(block.x[~broken]))
+
+
+def survey(source: Source, settings: DataSettings | None = None, seen: Iterable[Seen] | None = None) -> Survey:
+    """Reads everything once, a piece at a time; or joins what others have `seen`, in the order of the pieces.
 
     Raises DataError naming the first unusable cells (null, NaN, infinite, beyond 1e15, rows of another length), or, if
     `on_bad_row` is drop, leaves their rows out.
     """
     drop = (settings or source.settings).on_bad_row == "drop"
-    found: list[Fault] = []
+    faults: list[Fault] = []
     gone: list[np.ndarray] = []
-    moments = _Moments(source.n_features)
+    checksums: list[int] = []
+    moments = Moments.of(np.zeros((0, source.n_features)))
+    for one in seen or (look(source, piece) for piece in source.pieces):
+        gone.append(one.bad)
+        faults += one.faults[: SHOWN - len(faults)]
+        if one.moments.count:
+            checksums.append(one.checksum)
+            moments = moments.merged(one.moments)
+    dropped_rows = np.concatenate(gone)
+    if len(dropped_rows) and not drop:
+        raise DataError(_report(source, faults, len(dropped_rows)))
+    if moments.count == 0:
+        raise DataError(f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {_first(faults)}")
+    span = (moments.minimum, moments.maximum)
+    return _surveyed(source, faults, dropped_rows, checksums, span, moments.mean, moments.squares / moments.count)
+
+
+def _surveyed(
+    source: Source,
+    faults: Sequence[Fault],
+    dropped_rows: np.ndarray,
+    checksums: Sequence[int],
+    span: tuple[float, float],
+    mean: np.ndarray,
+    variance: np.ndarray,
+) -> Survey:
     groups: list[RowGroup] = []
     pieces: list[Piece] = []
-    checksums: list[int] = []
-    bad_rows, at = 0, 0
+    at = 0
     for piece in source.pieces:
-        block = source.read(piece)
-        bad = bad_cells(block)
-        rows = np.zeros(piece.rows, bool) if bad is None else bad.any(axis=1)
-        if bad is not None:
-            bad_rows += int(rows.sum())
-            gone.append(piece.start + np.flatnonzero(rows))
-            for row in np.flatnonzero(rows)[: SHOWN - len(found)]:
-                found.append(_fault(source, piece, block, bad, int(row)))
-        kept = piece.rows - int(rows.sum())
-        if kept:
+        low, high = np.searchsorted(dropped_rows, [piece.start, piece.start + piece.rows])
+        if kept := piece.rows - int(high - low):
             pieces.append(piece)
             groups.append(RowGroup(len(groups), at, at + kept))
-            checksums.append(checksum(block))
-            moments.add(block.x if kept == piece.rows else block.x[~rows])
             at += kept
-    if bad_rows and not drop:
-        raise DataError(_report(source, found, bad_rows))
-    if at == 0:
-        raise DataError(f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {_first(found)}")
     result = Survey(
         fingerprint=source.fingerprint,
         files=dict(source.files),
@@ -115,15 +193,46 @@ def survey(source: Source, settings: DataSettings | None = None) -> Survey:
         groups=tuple(groups),
         pieces=tuple(pieces),
         checksums=tuple(checksums),
-        dropped=tuple(found),
-        dropped_rows=np.concatenate(gone) if gone else np.zeros(0, np.int64),
-        minimum=moments.minimum,
-        maximum=moments.maximum,
-        mean=moments.mean,
-        variance=moments.squares / at,
+        dropped=tuple(faults),
+        dropped_rows=dropped_rows,
+        minimum=span[0],
+        maximum=span[1],
+        mean=mean,
+        variance=variance,
         notes=(),
     )
     return _with_notes(source, result)
+
+
+def written(found: Survey) -> bytes:
+    """A survey as .npz, without what the opened data tell by themselves."""
+    about = {"fingerprint": found.fingerprint, "dropped": [asdict(fault) for fault in found.dropped]}
+    file = io.BytesIO()
+    np.savez(
+        file,
+        about=np.array(json.dumps(about)),
+        dropped_rows=found.dropped_rows,
+        checksums=np.array(found.checksums, np.uint32),
+        span=np.array([found.minimum, found.maximum]),
+        mean=found.mean,
+        variance=found.variance,
+    )
+    return file.getvalue()
+
+
+def recalled(data: bytes, source: Source) -> Survey | None:
+    """The survey of `source` that was written, to the bit; None if it is that of other data, or damaged."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
+            about = json.loads(str(kept["about"]))
+            if about["fingerprint"] != source.fingerprint:
+                return None
+            faults = [Fault(**fault) for fault in about["dropped"]]
+            checksums, (low, high) = kept["checksums"].tolist(), kept["span"].tolist()
+            dropped_rows, mean, variance = kept["dropped_rows"], kept["mean"], kept["variance"]
+    except (BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError):
+        return None
+    return _surveyed(source, faults, dropped_rows, checksums, (low, high), mean, variance)
 
 
 def require(found: Survey, n_clusters: int | None, workers: int) -> None:
@@ -239,34 +348,3 @@ def _with_notes(source: Source, found: Survey) -> Survey:
         some = ", ".join(source.name_of(int(j)) for j in np.flatnonzero(coarse)[:SHOWN])
         notes.append(f"float32 keeps few digits of {some}: far from 0 for their spread; subtract an offset first")
     return Survey(**{**vars(found), "notes": tuple(notes)})
-
-
-class _Moments:
-    """Mean and sum of squared deviations of each feature, merged piece by piece in float64.
-
-    Chan, Golub and LeVeque, The American Statistician 1983: no cancellation, and the order is that of the pieces.
-    """
-
-    def __init__(self, features: int) -> None:
-        self.count = 0
-        self.mean = np.zeros(features)
-        self.squares = np.zeros(features)
-        self.minimum, self.maximum = np.inf, -np.inf
-
-    def add(self, x: Any) -> None:
-        rows = x.shape[0]
-        if sparse.issparse(x):
-            x = x.astype(np.float64)
-            mean = np.asarray(x.sum(axis=0)).ravel() / rows
-            squares = np.maximum(np.asarray(x.multiply(x).sum(axis=0)).ravel() - rows * mean**2, 0.0)
-        else:
-            mean = x.sum(axis=0, dtype=np.float64) / rows
-            deviations = x - mean
-            squares = np.einsum("ij,ij->j", deviations, deviations)
-        self.minimum = min(self.minimum, float(x.min()))
-        self.maximum = max(self.maximum, float(x.max()))
-        total = self.count + rows
-        step = mean - self.mean
-        self.mean += step * (rows / total)
-        self.squares += squares + step**2 * (self.count * rows / total)
-        self.count = total

@@ -1,7 +1,7 @@
 """What is fixed for a whole search: the rows that every trial is scored on, and the graph of their neighbours."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,18 @@ from sklearn.cluster import KMeans
 
 from raydc import methods
 from raydc.config import RunConfig
-from raydc.data import DataError, RowGroup, Scaling, Source, Survey, load_shard, open_source, opened, survey
+from raydc.data import (
+    DataError,
+    DataSettings,
+    RowGroup,
+    Scaling,
+    Source,
+    Survey,
+    load_shard,
+    open_source,
+    opened,
+    survey,
+)
 from raydc.job import Job
 from raydc.loop import seed_of
 from raydc.metrics import graph
@@ -109,10 +120,10 @@ class Context:
         return job
 
 
-def prepare(settings: TuneSettings) -> Context:
+def prepare(settings: TuneSettings, surveyed: Callable[[Source, DataSettings], Survey] = survey) -> Context:
     """Open and survey the rows, and build the neighbour graph. DataError says what is wrong with them."""
     source = open_source(settings.data)
-    found = survey(source, settings.data)
+    found = surveyed(source, settings.data)
     most = settings.n_clusters[1]
     trained = round(found.rows * settings.subsample)
     if trained < most:

@@ -40,6 +40,7 @@ from raydc.search.space import (
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError, build
 from raydc.storage import Store
+from raydc.surveying import Surveyor
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
@@ -312,15 +313,25 @@ class Search:
     """The method whose default configuration is the first trial."""
 
 
-def check(settings: TuneSettings) -> Search:
-    """What can be wrong, found before any work: SettingsError, DataError or connection.NotPermitted say what."""
+def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
+    """What can be wrong, found before any work: SettingsError, DataError or connection.NotPermitted say what.
+
+    Raises SearchInterrupted when asked to stop while rows are read.
+    """
+    watch = watch or SearchWatch()
+
+    def heed() -> None:
+        if watch.stop is not None and watch.stop.is_set():
+            raise SearchInterrupted("stopped while the rows were read; nothing was begun")
+
     space = load_space(settings.space)
     check_space(space, settings.n_clusters)
     default = default_method(space)
     _check_fixed(settings, default)
     if settings.concurrent != 0:
         connection.check()
-    return Search(prepare(settings), space, default)
+    surveyor = Surveyor(Store(settings.out), settings.concurrent != 0, watch.note, heed)
+    return Search(prepare(settings, surveyor), space, default)
 
 
 def search(checked: Search, watch: SearchWatch) -> Finished:
@@ -330,6 +341,7 @@ def search(checked: Search, watch: SearchWatch) -> Finished:
     """
     context, settings = checked.context, checked.context.settings
     same_search(context, settings)
+    Surveyor(context.store).keep(context.survey)
     context.store.write_text("stop", "")  # what an interrupted search left there
     study = open_study(context)
     curve = kmeans_curve(context)

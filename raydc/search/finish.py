@@ -49,9 +49,10 @@ def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, 
 
     Raises SettingsError or DataError before any work, SearchError where there is no answer, or SearchInterrupted.
     """
-    checked = check(settings)
+    watch = watch or SearchWatch()
+    checked = check(settings, watch)
     with alone(checked.context.store):
-        return tune_alone(checked, watch or SearchWatch())
+        return tune_alone(checked, watch)
 
 
 def tune_alone(checked: Search, watch: SearchWatch) -> dict[str, Any]:

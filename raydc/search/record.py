@@ -25,7 +25,8 @@ def tune_and_record(settings: TuneSettings, watch: SearchWatch | None = None) ->
     """
     if settings.register_as:
         registry.check_name(settings.register_as)
-    watch, checked = watch or SearchWatch(), check(settings)
+    watch = watch or SearchWatch()
+    checked = check(settings, watch)
     with alone(checked.context.store):
         summary = tune_alone(checked, watch)
         watch.found(summary)
