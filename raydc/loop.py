@@ -20,7 +20,7 @@ from raydc.clusters import Clusters
 from raydc.data import Shard
 from raydc.failpoints import failpoint
 from raydc.methods.base import Group, Method, Now, Player
-from raydc.phases import Optimiser, Phase, steps
+from raydc.phases import Clustering, Optimiser, Phase, steps
 
 SETTLING = 140
 """Steps between two updates whose labels the stop rule compares, at least."""
@@ -110,7 +110,7 @@ class Loop:
         self.phases = {name: phase for name, phase in self.method.phases().items() if not phase.left_out}
         self.method.prepare(self.shard, self.clusters)
         if self.skip_pretraining:
-            while self.phase_index < len(self.phases) and self._phase()[1].alpha == 0:
+            while self.phase_index < len(self.phases) and not isinstance(self._phase()[1], Clustering):
                 self.phase_index += 1
         if self.phase_index < len(self.phases):
             self.optimisers = self._new_optimisers()
@@ -155,7 +155,7 @@ class Loop:
         done, stopped = 0, False
         while self.phase_step < length and not stopped:
             now = self._now(name, phase, length)
-            stopped = phase.alpha > 0 and self._cluster(now, phase)
+            stopped = isinstance(phase, Clustering) and self._cluster(now, phase)
             if stopped:
                 break
             self._train_step(now, phase, players, length, sums)
@@ -173,7 +173,7 @@ class Loop:
         progress = self.phase_step / length
         return Now(name, phase.alpha_at(progress), progress, self.phase_step // self.per_epoch, self.step)
 
-    def _cluster(self, now: Now, phase: Phase) -> bool:
+    def _cluster(self, now: Now, phase: Clustering) -> bool:
         """Begin clustering or update it, where it is due; whether the phase's stop rule or the method's own holds.
 
         A later phase starts with an update, so that a method can turn to that phase's targets; it stops none.

@@ -78,23 +78,12 @@ class Optimiser(Settings):
 
 
 class Phase(Settings):
-    """One stretch of training with its own optimiser, length, weight of the clustering loss, and stop rule."""
+    """One stretch of training with its own optimiser and length."""
 
     length: Length = "100 epochs"
     """How long it lasts at most; 0 leaves it out."""
     optimiser: Optimiser = Optimiser()
     """How the network's parameters step."""
-    alpha: float = Field(0.0, ge=0, le=1)
-    """Weight of the clustering loss (eq. 11): alpha * clustering + (1 - alpha) * network."""
-    ramp: float = Field(0.0, ge=0, le=1)
-    """Share of the phase over which alpha rises linearly from 0 to its value."""
-    update_every: Interval = "1 epochs"
-    """Interval between two cluster updates, once clustering has begun."""
-    tolerance: float = Field(0.0, ge=0, lt=1)
-    """Stop the phase when fewer than this share of all rows changed cluster since an update at least 140 steps before
-    (IDEC's interval on MNIST: in the few steps of a small set's epoch nothing moves); 0 never stops."""
-    corruption: float = Field(0.0, ge=0, lt=1)
-    """Share of the network's inputs set to zero (denoising)."""
 
     @property
     def left_out(self) -> bool:
@@ -102,5 +91,37 @@ class Phase(Settings):
         return not steps(self.length, 1)
 
     def alpha_at(self, progress: float) -> float:
-        """Weight of the clustering loss at this progress in [0, 1) of the phase."""
+        """Weight of the clustering loss (eq. 11) at this progress in [0, 1) of the phase."""
+        return 0.0
+
+
+class Pretraining(Phase):
+    """One in which an autoencoder learns to reconstruct its rows, or what was hidden of them."""
+
+    corruption: float = Field(0.0, ge=0, lt=1)
+    """Share of the network's inputs set to zero (denoising)."""
+
+
+class Clustering(Phase):
+    """One in which clusters are updated, with a stop rule. Where there are several losses, the method weighs them."""
+
+    update_every: Interval = "1 epochs"
+    """Interval between two cluster updates, once clustering has begun."""
+    tolerance: float = Field(0.0, ge=0, lt=1)
+    """Stop the phase when fewer than this share of all rows changed cluster since an update at least 140 steps before
+    (IDEC's interval on MNIST: in the few steps of a small set's epoch nothing moves); 0 never stops."""
+
+    def alpha_at(self, progress: float) -> float:
+        return 1.0
+
+
+class Joint(Clustering):
+    """One in which the clustering loss is weighed against the network's (eq. 11)."""
+
+    alpha: float = Field(0.5, gt=0, le=1)
+    """Weight of the clustering loss: alpha * clustering + (1 - alpha) * network."""
+    ramp: float = Field(0.0, ge=0, le=1)
+    """Share of the phase over which alpha rises linearly from 0 to its value."""
+
+    def alpha_at(self, progress: float) -> float:
         return self.alpha * min(1.0, progress / self.ramp) if self.ramp else self.alpha

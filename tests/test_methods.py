@@ -4,7 +4,7 @@ import ast
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -197,6 +197,68 @@ def test_every_recipe_trains_through_all_its_phases(name: str, recipe: str) -> N
     loop = raydc.loop.Loop(kind(config, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), 60)
     phases = {progress.phase for progress in loop}
     assert phases == set(kind(config, tuple(x.shape[1:])).phases())
+
+
+def short_run(name: str, changed: dict[str, Any]) -> dict[str, Tensor]:
+    """What six steps of every phase come to, with some settings changed."""
+    kind = load(name)
+    x, _ = blobs(kind, 160)
+    known = {path for path, _ in fields(kind.Config)}
+    quick = {path: value for path, value in kind.quick.items() if path in known}
+    short = {path: "6 steps" for path in known if path.endswith(".length")}
+    short |= {path: "2 steps" for path in known if path.endswith(".update_every")}
+    given = {} if kind.finds_clusters() else {"n_clusters": K}
+    shard = Shard.of(x)
+    torch.manual_seed(0)
+    method = kind(build(kind.Config, unflatten(quick | short | given | changed), at="method"), tuple(x.shape[1:]))
+    loop = raydc.loop.Loop(method, shard, CollectiveClusters(shard, 0), 40)
+    assert loop.phases, "a method without phases trains nothing"
+    assert {progress.phase for progress in loop} == {*loop.phases}
+    return {"labels": loop.finish(), **method.state_dict(), **method.rows}
+
+
+LATER = {
+    "dcc.settled": "a stop rule",
+    "jule.final": "a merge that few steps do not reach",
+    "jule.margin": "a loss between merges that few steps do not reach",
+}
+"""Settings that six steps do not show, and why."""
+
+
+@pytest.mark.parametrize("name", [name for name in available() if name != "kmeans"])
+def test_no_setting_is_without_effect(name: str) -> None:
+    """Beside lengths, intervals and stop rules, and groups with tests of their own."""
+    plain, checked = short_run(name, {}), 0
+    layers = load(name)(settings(name), tuple(blobs(load(name), 4)[0].shape[1:])).phases()
+    for path, field in fields(load(name).Config):
+        group, _, leaf = path.partition(".")
+        own = group not in ("network", "augment", "generator", "recipe", "n_clusters") and "optimiser" not in leaf
+        reached = path not in (f.removeprefix(f"{name}.") for f in LATER) and (
+            group != "layerwise" or "layer 1" in layers
+        )
+        if not own or not reached or leaf in ("length", "update_every", "tolerance"):
+            continue
+        value = field.default
+        choices = [choice for choice in get_args(field.annotation) if choice != value]
+        other = choices[0] if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
+        if isinstance(value, float):
+            other = 0.7 if value < 0.5 else 1.5 * value if leaf == "" and value >= 1 else 0.7 * value
+        assert not same(plain, short_run(name, {path: other})), f"{path} {value} and {other} come to the same"
+        checked += 1
+    assert checked
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "path", ["dcn.cluster.alpha", "dcc.cluster.ramp", "dec.pretrain.alpha", "dac.cluster.corruption"]
+)
+def test_a_phase_has_no_setting_that_would_do_nothing(path: str) -> None:
+    name, _, setting = path.partition(".")
+    with pytest.raises(SettingsError, match=f"method.{setting}: no such setting"):
+        build(load(name).Config, unflatten({setting: 0.2}), at="method")
 
 
 @every_method

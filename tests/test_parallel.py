@@ -23,6 +23,7 @@ from raydc.data.shard import DenseRows, split
 from raydc.loop import Loop, share_gradients
 from raydc.methods import available, load
 from raydc.methods.base import Method, Now
+from raydc.phases import Clustering
 from tests.method_cases import blobs, settings
 
 ROWS, GROUP, FIRST = 48, 8, 32
@@ -92,14 +93,15 @@ def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     begun = False
     for phase_name, phase in loop.phases.items():
-        now = Now(phase_name, phase.alpha, 0.5, 0, 1)
-        if phase.alpha and not begun:
+        clustering = isinstance(phase, Clustering)
+        now = Now(phase_name, phase.alpha_at(1.0), 0.5, 0, 1)
+        if clustering and not begun:
             torch.manual_seed(1)
             with torch.no_grad():
                 method.eval().begin(shard, clusters)
             begun = True
         found |= step(method, shard, clusters, now, phase_name)
-        if phase.alpha:
+        if clustering:
             torch.manual_seed(2)
             with torch.no_grad():
                 method.eval().update(shard, clusters, now)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from raydc.config import RunConfig
 from raydc.methods import available, load
-from raydc.phases import Phase, steps
+from raydc.phases import Clustering, Joint, Phase, steps
 from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
 
 RUN = {"method": {"name": "dec"}, "data": {"path": "digits"}, "output": {"out": "somewhere"}}
@@ -61,7 +61,7 @@ def test_lengths_by_hand():
     with pytest.raises(SettingsError, match='expected a length such as "300 epochs"'):
         build(Phase, {"length": "long"})
     with pytest.raises(SettingsError, match="update_every: expected an interval above 0"):
-        build(Phase, {"update_every": "0 epochs"})
+        build(Clustering, {"update_every": "0 epochs"})
 
 
 @pytest.mark.parametrize("length", ["1e6 steps", "1234567 steps", "2.5e6 steps", "0.1 epochs", "1e-05 epochs", 3])
@@ -71,7 +71,7 @@ def test_a_length_that_was_written_is_read_again(length):
 
 
 def test_alpha_ramps_by_hand():
-    phase = Phase(alpha=0.5, ramp=0.5)
+    phase = Joint(alpha=0.5, ramp=0.5)
     assert [phase.alpha_at(t) for t in (0.0, 0.25, 0.5, 0.9)] == [0.0, 0.25, 0.5, 0.5]
 
 

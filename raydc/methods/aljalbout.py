@@ -19,7 +19,7 @@ from raydc.data import Shard
 from raydc.methods.base import Card
 from raydc.methods.dec import DEC
 from raydc.networks import Network
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Joint, Optimiser
 
 SGD = Optimiser(name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-5)
 
@@ -37,7 +37,7 @@ class Aljalbout(DEC):
 
     class Config(DEC.Config):
         network: Network = Network(family="conv", latent=120)
-        cluster: Phase = Phase(length="100 epochs", optimiser=SGD, alpha=0.5, tolerance=1e-3)
+        cluster: Joint = Joint(length="100 epochs", optimiser=SGD, alpha=0.5, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": {

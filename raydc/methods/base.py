@@ -15,7 +15,7 @@ from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Clustering, Optimiser, Phase, Pretraining
 from raydc.settings import Settings, flatten, unflatten
 
 
@@ -128,10 +128,10 @@ class Method(nn.Module):
         @model_validator(mode="after")
         def _clusters_something(self) -> Self:
             phase = getattr(self, "cluster", None)
-            if isinstance(phase, Phase) and (phase.left_out or phase.alpha == 0):
+            if isinstance(phase, Clustering) and phase.left_out:
                 raise ValueError(
-                    "expected cluster.length and cluster.alpha above 0, else nothing is clustered; to cluster what an "
-                    "autoencoder alone has learned, take ae_kmeans"
+                    "expected cluster.length above 0, else nothing is clustered; to cluster what an autoencoder alone "
+                    "has learned, take ae_kmeans"
                 )
             return self
 
@@ -268,9 +268,9 @@ class AutoencoderMethod(Method):
 
     class Config(Method.Config):
         network: Network = Network()
-        layerwise: Phase = Phase(length="0 steps", corruption=0.2)
-        denoise: Phase = Phase(length="150 epochs", corruption=0.2)
-        pretrain: Phase = Phase(length="150 epochs", optimiser=Optimiser(schedule="cosine"))
+        layerwise: Pretraining = Pretraining(length="0 steps", corruption=0.2)
+        denoise: Pretraining = Pretraining(length="150 epochs", corruption=0.2)
+        pretrain: Pretraining = Pretraining(length="150 epochs", optimiser=Optimiser(schedule="cosine"))
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": {
@@ -311,7 +311,7 @@ class AutoencoderMethod(Method):
 
     def phases(self) -> dict[str, Phase]:
         config = self.config
-        stages = {f"layer {i + 1}": config.layerwise for i in range(self.net.layers)}
+        stages: dict[str, Phase] = {f"layer {i + 1}": config.layerwise for i in range(self.net.layers)}
         return stages | {"denoise": config.denoise, "pretrain": config.pretrain}
 
     def players(self, phase: str) -> dict[str, Player]:
@@ -323,7 +323,8 @@ class AutoencoderMethod(Method):
         return self.net.encode(x)
 
     def network_loss(self, batch: Batch, now: Now) -> Tensor:
-        corruption = self.phases()[now.phase].corruption
+        phase = self.phases()[now.phase]
+        corruption = phase.corruption if isinstance(phase, Pretraining) else 0.0
         layer = self._layer(now.phase)
         if layer is not None:
             clean, decoded = self.net.reconstruct_layer(batch.x, layer, corruption)

@@ -24,7 +24,7 @@ from raydc.methods.base import Card, Method, Now
 from raydc.networks.allconv import Classifier
 from raydc.networks.augment import Augment
 from raydc.networks.norm import batch_statistics_only
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Clustering, Optimiser, Phase
 
 
 class DAC(Method):
@@ -47,7 +47,7 @@ class DAC(Method):
         """Cosine above which a pair is taken for one cluster, at the start; it falls by lambda."""
         lower: float = Field(0.455, ge=0, lt=1)
         """Cosine up to which a pair is taken for two clusters, at the start; it rises by lambda / 10."""
-        cluster: Phase = Phase(length="46 epochs", optimiser=Optimiser(name="rmsprop", lr=1e-3), alpha=1.0)
+        cluster: Clustering = Clustering(length="46 epochs", optimiser=Optimiser(name="rmsprop", lr=1e-3))
 
         @model_validator(mode="after")
         def _thresholds_in_order(self) -> Self:

@@ -24,7 +24,7 @@ from raydc.data import Batch, Shard
 from raydc.losses.continuous import annealing_scales, geman_mcclure, linked_pairs
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, Card, FoundInRows, Group, Now, Parts, Player
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Clustering, Optimiser, Phase
 
 
 class DCC(AutoencoderMethod):
@@ -49,7 +49,7 @@ class DCC(AutoencoderMethod):
         """Edges of a global batch, once clustering has begun."""
         settled: float = Field(1e-3, ge=0, lt=1)
         """Stop when fewer than this share of the edges change, once the pairs' scale has reached its floor."""
-        cluster: Phase = Phase(length="500 epochs", optimiser=Optimiser(beta1=0.99), alpha=1, update_every="20 epochs")
+        cluster: Clustering = Clustering(length="500 epochs", optimiser=Optimiser(beta1=0.99), update_every="20 epochs")
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {"paper": AutoencoderMethod.Config.recipes["paper"]}
 

@@ -22,7 +22,7 @@ from raydc.losses.hardening import squared_distances, student_t
 from raydc.losses.kmeans import kmeans_loss
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, Card, Now, Parts
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Clustering, Optimiser, Phase
 
 
 class DCN(AutoencoderMethod):
@@ -41,7 +41,7 @@ class DCN(AutoencoderMethod):
         """lambda, the weight of the k-means loss (halved, as in the paper)."""
         first_count: float = Field(100.0, gt=0)
         """Rows that each centroid is taken to stand for at the start: damps its first moves."""
-        cluster: Phase = Phase(length="50 epochs", optimiser=Optimiser(lr=1e-4), alpha=0.5)
+        cluster: Clustering = Clustering(length="50 epochs", optimiser=Optimiser(lr=1e-4))
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {"paper": AutoencoderMethod.Config.recipes["paper"]}
 

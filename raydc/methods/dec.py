@@ -19,7 +19,7 @@ from raydc.data import Batch, Shard
 from raydc.losses.hardening import hardening, sharpen, student_t
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Joint, Optimiser, Phase
 
 
 class DEC(AutoencoderMethod):
@@ -40,7 +40,7 @@ class DEC(AutoencoderMethod):
         """Exponent that sharpens q into the target (eq. 4)."""
         centroid_rate: float = Field(1.0, gt=0)
         """Learning rate of the centroids, times the network's."""
-        cluster: Phase = Phase(length="100 epochs", optimiser=Optimiser(lr=1e-4), alpha=1.0, tolerance=1e-3)
+        cluster: Joint = Joint(length="100 epochs", optimiser=Optimiser(lr=1e-4), alpha=1.0, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": AutoencoderMethod.Config.recipes["paper"]
@@ -79,7 +79,7 @@ class DEC(AutoencoderMethod):
         return batch.mean(hardening(self.rows["target"][batch.row], self.soft(batch.x)))
 
     def loss(self, batch: Batch, now: Now, player: str) -> Parts:
-        if not 0 < now.alpha < 1 or self.config.cluster.corruption:
+        if not 0 < now.alpha < 1:
             return super().loss(batch, now, player)
         # the same two losses, from one pass through the encoder
         z = self.features(batch.x)

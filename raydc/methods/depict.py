@@ -27,7 +27,7 @@ from raydc.losses.information import cross_entropy, probabilities
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import Card, Group, Method, Now, Parts, Player
 from raydc.networks.layered import LayeredNetwork
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Joint, Optimiser, Phase
 
 ADAM = Optimiser(lr=1e-4)
 
@@ -54,9 +54,9 @@ class DEPICT(Method):
         hidden_weight: float = Field(0.1, ge=0)
         """Weight of the reconstruction of a hidden layer; that of rows is 1."""
         pretrain: Phase = Phase(length="300 epochs", optimiser=Optimiser(schedule="cosine"))
-        start: Phase = Phase(length="20 epochs", optimiser=ADAM, alpha=0.5)
+        start: Joint = Joint(length="20 epochs", optimiser=ADAM, alpha=0.5)
         """Learning the labels of k-means."""
-        cluster: Phase = Phase(length="200 epochs", optimiser=ADAM, alpha=0.5, tolerance=1e-4)
+        cluster: Joint = Joint(length="200 epochs", optimiser=ADAM, alpha=0.5, tolerance=1e-4)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": {

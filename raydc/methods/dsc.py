@@ -26,7 +26,7 @@ from raydc.losses.expression import coefficient_energy, self_expression
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
 from raydc.networks.strided import Strided
-from raydc.phases import Phase
+from raydc.phases import Clustering, Phase, Pretraining
 
 BYTES = 64
 """A pair of rows costs this much: a coefficient, its gradient and moments, and the copies of the spectral step."""
@@ -48,9 +48,9 @@ class DSC(AutoencoderMethod):
 
     class Config(AutoencoderMethod.Config):
         network: Strided = Strided(family="conv")
-        denoise: Phase = Phase(length="0 epochs", corruption=0.2)
-        pretrain: Phase = Phase(length="300 epochs")
-        cluster: Phase = Phase(length="30 epochs", alpha=0.5, update_every="10 epochs")
+        denoise: Pretraining = Pretraining(length="0 epochs", corruption=0.2)
+        pretrain: Pretraining = Pretraining(length="300 epochs")
+        cluster: Clustering = Clustering(length="30 epochs", update_every="10 epochs")
         recipes: ClassVar[dict[str, dict[str, Any]]] = {}
         penalty: float = Field(1.0, ge=0)
         """Weight of the squared coefficients."""

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from raydc.methods.base import AutoencoderMethod, Card
 from raydc.methods.dec import DEC
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Joint, Optimiser
 
 
 class IDEC(DEC):
     card: ClassVar[Card] = replace(DEC.card, source="Guo et al. 2017", combination="pretraining, then joint training")
 
     class Config(DEC.Config):
-        cluster: Phase = Phase(length="100 epochs", optimiser=Optimiser(lr=1e-4), alpha=0.1 / 1.1, tolerance=1e-3)
+        cluster: Joint = Joint(length="100 epochs", optimiser=Optimiser(lr=1e-4), alpha=0.1 / 1.1, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": AutoencoderMethod.Config.recipes["paper"]

@@ -24,7 +24,7 @@ from raydc.losses.information import adversarial_direction, cross_entropy, proba
 from raydc.methods.base import Card
 from raydc.methods.rim import RIM
 from raydc.networks.norm import batch_statistics_only
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Clustering, Joint, Optimiser
 
 
 class IMSAT(RIM):
@@ -51,8 +51,8 @@ class IMSAT(RIM):
         """Which neighbour's distance that is."""
         probe: float = Field(10 / 28, gt=0)
         """xi: where the power iteration starts, times the square root of the number of features."""
-        start: Phase = Phase(length="0 steps", optimiser=Optimiser(lr=2e-3), alpha=1.0)
-        cluster: Phase = Phase(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.1 / 1.1)
+        start: Clustering = Clustering(length="0 steps", optimiser=Optimiser(lr=2e-3))
+        cluster: Joint = Joint(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.1 / 1.1)
 
     config: Config
 

@@ -24,7 +24,7 @@ from raydc.losses.information import cross_entropy, probabilities
 from raydc.methods.base import Card, Group, Method, Now, Parts, Player
 from raydc.networks.gan import AdversarialNetwork
 from raydc.networks.norm import batch_statistics_only
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Joint, Optimiser, Phase
 
 
 class InfoGAN(Method):
@@ -48,7 +48,7 @@ class InfoGAN(Method):
         """Continuous codes beside the category."""
         generator: Optimiser = Optimiser(lr=1e-3, beta1=0.5)
         """How the generator steps; the critic and Q step by the phase's optimiser."""
-        adversarial: Phase = Phase(length="5000 steps", optimiser=Optimiser(lr=2e-4, beta1=0.5), alpha=0.5)
+        adversarial: Joint = Joint(length="5000 steps", optimiser=Optimiser(lr=2e-4, beta1=0.5), alpha=0.5)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {"code": {"network.leak": 0.01}}
 

@@ -30,7 +30,7 @@ from raydc.losses.agglomerative import agglomerative_triplets
 from raydc.losses.hardening import student_t
 from raydc.methods.base import Card, Method, Now
 from raydc.networks.encoder import Encoder
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Clustering, Optimiser, Phase
 
 BYTES = 200
 """A row's neighbour costs about this much while clusters are merged (100 measured) and its graph is gathered."""
@@ -63,7 +63,7 @@ class JULE(Method):
         """Margin of the triplets."""
         final: Literal["rc", "sf"] = "rc"
         """rc: agglomerate the final features anew; sf: straight from the last period."""
-        cluster: Phase = Phase(length="500 epochs", optimiser=SGD, alpha=1.0, update_every="20 epochs")
+        cluster: Clustering = Clustering(length="500 epochs", optimiser=SGD, update_every="20 epochs")
 
     quick: ClassVar[dict[str, Any]] = {
         "network.channels": 8,

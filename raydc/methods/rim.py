@@ -20,7 +20,7 @@ from raydc.data import Batch, Shard
 from raydc.losses.information import cross_entropy, entropy, probabilities
 from raydc.methods.base import Card, Method, Now, Parts
 from raydc.networks.classifier import Classifier
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Clustering, Joint, Optimiser, Phase
 
 
 class RIM(Method):
@@ -43,9 +43,9 @@ class RIM(Method):
         """lambda, the weight of the squared weights."""
         balance: float = Field(1.0, gt=0)
         """mu, the weight of the marginal entropy H(Y) beside the conditional one."""
-        start: Phase = Phase(length="5 epochs", optimiser=Optimiser(lr=2e-3), alpha=1.0)
+        start: Clustering = Clustering(length="5 epochs", optimiser=Optimiser(lr=2e-3))
         """Learning the labels of k-means."""
-        cluster: Phase = Phase(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.5)
+        cluster: Joint = Joint(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.5)
 
     config: Config
 
@@ -63,7 +63,7 @@ class RIM(Method):
         logits = self.net(batch.x)
         if now.phase == "start":
             known = F.one_hot(self.rows["known"][batch.row], self.n_clusters)
-            return {"clustering": (now.alpha, batch.mean(cross_entropy(known, logits)))}
+            return {"clustering": (1.0, batch.mean(cross_entropy(known, logits)))}
         return {
             "network": (1 - now.alpha, self.regulariser(batch, logits)),
             "clustering": (now.alpha, self.information(batch, logits)),

@@ -26,7 +26,7 @@ from raydc.losses.mixture import bernoulli_error, log_joint, mixture_kl
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
-from raydc.phases import Optimiser, Phase
+from raydc.phases import Joint, Optimiser, Phase
 
 ADAM = Optimiser(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)
 
@@ -48,7 +48,7 @@ class VaDE(AutoencoderMethod):
         network: VariationalNetwork = VariationalNetwork()
         mixture_rate: float = Field(1.0, gt=0)
         """Learning rate of the mixture, times the network's."""
-        cluster: Phase = Phase(length="300 epochs", optimiser=ADAM, alpha=0.5, ramp=1 / 6)
+        cluster: Joint = Joint(length="300 epochs", optimiser=ADAM, alpha=0.5, ramp=1 / 6)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": AutoencoderMethod.Config.recipes["paper"] | {"cluster.length": "3000 epochs", "cluster.ramp": 0.0},
