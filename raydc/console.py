@@ -48,7 +48,8 @@ class Live:
             self.console.print(f"note: {note}", style="dim")
         where = f"{training.workers.plain()} workers" if training.workers else "this process"
         what = f"{survey.rows:,} rows of {'x'.join(map(str, job.shape))}"
-        self.console.print(f"{job.config.method_name} on {what}, batches of {job.batch_size}, in {where}")
+        batches = f", batches of {job.batch_size}" if phases else ""  # k-means takes none
+        self.console.print(f"{job.config.method_name} on {what}{batches}, in {where}")
         if self.console.is_terminal:
             text = TextColumn("{task.description}  {task.completed:.0f}/{task.total:.0f}  {task.fields[state]}")
             self.bars = Bars(BarColumn(24), text, TimeElapsedColumn(), console=self.console)
@@ -177,9 +178,11 @@ def plan(planned: Plan) -> None:
         table.add_row(name, f"{steps:,}", f"{planned.seconds[name] / 60:.1f}")
     table.add_row("all", f"{sum(planned.steps.values()):,}", f"{sum(planned.seconds.values()) / 60:.1f}")
     console.print(table)
+    batches = f"batches of {planned.batch_size}, " if planned.batch_size else ""
+    held = "" if planned.batch_size else " at a time"
     console.print(
-        f"workers {training.workers.plain()}, batches of {job.batch_size}, {planned.parameters:,} parameters, "
-        f"{planned.memory / 1e6:,.1f} MB of rows a worker; times are of this machine's CPU in fp32"
+        f"workers {training.workers.plain()}, {batches}{planned.parameters:,} parameters, "
+        f"{planned.memory / 1e6:,.1f} MB of rows a worker{held}; times are of this machine's CPU in fp32"
     )
     state = "is finished there already" if planned.run.finished else "would be written there"
     console.print(f"{job.config.output.out}: the run {state}; nothing was started")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from raydc import streamed
 from raydc.clusters.local import CollectiveClusters
 from raydc.config import RunConfig
 from raydc.data import Shard
@@ -101,29 +102,43 @@ class Plan:
     seconds: dict[str, float]
     """Of each phase at most, from a few steps on this machine with one worker's share of a batch."""
     memory: int
-    """Bytes of rows that each worker keeps."""
+    """Bytes of rows that each worker keeps; of streamed rows those that it holds at a time."""
     parameters: int
+    batch_size: int | None
+    """Rows of a batch; None where the method is not trained."""
 
 
 def plan(config: RunConfig) -> Plan:
-    """Check everything and time a few steps of each phase on made-up rows; nothing is started or written."""
+    """Check everything and time a few steps of each phase on made-up rows; nothing is started or written.
+
+    Of a method whose rows are streamed, one row group is read and counted instead.
+    """
     run = check(config)
     job, workers = run.job, max(config.training.workers, 1)
+    streaming = streamed.plan_of(job, "plan")
+    if streaming is not None:
+        seconds = streaming.iterations * streamed.seconds_of_an_iteration(streaming, job) / workers
+        memory = 4 * max(map(len, job.survey.groups)) * math.prod(job.shape)
+        centroids = streaming.n_clusters * streaming.dim
+        return Plan(
+            job, run, {"iterations": streaming.iterations}, {"iterations": seconds}, memory, centroids, batch_size=None
+        )
     steps = phase_steps(job)
     short = config.with_settings({f"method.{name}.length": "3 steps" for name in _lengths(config)})
     share = max(-(-job.batch_size // workers), config.method.n_clusters or 1)
-    seconds: dict[str, float] = {}
+    each: dict[str, float] = {}
     torch.set_num_threads(config.training.threads)
     with torch.random.fork_rng([]):
         loop, before = _dry_loop(short, job, share), time.perf_counter()
         for progress in loop:
             now = time.perf_counter()
             # the first step of a phase prepares it; an epoch of these few rows is one step
-            seconds[progress.phase] = min(seconds.get(progress.phase, float("inf")), now - before)
+            each[progress.phase] = min(each.get(progress.phase, float("inf")), now - before)
             before = now
     parameters = sum(p.numel() for p in loop.method.parameters())
     memory = 4 * job.survey.rows * math.prod(job.shape) // workers
-    return Plan(job, run, steps, {name: seconds.get(name, 0.0) * n for name, n in steps.items()}, memory, parameters)
+    seconds_of = {name: each.get(name, 0.0) * n for name, n in steps.items()}
+    return Plan(job, run, steps, seconds_of, memory, parameters, job.batch_size)
 
 
 def _lengths(config: RunConfig) -> list[str]:

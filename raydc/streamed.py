@@ -6,8 +6,9 @@ service can be looked up in the cluster by the name of the run (raydc.clusters.r
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from raydc.clusters import passes
 from raydc.clusters.rule import Clustering
 from raydc.clusters.service import Plan, serve
-from raydc.clusters.stream import work
+from raydc.clusters.stream import rows_of, work
 from raydc.connection import gpu_for_each
 from raydc.data import RowGroup, opened, read_group
 from raydc.data.source import Block, to_float32
@@ -44,6 +45,25 @@ def plan_of(job: Job, run: str) -> Plan | None:
     rows = tuple(map(len, job.survey.groups))
     weighted = job.config.data.weight_column is not None
     return Plan(run=run, dim=int(np.prod(job.shape)), rows=rows, weighted=weighted, seed=job.clusters_seed, **options)
+
+
+def seconds_of_an_iteration(plan: Plan, job: Job) -> float:
+    """Of one worker over all rows, on this machine: from the first row group, read, scaled and counted a few times."""
+    group, draw = job.survey.groups[0], torch.Generator().manual_seed(plan.seed)
+    torch.set_num_threads(job.config.training.threads)
+    now = plan.model_copy(update={"rows": (len(group),)}).begin()
+    now = replace(now, given=torch.randn(plan.n_clusters, plan.dim, generator=draw))
+    rows, reading, counting = Rows(job), [], []
+    for _ in range(4):  # the survey, an iteration that compiles, and two that count
+        began = time.perf_counter()
+        x, weights = rows_of(plan, group, rows)
+        read = time.perf_counter()
+        step = passes.pass_of(now)
+        step.add(x, weights, np.arange(len(group)))
+        reading.append(read - began)
+        counting.append(time.perf_counter() - read)
+        now = now if now.version else now.after({name: torch.from_numpy(a) for name, a in step.result().items()})
+    return (min(reading) + plan.restarts * min(counting[1:])) * job.survey.rows / len(group)
 
 
 @dataclass(frozen=True)

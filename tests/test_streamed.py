@@ -14,6 +14,7 @@ from raydc.clusters import ray as over_ray
 from raydc.config import RunConfig
 from raydc.data import DataError, split
 from raydc.model import ClusteringModel
+from raydc.run import plan
 from raydc.settings import unflatten
 from raydc.train import Interrupted, Watch, check, run_name, train
 from tests.runs import alone, weights
@@ -123,6 +124,22 @@ def test_rows_that_change_meanwhile_end_the_run(place, tmp_path):
     np.save(tmp_path / "rows.npy", values + 1)
     with pytest.raises(DataError, match="have changed since they were checked"):
         train(run)
+
+
+@pytest.mark.parametrize("changes", [{}, {"method.balanced": True}, {"data.weight_column": "w"}])
+def test_a_dry_run_tells_what_an_iteration_costs(tmp_path, changes):
+    x = rows()
+    columns = {f"f{j}": x[:, j] for j in range(x.shape[1])} | {"w": np.ones(len(x))}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet", row_group_size=500)
+    named = {"data.columns": tuple(f"f{j}" for j in range(x.shape[1]))}
+    once, twice = (
+        plan(settings(tmp_path / "run", tmp_path / "rows.parquet", **named, **changes, **{"method.iterations": many}))
+        for many in (8, 800)
+    )
+    assert once.steps == {"iterations": 8} and once.batch_size is None and once.parameters == 7 * 5
+    assert 0 < once.seconds["iterations"] < twice.seconds["iterations"]
+    assert once.memory == 4 * max(map(len, once.job.survey.groups)) * 5
+    assert not (tmp_path / "run").exists()
 
 
 def test_parts_are_whole_row_groups():
