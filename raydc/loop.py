@@ -20,6 +20,7 @@ from raydc.clusters import Clusters
 from raydc.data import Shard
 from raydc.failpoints import failpoint
 from raydc.methods.base import Group, Method, Now, Player
+from raydc.metrics.monitors import regrouped_share
 from raydc.phases import Clustering, Optimiser, Phase, steps
 
 SETTLING = 140
@@ -201,20 +202,25 @@ class Loop:
         self.method.rows["settling"], self.compared = labels.clone(), self.step
         if before is None:
             return False
-        return int(self.clusters.total((labels != before).sum())) < tolerance * self.shard.total
+        return self._changed(labels, before) < tolerance
+
+    def _changed(self, labels: Tensor, before: Tensor) -> float:
+        """Share of all rows whose cluster is another one than before."""
+        if self.method.renames:
+            both = collectives.gather(torch.stack([labels, before], 1), self.shard.sizes).cpu().numpy()
+            return regrouped_share(both[:, 0], both[:, 1])
+        return int(self.clusters.total((labels != before).sum())) / self.shard.total
 
     def _judge(self, labels: Tensor) -> None:
         """Compare labels with those of the last update, over all workers; the first ones are kept as "initial"."""
-        rows, total = self.method.rows, self.shard.total
-        previous = rows.get("previous")
+        rows, previous = self.method.rows, self.method.rows.get("previous")
+        changed = None if previous is None else self._changed(labels, previous)
         rows.setdefault("initial", labels.clone())
         rows["previous"] = labels.clone()
-        moved = (labels != previous).sum() if previous is not None else labels.new_zeros(())
         found = int(collectives.maximum(labels.max() if len(labels) else labels.new_zeros(())))
         counts = torch.bincount(labels, minlength=found + 1)
-        moved, *sizes = self.clusters.total(torch.cat([moved[None], counts])).tolist()
-        changed = None if previous is None else moved / total
-        self._clustered = (changed, sum(size > 0 for size in sizes), max(sizes) / total)
+        sizes = self.clusters.total(counts).tolist()
+        self._clustered = (changed, sum(size > 0 for size in sizes), max(sizes) / self.shard.total)
 
     @flushing_denormals()
     def _train_step(

@@ -80,6 +80,21 @@ def test_vade_keeps_its_clusters_apart_while_the_mixture_is_fitted_again():
     assert max(share for share in changed if share is not None) < 0.2
 
 
+@pytest.mark.parametrize("name", ["dec", "dsc"])
+def test_rows_changed_cluster_only_where_the_company_is_another(name, monkeypatch):
+    """DSC's spectral step numbers its clusters anew each time; a method that does not is told by their numbers."""
+    x, _ = blobs(load(name))
+    kind, update, turns = load(name), load(name).update, iter(range(1, 100))
+
+    def turned(self, *given):
+        return (update(self, *given) + next(turns)) % K
+
+    monkeypatch.setattr(kind, "update", turned)
+    loop = loop_over(name, x)
+    changed = [entry.changed for entry in loop if entry.phase == "cluster" and entry.changed is not None]
+    assert changed and (min(changed) > 0.5 if name == "dec" else max(changed) < 0.5)
+
+
 def test_jule_finds_more_clusters_than_there_are_chains():
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     method = load("jule")

@@ -8,7 +8,6 @@ from sklearn.metrics import silhouette_score
 
 from raydc.metrics.monitors import (
     balance,
-    changed_share,
     cluster_monitors,
     cluster_sizes,
     clusters_alive,
@@ -17,6 +16,7 @@ from raydc.metrics.monitors import (
     effective_rank,
     largest_share,
     mean_confidence,
+    regrouped_share,
     silhouette,
     silhouettes,
     smallest_share,
@@ -53,11 +53,29 @@ def test_balance_at_its_ends():
     assert effective_clusters([5, 5, 0, 0]) == pytest.approx(2)
 
 
-def test_confidence_and_changes():
-    assert mean_confidence([[0.9, 0.1], [0.3, 0.7]]) == pytest.approx(0.8)
-    assert changed_share([0, 1, 2, 2], [0, 1, 1, 2]) == 0.25
+@pytest.mark.parametrize(
+    "labels, before, share",
+    [
+        ([2, 2, 0, 1], [0, 0, 1, 2], 0.0),  # other names alone
+        ([0, 0, 0, 1, 1], [0, 0, 1, 2, 2], 0.2),  # one row joins two
+        ([0, 0, 1, 2, 2], [1, 1, 1, 0, 0], 0.2),  # and leaves them
+        ([0] * 10 + [0] * 3, [0] * 10 + [1] * 3, 3 / 13),  # the smaller of two that merge
+        ([0, 1, 2, 2], [0, 1, 1, 2], 0.25),
+        ([0, 0, 1, 1], [0, 1, 0, 1], 0.5),
+    ],
+)
+def test_rows_that_changed_company_by_hand(labels, before, share):
+    assert regrouped_share(labels, before) == pytest.approx(share)
+    assert regrouped_share(before, labels) == pytest.approx(share)
+
+
+def test_changes_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="same rows twice"):
-        changed_share([0, 1], [0])
+        regrouped_share([0, 1], [0])
+
+
+def test_confidence():
+    assert mean_confidence([[0.9, 0.1], [0.3, 0.7]]) == pytest.approx(0.8)
     with pytest.raises(ValueError, match="memberships"):
         mean_confidence([0.5, 0.5])
 

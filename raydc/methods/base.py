@@ -101,6 +101,8 @@ class Method(nn.Module):
     needs_image: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = False
     """Whether rows count by their weights, where the data have any; a method that does not refuses such data."""
+    renames: ClassVar[bool] = False
+    """Whether clusters are numbered anew at each update; what changed is then told by which rows are together."""
     quick: ClassVar[dict[str, Any]] = {}
     """Settings (dotted) for a first look at a few hundred small rows; what the contract tests run."""
 

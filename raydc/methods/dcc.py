@@ -39,6 +39,7 @@ class DCC(AutoencoderMethod):
         after="connected components",
         refuses="dcc's clusters are components of its training rows' graph, of which a new row is no part",
     )
+    renames: ClassVar[bool] = True
 
     class Config(AutoencoderMethod.Config):
         n_clusters: FoundInRows = 0
@@ -83,8 +84,7 @@ class DCC(AutoencoderMethod):
         if phase != "cluster":
             return super().players(phase)
         weights, biases = ([p for p in self.net.parameters() if (p.dim() > 1) == many] for many in (True, False))
-        own = Group([self.rows["representative"]], local=True)
-        return {"all": Player([Group(weights), Group(biases, rate=2.0), own])}
+        return {"all": Player([Group(weights), Group(biases, 2.0), Group([self.rows["representative"]], local=True)])}
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         self.graph = EdgeGraph.mutual(shard.map(lambda x: x.flatten(1)), self.config.neighbours, clusters)

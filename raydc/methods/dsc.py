@@ -45,6 +45,7 @@ class DSC(AutoencoderMethod):
         refuses="dsc expresses training rows by each other and has no rule for a row that was not among them",
     )
     scaling: ClassVar[str] = "unit"
+    renames: ClassVar[bool] = True
 
     class Config(AutoencoderMethod.Config):
         network: Strided = Strided(family="conv")

@@ -32,8 +32,8 @@ from raydc.methods.base import Card, Method, Now
 from raydc.networks.encoder import Encoder
 from raydc.phases import Clustering, Optimiser, Phase
 
+# a row's neighbour costs about this many bytes while clusters are merged (100 measured) and its graph is gathered
 BYTES = 200
-"""A row's neighbour costs about this much while clusters are merged (100 measured) and its graph is gathered."""
 SGD = Optimiser(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-5, schedule="inverse", factor=1e-4, power=0.75)
 
 
@@ -50,6 +50,7 @@ class JULE(Method):
     )
     batch_size: ClassVar[int] = 100
     scaling: ClassVar[str] = "unit"
+    renames: ClassVar[bool] = True
 
     class Config(Method.Config):
         network: Encoder = Encoder()

@@ -66,15 +66,23 @@ def mean_confidence(memberships: ArrayLike) -> float:
     return float(soft.max(axis=1).mean())
 
 
-def changed_share(labels: ArrayLike, before: ArrayLike) -> float:
-    """Share of rows [N] whose label differs from before, by id: clusters must not have been renumbered. In [0, 1].
+def regrouped_share(labels: ArrayLike, before: ArrayLike) -> float:
+    """Share of rows [N] that changed company since before, whatever the clusters are called. In [0, 1).
 
-    Known failure: 0 also for a collapsed run. Xie et al. 2016 (arXiv:1511.06335) stop DEC below a tolerance of it.
+    One minus the lesser purity of the two partitions by each other (Manning, Raghavan and Schuetze 2008, 16.3): of
+    clusters that merge, and of parts that one splits into, all but the largest count. Known failure: 0 also for a
+    collapsed run.
     """
     now, then = np.asarray(labels), np.asarray(before)
     if now.ndim != 1 or now.shape != then.shape or not len(now):
         raise ValueError(f"expected labels [N] of the same rows twice, got {list(now.shape)} and {list(then.shape)}")
-    return float((now != then).mean())
+    groups, together = np.unique(np.stack([now, then]), axis=1, return_counts=True)
+    kept = []
+    for side in groups:
+        largest = np.zeros(side.max() + 1, np.int64)
+        np.maximum.at(largest, side, together)
+        kept.append(largest.sum())
+    return 1.0 - float(min(kept)) / len(now)
 
 
 def effective_rank(embeddings: ArrayLike) -> float:
