@@ -38,9 +38,9 @@ class Surveyor:
         if (kept := self._kept(source, settings)) is not None:
             return kept
         parts = parts_of(source)
-        if not self.on_ray or bytes_of(source) < MUCH or len(parts) == 1:
+        if not self.on_ray or size_of(source) < MUCH or len(parts) == 1:
             return survey(source, settings, self._looks(source))
-        self.note(f"{bytes_of(source) / 1e9:.0f} GB of rows are read and checked once, in {len(parts)} parts")
+        self.note(f"{size_of(source) / 1e9:.0f} GB of rows are read and checked once, in {len(parts)} parts")
         with connection.ray_cluster(1):
             return survey(source, settings, self._seen(source, parts))
 
@@ -79,7 +79,7 @@ class Surveyor:
             yield look(source, piece)
 
 
-def bytes_of(source: Source) -> int:
+def size_of(source: Source) -> int:
     """Of all rows, uncompressed; what sparse rows would take if they were dense."""
     return source.n_rows * source.n_features * source.dtype.itemsize
 
