@@ -202,7 +202,7 @@ def zombie(lab: Lab, repeat: int) -> float:
     expected, folder = undisturbed(lab, repeat % 4), str(lab.folder / "run")
     actor = over_ray.ACTOR.options(num_cpus=0)
     old = actor.remote(None, CentroidService, folder, plan)
-    before = over_ray.RemoteService(old, timeout_s=20.0)
+    before = over_ray.RemoteService(old)
     for _ in range(lab.dice.randint(1, 3)):
         work(before, plan, groups, Rows(x))
     late = contribution(plan, before.state(), groups, Rows(x))
