@@ -93,6 +93,6 @@ def test_sums_made_with_the_labels_are_those_made_after_them():
         assert counts[r].tolist() == torch.bincount(own[r], minlength=9).tolist()
         expected = torch.zeros(9, 21, dtype=torch.float64).index_add_(0, own[r], x.double())
         assert torch.equal(torch.from_numpy(sums[r]), expected), "the order of rows"
-    distance = 2 * assigner.scores(x, own) + x.double().square().sum(1)
+    distance = assigner.distances(x, kmeans.squares(x), own)
     around = torch.stack([kmeans.distances(x, own[r].long(), c.view(2, 9, 21)[r]) for r in range(2)])
     torch.testing.assert_close(distance, around, rtol=1e-12, atol=1e-12)

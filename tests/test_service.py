@@ -340,10 +340,23 @@ def test_damaged_snapshots_fall_back_and_never_start_fresh(folder):
         Snapshots(folder).newest()
 
 
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def splitmix64(state: int) -> int:
+    """Steele, Lea and Flood, OOPSLA 2014, the mixing of a state modulo 2^64, by Python's integers; halved."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state %= 1 << 64
+        state = (state ^ (state >> shift)) * factor
+    state %= 1 << 64
+    return (state ^ (state >> 31)) >> 1
+
+
 def test_checksums_of_positions_tell_a_row_counted_twice():
     rows = np.arange(1000)
     assert kmeans.checksum(rows, 3) == (kmeans.checksum(rows[:300], 3) + kmeans.checksum(rows[300:], 3)) % (1 << 63)
     assert kmeans.checksum(np.append(rows[1:], 1), 3) != kmeans.checksum(rows, 3)
+    assert kmeans.hashed(np.array([0, 5]), 3).tolist() == [splitmix64(0 + 4 * GOLDEN), splitmix64(5 + 4 * GOLDEN)]
     spread = torch.from_numpy(kmeans.hashed(rows, 3) / 2**63)
     assert 0.45 < spread.mean() < 0.55 and len(spread.unique()) == 1000
 

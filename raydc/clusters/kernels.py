@@ -213,14 +213,26 @@ def _size(x, i, rows, dim):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scores(
-    x: np.ndarray, centroids: np.ndarray, half: np.ndarray, labels: np.ndarray, out: np.ndarray
+def distances(
+    x: np.ndarray,
+    squares: np.ndarray,
+    centroids: np.ndarray,
+    half: np.ndarray,
+    apart: float,
+    labels: np.ndarray,
+    out: np.ndarray,
 ) -> None:  # pragma: no cover
-    """half - x c of each row's own cluster, float64 [R, N]: half the squared distance, less half of |x|^2."""
+    """Squared distance of each row of squared length `squares` to its own cluster: float64 [R, N].
+
+    It is |x|^2 + 2 (half - x c), and `apart` where half leaves out the centroids' lengths. What is left of a row that
+    is its own centroid is rounding.
+    """
     clusters = len(half) // len(labels)
     for r in range(len(labels)):
         for i in range(len(x)):
-            out[r, i] = _score(x, i * x.shape[1], centroids, half, r * clusters + labels[r, i])
+            score = _score(x, i * x.shape[1], centroids, half, r * clusters + labels[r, i])
+            distance = 2 * score + squares[i] + apart
+            out[r, i] = distance if distance >= 1e-12 * squares[i] else 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -262,6 +274,16 @@ def add_as_integers(partial: np.ndarray, scale: np.ndarray, sums: np.ndarray) ->
         for k in range(sums.shape[1]):
             for d in range(sums.shape[2]):
                 sums[r, k, d] += np.int64(partial[r, k, d] * scale[d])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def hashed(positions: np.ndarray, seed: np.uint64, out: np.ndarray) -> None:  # pragma: no cover
+    """splitmix64 of uint64 positions [N], without its last bit: int64 [N]."""
+    for i in range(len(positions)):
+        h = positions[i] + (seed + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        out[i] = np.int64((h ^ (h >> np.uint64(31))) >> np.uint64(1))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

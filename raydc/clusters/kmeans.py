@@ -89,6 +89,7 @@ class Assigner:
         exact = self.centroids.double()
         # On the sphere all centroids have length one; leaving that out keeps zero rows tied, and so in cluster 0.
         self.half = torch.zeros_like(exact[..., 0]) if geometry.spherical else exact.square().sum(2) / 2
+        self.apart = float(geometry.spherical)
         self.screens = screening_pays(self.clusters, dim, centroids.device.type)
         # A float32 sum of products is off by this share of the lengths' product, in any order; so is what comes after.
         rounding = 1.02 * 2.0**-24 * (dim + 16)
@@ -172,11 +173,13 @@ class Assigner:
             products, (limits, _) = torch.mm(x.bfloat16(), self.rounded.T, out_dtype=torch.float32), self.screen
         return nearest(x, products, limits, self.centroids, self.half)
 
-    def scores(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Half the squared distance of each row to its own centroid, less half of |x|^2: float64 [R, n]."""
-        scores = np.empty(labels.shape)
-        kernels.scores(x.numpy(), *self.exact, labels.numpy(), scores)
-        return torch.from_numpy(scores)
+    def distances(self, x: Tensor, squares: Tensor, labels: Tensor) -> Tensor:
+        """Squared distances float64 [R, n] of rows x [n, D], of squared lengths [n], to clusters int32 [R, n]."""
+        if x.device.type != "cpu":
+            return torch.stack([distances(x, own, each) for own, each in zip(labels, self.centroids, strict=True)])
+        out = np.empty(labels.shape)
+        kernels.distances(x.numpy(), squares.numpy(), *self.exact, self.apart, labels.numpy(), out)
+        return torch.from_numpy(out)
 
 
 def screening_pays(clusters: int, dim: int, device: str) -> bool:
@@ -321,11 +324,9 @@ def distances(x: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
 
 def hashed(positions: np.ndarray, seed: int) -> np.ndarray:
     """A pseudo-random int64 >= 0 for each row position (splitmix64): the same wherever the row lives."""
-    with np.errstate(over="ignore"):
-        h = positions.astype(np.uint64) + np.uint64(seed % (1 << 63) + 1) * np.uint64(0x9E3779B97F4A7C15)
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return ((h ^ (h >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    out = np.empty(len(positions), np.int64)
+    kernels.hashed(positions.astype(np.uint64), np.uint64(seed % (1 << 63)), out)
+    return out
 
 
 def checksum(positions: np.ndarray, seed: int) -> int:
@@ -364,14 +365,14 @@ def refill(
     return mass, taken
 
 
-def farthest(squared: Tensor, positions: Tensor, many: int) -> Tensor:
+def farthest(squared: np.ndarray, positions: np.ndarray, many: int) -> np.ndarray:
     """Indices of the `many` largest of squared [N], largest first, the lower position first among equals."""
     many = min(many, len(squared))
     if many == 0:
-        return torch.empty(0, dtype=torch.int64, device=squared.device)
-    among = (squared >= squared.topk(many).values[-1]).nonzero()[:, 0]
-    order = np.lexsort((positions[among].cpu().numpy(), -squared[among].cpu().numpy()))
-    return among[torch.from_numpy(order[:many]).to(among.device)]
+        return np.empty(0, np.int64)
+    least = np.partition(squared, len(squared) - many)[len(squared) - many]
+    among = np.flatnonzero(squared >= least)
+    return among[np.lexsort((positions[among], -squared[among]))[:many]]
 
 
 def closest(

@@ -29,16 +29,26 @@ Part = dict[str, np.ndarray]
 class Pass(ABC):
     """A version's pass over row groups, on the device of the clustering that it is made for."""
 
+    @abstractmethod
+    def add(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> None:
+        """Count a row group: rows x [n, D] of weights [n], at these positions of the data."""
+
+    @abstractmethod
+    def result(self) -> Part:
+        """What the row groups add, one at least; to be asked for when all are counted."""
+
+
+class Joined(Pass):
+    """A pass whose row groups' parts are put together one by one."""
+
     def __init__(self) -> None:
         self.part: Part = {}
 
     def add(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> None:
-        """Count a row group: rows x [n, D] of weights [n], at these positions of the data."""
         part = self._of(x, weights, positions)
         self.part = merge([self.part, part]) if self.part else part
 
     def result(self) -> Part:
-        """What the row groups add, one at least; to be asked for when all are counted."""
         return self.part
 
     @abstractmethod
@@ -59,7 +69,7 @@ def pass_of(clustering: Clustering) -> Pass:
     return kinds.get(clustering.phase, Move)(clustering)
 
 
-class Survey(Pass):
+class Survey(Joined):
     """Largest values, and the rows that the sample draws by their positions."""
 
     def __init__(self, clustering: Clustering) -> None:
@@ -80,80 +90,48 @@ class Survey(Pass):
         return part
 
 
-class Distances:
-    """Nearest of centroids [R, K, D] around the origin, and squared distances to them, of whole row groups."""
-
-    def __init__(self, clustering: Clustering, centroids: Tensor) -> None:
-        self.geometry, self.centroids = clustering.geometry, centroids
-        self.assigner = Assigner(centroids, self.geometry)
-
-    def nearest(self, x: Tensor) -> Tensor:
-        """Labels int64 [R, n]."""
-        return self.assigner(x).long()
-
-    def far(self, x: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
-        """Squared distances float64 [R, n], where rows x [n, D] have labels [R, n] and squared lengths [n]."""
-        if x.device.type != "cpu":
-            return torch.stack([kmeans.distances(x, *each) for each in zip(labels, self.centroids, strict=True)])
-        # on the sphere a centroid has length 1
-        scores = self.assigner.scores(x, labels.int())
-        distance = (2 * scores + squares + self.geometry.spherical).clamp_(min=0)
-        # what is left of a row that is its own centroid is rounding
-        return torch.where(distance < 1e-12 * squares, 0.0, distance)
-
-
-class Seed(Pass):
+class Seed(Joined):
     """Rows far from the candidates so far."""
 
     def __init__(self, clustering: Clustering) -> None:
         super().__init__()
-        self.options, self.version = clustering.options, clustering.version
-        self.distances = Distances(clustering, clustering.arrays["candidates"][None])
+        self.options, self.version, self.geometry = clustering.options, clustering.version, clustering.geometry
+        self.assigner = Assigner(clustering.arrays["candidates"][None], self.geometry)
 
     def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
-        x = self.distances.geometry.around(x)
-        squared = self.distances.far(x, self.distances.nearest(x), kmeans.squares(x))
-        options = self.options
-        return seeding.next_candidates(
-            x, squared[0], weights, positions, options.n_clusters, options.seed, self.version
-        )
+        x, options = self.geometry.around(x), self.options
+        (squared,) = self.assigner.distances(x, kmeans.squares(x), self.assigner(x))
+        return seeding.next_candidates(x, squared, weights, positions, options.n_clusters, options.seed, self.version)
 
 
-class Weigh(Pass):
+class Weigh(Joined):
     """Rows nearest to each candidate."""
 
     def __init__(self, clustering: Clustering) -> None:
         super().__init__()
-        self.unit, self.many = FixedPoint(clustering.arrays["weight_scale"]), len(clustering.arrays["candidates"])
-        self.distances = Distances(clustering, clustering.arrays["candidates"][None])
+        self.unit, self.geometry = FixedPoint(clustering.arrays["weight_scale"]), clustering.geometry
+        self.assigner = Assigner(clustering.arrays["candidates"][None], self.geometry)
 
     def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
-        labels = self.distances.nearest(self.distances.geometry.around(x))
-        return {"mass": _counted(labels, weights, self.many, self.unit).cpu().numpy()}
+        labels = self.assigner(self.geometry.around(x)).long()
+        return {"mass": _counted(labels, weights, self.assigner.clusters, self.unit).cpu().numpy()}
 
 
 class Move(Pass):
     """Sums of rows by the centroids of one version. They stay on the device until all row groups are counted."""
 
     def __init__(self, clustering: Clustering) -> None:
-        super().__init__()
         arrays, active = clustering.arrays, [*clustering.active]
         self.clustering, self.geometry = clustering, clustering.geometry
         self.centroids, self.offsets = arrays["centroids"][active], arrays["offsets"][active]
-        self.distances = Distances(clustering, self.centroids)
+        self.assigner = Assigner(self.centroids, self.geometry)
+        self.farthest = [Farthest() for _ in active]
         self.fixed, self.unit = FixedPoint(arrays["energy_scale"]), FixedPoint(arrays["weight_scale"])
         self.sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=self.centroids.device)
         self.counts, self.mass, self.soft = self.sums.new_zeros((3, *self.sums.shape[:2]))
         self.energy = self.sums.new_zeros(1)
 
-    def result(self) -> Part:
-        totals = {"sums": self.sums, "counts": self.counts, "energy": self.energy}
-        totals["mass"] = self.mass if self.clustering.options.weighted else self.counts
-        if self.clustering.options.balanced:
-            totals["soft"] = self.soft
-        return self.part | {name: value.cpu().numpy() for name, value in totals.items()}
-
-    def _of(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> Part:
+    def add(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> None:
         x = self.geometry.around(x)
         squares = kmeans.squares(x)
         self.energy += self.fixed.integers(squares if weights is None else squares * weights.double()).sum()
@@ -161,13 +139,23 @@ class Move(Pass):
             labels, far = self._balanced(x, weights, squares)
             self._sum(x, weights, labels)
         elif weights is not None:
-            labels = self.distances.nearest(x)
-            far = self.distances.far(x, labels, squares)
-            self._sum(x, weights, labels)
+            labels = self.assigner(x)
+            far = self.assigner.distances(x, squares, labels)
+            self._sum(x, weights, labels.long())
         else:
-            labels = self.distances.assigner.add(x, self.sums, self.counts).long()
-            far = self.distances.far(x, labels, squares)
-        return self._farthest(x, weights, labels, far, positions)
+            labels = self.assigner.add(x, self.sums, self.counts)
+            far = self.assigner.distances(x, squares, labels)
+        for each, own, distances in zip(self.farthest, labels.cpu().numpy(), far.cpu().numpy(), strict=True):
+            each.add(x, weights, own, distances, positions)
+
+    def result(self) -> Part:
+        totals = {"sums": self.sums, "counts": self.counts, "energy": self.energy}
+        totals["mass"] = self.mass if self.clustering.options.weighted else self.counts
+        if self.clustering.options.balanced:
+            totals["soft"] = self.soft
+        far = [each.result() for each in self.farthest]
+        rows = {name: np.concatenate([part[name] for part in far]) for name in far[0]}
+        return rows | {name: value.cpu().numpy() for name, value in totals.items()}
 
     def _balanced(self, x: Tensor, weights: Tensor | None, squares: Tensor) -> tuple[Tensor, Tensor]:
         """Labels [A, n] and squared distances [A, n]; memberships are summed."""
@@ -191,17 +179,40 @@ class Move(Pass):
         if weights is not None:
             self.mass += _counted(labels, weights, clusters, self.unit)
 
-    def _farthest(self, x: Tensor, weights: Tensor | None, labels: Tensor, far: Tensor, positions: np.ndarray) -> Part:
-        where = torch.from_numpy(positions).to(x.device)
-        order = torch.stack([kmeans.farthest(each, where, FARTHEST) for each in far])
-        weighed = x.new_ones(len(x)) if weights is None else weights.float()
-        return {
-            "far": far.gather(1, order).cpu().numpy(),
-            "where": where[order].cpu().numpy(),
-            "whose": labels.gather(1, order).cpu().numpy(),
-            "weights": weighed[order].cpu().numpy(),
-            "rows": x[order].cpu().numpy(),
-        }
+
+class Farthest:
+    """The rows farthest from their centroids, `FARTHEST` of them, by one set of centroids."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.held = 0
+        self.least = -np.inf
+        """A row less far away is not among them."""
+
+    def add(self, x: Tensor, weights: Tensor | None, whose: np.ndarray, far: np.ndarray, positions: np.ndarray) -> None:
+        """Look at rows x [n, D] at squared distances `far` [n] from the centroids of clusters `whose` [n]."""
+        among = np.flatnonzero(far >= self.least)
+        if self.parts and not len(among):
+            return
+        if len(among) > FARTHEST:
+            among = kmeans.farthest(far, positions, FARTHEST)
+        weighed = np.ones(len(among), np.float32) if weights is None else weights[among].cpu().numpy()
+        part = {"far": far[among], "where": positions[among], "whose": whose[among].astype(np.int64)}
+        part |= {"weights": weighed, "rows": x[among].cpu().numpy()}
+        self.parts.append({name: value[None] for name, value in part.items()})
+        self.held += len(among)
+        if self.held >= 4 * FARTHEST:
+            self._sift()
+
+    def result(self) -> Part:
+        """`far`, `where`, `whose`, `weights` [1, m] and `rows` [1, m, D], the farthest first."""
+        self._sift()
+        return self.parts[0]
+
+    def _sift(self) -> None:
+        self.parts = [merge(self.parts)]
+        far = self.parts[0]["far"][0]
+        self.held, self.least = len(far), far[-1] if len(far) == FARTHEST else -np.inf
 
 
 def _counted(labels: Tensor, weights: Tensor | None, clusters: int, unit: FixedPoint) -> Tensor:

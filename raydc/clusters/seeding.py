@@ -47,15 +47,15 @@ def next_candidates(
     x: Tensor, squared: Tensor, weights: Tensor | None, positions: np.ndarray, clusters: int, seed: int, version: int
 ) -> dict[str, np.ndarray]:
     """What rows x [n, D] with squared distances [n] to the candidates add to a round: those that come up first."""
-    mass = squared if weights is None else squared * weights.double()
-    times = torch.from_numpy(waiting(positions, seed, version)).to(x.device) / mass
-    most = OVERSAMPLING * clusters
-    order = kmeans.farthest(-times, torch.from_numpy(positions).to(x.device), most)
-    order = order[mass[order] > 0]  # a row that is a candidate already has no distance
+    mass = (squared if weights is None else squared * weights.double()).cpu().numpy()
+    apart = np.flatnonzero(mass > 0)  # a row that is a candidate already has no distance
+    times, most = waiting(positions[apart], seed, version) / mass[apart], OVERSAMPLING * clusters
+    order = kmeans.farthest(-times, positions[apart], most)
+    chosen = apart[order]
     return {
-        "times": times[order].cpu().numpy(),
-        "where": positions[order.cpu().numpy()],
-        "rows": x[order].cpu().numpy(),
+        "times": times[order],
+        "where": positions[chosen],
+        "rows": x[chosen].cpu().numpy(),
         "most": np.array([most]),
     }
 

@@ -16,6 +16,7 @@ from raydc.clusters.ledger import Contribution, Plan, Receipt, Refused
 from raydc.clusters.passes import pass_of
 from raydc.clusters.shards import State
 from raydc.data.shard import RowGroup
+from raydc.data.source import to_float32
 from raydc.failpoints import failpoint
 
 Reader = Callable[[RowGroup], np.ndarray | tuple[np.ndarray, np.ndarray]]
@@ -85,10 +86,10 @@ def _rows(plan: Plan, groups: Sequence[RowGroup], read: Reader, ahead: bool) -> 
 
 
 def rows_of(plan: Plan, group: RowGroup, read: Reader) -> tuple[Tensor, Tensor | None]:
-    """Rows [n, D] and, where the plan has them, weights [n] of a row group, float32 in memory of their own."""
+    """Rows [n, D] and, where the plan has them, weights [n] of a row group, float32."""
     got = read(group)
     rows, weights = got if isinstance(got, tuple) else (got, None)
-    rows = np.array(rows, np.float32)
+    rows = to_float32(rows)
     if rows.shape != (len(group), plan.dim) or len(group) != plan.rows[group.id]:
         raise Refused(f"row group {group.id}: expected {len(group)} rows of {plan.dim}, got shape {rows.shape}")
     if (weights is not None) != plan.weighted or (weights is not None and weights.shape != (len(group),)):

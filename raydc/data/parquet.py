@@ -26,6 +26,8 @@ CHUNK_VALUES = 2**23
 """Values that are decoded together, about: 32 MB as float32."""
 WHOLE = 2**27
 """Bytes of a row group up to which it is fetched as a whole; a larger one is read through small buffers."""
+WIDE = 16
+"""Columns that are put side by side together: a line of the cache of float32."""
 PLACES, PLACE_ROWS = 8, 256
 """Places all over the data, and rows in each at most, where the length of lists is looked up."""
 SUFFIXES = (".parquet", ".parq", ".pq")
@@ -338,8 +340,9 @@ def _numbers(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, np.nd
     columns = [_values(_one(table[name])) for name in names]
     x = np.empty((table.num_rows, len(names)), np.result_type(*{values.dtype for values, _ in columns}))
     nulls = None if all(mask is None for _, mask in columns) else np.zeros(x.shape, bool)
-    for at, (values, mask) in enumerate(columns):
-        x[:, at] = values
+    for at in range(0, len(columns), WIDE):
+        x[:, at : at + WIDE] = np.stack([values for values, _ in columns[at : at + WIDE]]).T
+    for at, (_, mask) in enumerate(columns):
         if nulls is not None and mask is not None:
             nulls[:, at] = mask
     return x, nulls
