@@ -5,19 +5,23 @@
     python -m benchmarks.kmeans --sizes 200000x64 --clusters 10
 
 Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Each
-assigns all rows and makes new centroids: scikit-learn by its own iteration over chunks of rows, faiss (where it is
-installed) by an iteration of `Clustering` on all points. `limit` is one product of the rows with the centroids,
-[N, D] x [D, K], in float32 by torch's BLAS in tiles that fit the cache: a bfloat16 product can be faster. `read` is a
-float32 sum over the rows.
+assigns all rows and makes new centroids: `raydc` as `DeepClustering("kmeans")` with its rows in memory, `streamed` as a
+worker of the centroid service, scikit-learn by its own iteration over chunks of rows, faiss (where it is installed) by
+an iteration of `Clustering` on all points. `limit` is one product of the rows with the centroids, [N, D] x [D, K], in
+float32 by torch's BLAS in tiles that fit the cache: a bfloat16 product can be faster. `read` is a float32 sum over the
+rows.
 
-raydc / best peer for K = 10, 100, 1000 (medians of 7) on one thread of a Xeon with AMX whose other core was busy: 200k
-x 64 .92, .96, .52; 200k x 512 .89, 1.03, .48; 1M x 64 .88, .84, .52; 1M x 128 .73, .82, .43. Share of the limit at
-K = 1000: 114 %, 211 %, 118 %, 181 %.
+raydc / best peer for K = 10, 100, 1000 (medians of 7) on one thread of an EPYC without AMX whose other core was busy,
+and streamed / best peer: 200k x 64 .68, .58, .43 and 1.92, .79, .48; 200k x 512 .54, .58, .49 and .92, .71, .53; 1M x
+64 .63, .56, .43 and 1.35, .70, .48; 1M x 128 .38, .52, .46 and .82, .65, .49. On a Xeon with AMX, raydc / best peer:
+.92, .96, .52; .89, 1.03, .48; .88, .84, .52; .73, .82, .43.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -26,13 +30,17 @@ import torch
 
 from raydc.clusters import kmeans
 from raydc.clusters.kmeans import FixedPoint, Geometry
+from raydc.clusters.rule import Clustering
+from raydc.clusters.service import Plan, State
+from raydc.clusters.stream import contribution
+from raydc.data import split
 
 SIZES = [(200_000, 64), (200_000, 512), (1_000_000, 64), (1_000_000, 128)]
 QUICK = [(50_000, 64), (20_000, 512)]
 
 
-def ours(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
-    """The sums of one iteration and the centroids that follow, as a worker of the service computes them."""
+def in_memory(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    """Sums of one iteration and the centroids that follow, as `DeepClustering("kmeans")` computes them."""
     geometry = Geometry(torch.zeros(x.shape[1]), FixedPoint.of(x.abs().amax(0), len(x)), 0.0)
     groups, centroids = [*x.split(4096)], start.double()[None]
 
@@ -40,6 +48,21 @@ def ours(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
         return kmeans.means(*kmeans.statistics(groups, centroids, geometry), centroids, geometry)
 
     return iteration
+
+
+def streamed(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    """A worker's part of a version and what follows of it, without Ray and storage.
+
+    Beside the sums that is the move to the origin, checksums of positions, and the rows that empty clusters would take.
+    """
+    rows, groups = x.numpy(), split(len(x))
+    plan = Plan(run="rows", n_clusters=len(start), dim=x.shape[1], rows=tuple(map(len, groups)), tolerance=0.0)
+
+    def iteration(now: Clustering) -> Clustering:
+        part = contribution(plan, State(now.version, 0, False, (), now), groups, lambda g: rows[g.start : g.stop])
+        return now.after({name: torch.from_numpy(value) for name, value in part.arrays.items()})
+
+    return partial(iteration, iteration(replace(plan.begin(), given=start)))
 
 
 def scikit_learn(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
@@ -100,20 +123,22 @@ def main() -> None:
         peers["faiss"] = faiss
     else:
         print("faiss is not installed: compared with scikit-learn alone")
-    print(f"| N x D | K | raydc s | {' s | '.join(peers)} s | limit s | read s | raydc / best peer | share of limit |")
-    print(f"|---{'|---' * (7 + len(peers))}|")
+    names = ("raydc", "streamed", *peers, "limit", "read")
+    ratios = ("raydc / best peer", "streamed / best peer", "raydc: share of limit")
+    print(f"| N x D | K | {' s | '.join(names)} s | {' | '.join(ratios)} |")
+    print(f"|---{'|---' * (1 + len(names) + len(ratios))}|")
     for rows, dim in sizes:
         x = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
         for clusters in arguments.clusters:
             start = x[:clusters].clone()
-            contenders = {"raydc": ours, **peers, "limit": limit}
+            contenders = {"raydc": in_memory, "streamed": streamed, **peers, "limit": limit}
             found = medians(
                 {name: make(x, start) for name, make in contenders.items()} | {"read": x.sum}, arguments.repeats
             )
             peer = min(found[name] for name in peers)
-            seconds = " | ".join(f"{found[name]:.4f}" for name in ("raydc", *peers, "limit", "read"))
-            ratios = f"{found['raydc'] / peer:.2f} | {found['limit'] / found['raydc']:.0%}"
-            print(f"| {rows} x {dim} | {clusters} | {seconds} | {ratios} |", flush=True)
+            cells = [f"{rows} x {dim}", f"{clusters}", *(f"{found[name]:.4f}" for name in names)]
+            cells += [f"{found['raydc'] / peer:.2f}", f"{found['streamed'] / peer:.2f}"]
+            print(f"| {' | '.join(cells)} | {found['limit'] / found['raydc']:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

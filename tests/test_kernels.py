@@ -96,3 +96,22 @@ def test_sums_made_with_the_labels_are_those_made_after_them():
     distance = assigner.distances(x, kmeans.squares(x), own)
     around = torch.stack([kmeans.distances(x, own[r].long(), c.view(2, 9, 21)[r]) for r in range(2)])
     torch.testing.assert_close(distance, around, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("screens", [False, True])
+@pytest.mark.parametrize("rows", [0, 5, 700])  # fewer than 8 a cluster are summed as integers; 700 are several tiles
+def test_rows_counted_in_one_go_are_those_counted_step_by_step(rows, screens, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    z, c = torch.randn(rows, 21, generator=draw) + 3, torch.randn(2, 9, 21, generator=draw)
+    fixed = FixedPoint(torch.full((21,), 2.0**20, dtype=torch.float64))
+    place = Geometry(torch.linspace(2, 4, 21), fixed, 0.0)
+    monkeypatch.setattr(kmeans, "screening_pays", lambda *sizes: screens)
+    assigner, x = Assigner(c, place), place.around(z)
+    assigner.rows = 64
+    if screens:
+        assigner.tile, assigner.products = assigner.tile[:64], assigner.products[:64]
+    sums, counts, summed, counted = (torch.zeros(shape, dtype=torch.int64) for shape in ((2, 9, 21), (2, 9)) * 2)
+    labels, far, squares = assigner.count(z, sums, counts)
+    assert torch.equal(labels, assigner.add(x, summed, counted)) and labels.shape == (2, rows)
+    assert torch.equal(sums, summed) and torch.equal(counts, counted) and int(counts.sum()) == 2 * rows
+    assert torch.equal(squares, kmeans.squares(x)) and torch.equal(far, assigner.distances(x, squares, labels))

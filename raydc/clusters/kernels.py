@@ -236,6 +236,19 @@ def distances(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def around(z: np.ndarray, origin: np.ndarray, x: np.ndarray, squares: np.ndarray) -> None:  # pragma: no cover
+    """Rows z [N, D] less origin [D] into x [N, D], and their squared lengths float64 [N]."""
+    dim = len(origin)
+    whole = dim // LANES * LANES
+    for i in range(len(z)):
+        for d in range(0, whole, LANES):
+            simd.store(x, i * dim + d, simd.minus(simd.load(z, i * dim + d), simd.load(origin, d)))
+        for d in range(whole, dim):
+            x[i, d] = z[i, d] - origin[d]
+        squares[i] = simd.dot(x, i * dim, x, i * dim, dim)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def squares(x: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
     """Squared lengths float64 [N] of rows x [N, D] float32."""
     for i in range(len(x)):

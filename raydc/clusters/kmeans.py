@@ -11,6 +11,7 @@ Everything here is one worker's arithmetic; adding up is the caller's affair.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,7 @@ class Assigner:
         exact = self.centroids.double()
         # On the sphere all centroids have length one; leaving that out keeps zero rows tied, and so in cluster 0.
         self.half = torch.zeros_like(exact[..., 0]) if geometry.spherical else exact.square().sum(2) / 2
-        self.apart = float(geometry.spherical)
+        self.geometry, self.apart = geometry, float(geometry.spherical)
         self.screens = screening_pays(self.clusters, dim, centroids.device.type)
         # A float32 sum of products is off by this share of the lengths' product, in any order; so is what comes after.
         rounding = 1.02 * 2.0**-24 * (dim + 16)
@@ -133,31 +134,57 @@ class Assigner:
             for tile, own in zip(x.split(self.rows), labels.split(self.rows, 1), strict=True):
                 add_integers(self.fixed.integers(tile), own, sums, counts)  # CUDA adds in any order
             return labels
-        if len(x) < 8 * self.clusters:
-            return self._labels(x, sums.numpy(), counts.numpy())
+        with self._totals(len(x), sums) as totals:
+            return self._labels(x, totals, counts.numpy())
+
+    def count(self, z: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`add` a row group z [n, D] that is not around the origin yet: labels, `distances`, and squared lengths [n].
+
+        On the CPU each tile goes through all of it while it is in the cache.
+        """
+        if z.device.type != "cpu" or self.geometry.spherical:
+            x = self.geometry.around(z)
+            lengths, found = squares(x), self.add(x, sums, counts)
+            return found, self.distances(x, lengths, found), lengths
+        rows, origin, room = z.numpy(), self.geometry.origin.numpy(), np.empty((self.rows, z.shape[1]), np.float32)
+        squared, far = np.empty(len(z)), np.empty((self.restarts, len(z)))
+        labels = np.empty(far.shape, np.int32)
+        with self._totals(len(z), sums) as totals:
+            for at in range(0, len(z), self.rows):
+                here = slice(at, at + self.rows)
+                tile = room[: len(rows) - at]
+                kernels.around(rows[here], origin, tile, squared[here])
+                labels[:, here] = own = self._tile(tile, totals, counts.numpy())
+                kernels.distances(tile, squared[here], *self.exact, self.apart, own, far[:, here])
+        return torch.from_numpy(labels), torch.from_numpy(far), torch.from_numpy(squared)
+
+    @contextmanager
+    def _totals(self, rows: int, sums: Tensor) -> Iterator[np.ndarray]:
+        """Where a group of so many rows is added, before it is added to fixed-point sums [R, K, D] on the CPU."""
+        if rows < 8 * self.clusters:
+            yield sums.numpy()
+            return
         partial = torch.zeros(sums.shape, dtype=torch.float64).numpy()
-        labels = self._labels(x, partial, counts.numpy())
+        yield partial
         kernels.add_as_integers(partial, self.scale, sums.numpy())
-        return labels
 
     def _labels(self, x: Tensor, sums: np.ndarray = NOTHING[0], counts: np.ndarray = NOTHING[1]) -> Tensor:
         """Labels of rows on the CPU, which are added to sums [R, K, D], float64 or fixed-point, and counts [R, K]."""
-        labels = [np.empty((self.restarts, 0), np.int32)]
-        whole, fixed = x.numpy(), sums.dtype == np.int64
-        for at in range(0, len(x), self.rows):
-            tile = whole[at : at + self.rows]
-            own = np.empty((self.restarts, len(tile)), np.int32)
-            done = self.screens and self._screened(tile, own)
-            if not done:
-                kernels.label_directly(
-                    tile, *self.known, *self.exact, own, self.room, *(NOTHING if fixed else (sums, counts))
-                )
-            if fixed:
-                kernels.add_integers(tile, own, self.scale, sums, counts)
-            elif done and counts.size:
-                kernels.add_floats(tile, own, sums, counts)
-            labels.append(own)
-        return torch.from_numpy(np.concatenate(labels, 1))
+        tiles = [self._tile(tile.numpy(), sums, counts) for tile in x.split(self.rows)]
+        return torch.from_numpy(np.concatenate([np.empty((self.restarts, 0), np.int32), *tiles], 1))
+
+    def _tile(self, tile: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        fixed, labels = sums.dtype == np.int64, np.empty((self.restarts, len(tile)), np.int32)
+        done = self.screens and self._screened(tile, labels)
+        if not done:
+            kernels.label_directly(
+                tile, *self.known, *self.exact, labels, self.room, *(NOTHING if fixed else (sums, counts))
+            )
+        if fixed:
+            kernels.add_integers(tile, labels, self.scale, sums, counts)
+        elif done and counts.size:
+            kernels.add_floats(tile, labels, sums, counts)
+        return labels
 
     def _screened(self, x: np.ndarray, labels: np.ndarray) -> bool:
         """Labels of a tile by products in bfloat16, unless these leave too much to float64."""

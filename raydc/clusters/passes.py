@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raydc.clusters import balanced, kmeans, seeding
 from raydc.clusters.balanced import BalancedAssigner
-from raydc.clusters.kmeans import Assigner, FixedPoint
+from raydc.clusters.kmeans import Assigner, FixedPoint, Geometry
 from raydc.clusters.rule import Clustering
 
 FARTHEST = 64
@@ -125,26 +125,18 @@ class Move(Pass):
         self.clustering, self.geometry = clustering, clustering.geometry
         self.centroids, self.offsets = arrays["centroids"][active], arrays["offsets"][active]
         self.assigner = Assigner(self.centroids, self.geometry)
-        self.farthest = [Farthest() for _ in active]
+        self.farthest = [Farthest(self.geometry) for _ in active]
         self.fixed, self.unit = FixedPoint(arrays["energy_scale"]), FixedPoint(arrays["weight_scale"])
         self.sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=self.centroids.device)
         self.counts, self.mass, self.soft = self.sums.new_zeros((3, *self.sums.shape[:2]))
         self.energy = self.sums.new_zeros(1)
 
     def add(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> None:
-        x = self.geometry.around(x)
-        squares = kmeans.squares(x)
-        self.energy += self.fixed.integers(squares if weights is None else squares * weights.double()).sum()
-        if self.clustering.options.balanced:
-            labels, far = self._balanced(x, weights, squares)
-            self._sum(x, weights, labels)
-        elif weights is not None:
-            labels = self.assigner(x)
-            far = self.assigner.distances(x, squares, labels)
-            self._sum(x, weights, labels.long())
+        if weights is None and not self.clustering.options.balanced:
+            labels, far, squares = self.assigner.count(x, self.sums, self.counts)
         else:
-            labels = self.assigner.add(x, self.sums, self.counts)
-            far = self.assigner.distances(x, squares, labels)
+            labels, far, squares = self._weighed(x, weights)
+        self.energy += self.fixed.integers(squares if weights is None else squares * weights.double()).sum()
         for each, own, distances in zip(self.farthest, labels.cpu().numpy(), far.cpu().numpy(), strict=True):
             each.add(x, weights, own, distances, positions)
 
@@ -156,6 +148,18 @@ class Move(Pass):
         far = [each.result() for each in self.farthest]
         rows = {name: np.concatenate([part[name] for part in far]) for name in far[0]}
         return rows | {name: value.cpu().numpy() for name, value in totals.items()}
+
+    def _weighed(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What `Assigner.count` does, of rows with weights or of balanced clusters."""
+        x = self.geometry.around(x)
+        squares = kmeans.squares(x)
+        if self.clustering.options.balanced:
+            labels, far = self._balanced(x, weights, squares)
+        else:
+            labels = self.assigner(x).long()
+            far = self.assigner.distances(x, squares, labels.int())
+        self._sum(x, weights, labels)
+        return labels, far, squares
 
     def _balanced(self, x: Tensor, weights: Tensor | None, squares: Tensor) -> tuple[Tensor, Tensor]:
         """Labels [A, n] and squared distances [A, n]; memberships are summed."""
@@ -183,22 +187,23 @@ class Move(Pass):
 class Farthest:
     """The rows farthest from their centroids, `FARTHEST` of them, by one set of centroids."""
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
         self.parts: list[Part] = []
         self.held = 0
         self.least = -np.inf
         """A row less far away is not among them."""
 
     def add(self, x: Tensor, weights: Tensor | None, whose: np.ndarray, far: np.ndarray, positions: np.ndarray) -> None:
-        """Look at rows x [n, D] at squared distances `far` [n] from the centroids of clusters `whose` [n]."""
+        """Look at rows x [n, D], as read, at squared distances `far` [n] from the centroids of clusters `whose` [n]."""
         among = np.flatnonzero(far >= self.least)
         if self.parts and not len(among):
             return
         if len(among) > FARTHEST:
             among = kmeans.farthest(far, positions, FARTHEST)
-        weighed = np.ones(len(among), np.float32) if weights is None else weights[among].cpu().numpy()
+        weighed = np.ones(len(among), np.float32) if weights is None else weights[among].float().cpu().numpy()
         part = {"far": far[among], "where": positions[among], "whose": whose[among].astype(np.int64)}
-        part |= {"weights": weighed, "rows": x[among].cpu().numpy()}
+        part |= {"weights": weighed, "rows": self.geometry.around(x[among]).cpu().numpy()}
         self.parts.append({name: value[None] for name, value in part.items()})
         self.held += len(among)
         if self.held >= 4 * FARTHEST:
