@@ -1,17 +1,11 @@
-"""Whole searches on small rows: what they leave, labels that change nothing, kills, bad input, and the choice."""
+"""Whole searches on small rows: what they leave, labels that change nothing, and the choice."""
 
-import errno
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import optuna
@@ -19,59 +13,21 @@ import pyarrow as pa
 import pytest
 
 from raydc.assign import read
-from raydc.data import DataError
 from raydc.metrics.stability import row_agreement
 from raydc.model import ClusteringModel
-from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, TuneSettings, trial, tune
-from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare, subsample
-from raydc.search.driver import Planner, open_study, room
+from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune
+from raydc.search.context import Task, baselines, kmeans_curve, prepare, subsample
+from raydc.search.driver import Planner, room
 from raydc.search.finish import _write_evaluated, _write_model, importance
-from raydc.search.place import same_search
 from raydc.search.trial import Flags, FlagWatch, Record, run_task
 from raydc.settings import SettingsError
-from raydc.storage import Occupied, Store
-
-SPACES = Path(__file__).parents[1] / "tune_spaces"
-FIXED = {
-    "method.network.hidden": (16,),
-    "method.denoise.length": "0 steps",
-    "method.pretrain.length": "6 epochs",
-    "method.cluster.length": "6 epochs",
-    "method.cluster.tolerance": 0.0,
-    "method.restarts": 3,
-    "training.batch_size": 64,
-}
-
-
-def rows(groups: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [240, 8] in as many groups, and their groups."""
-    rng = np.random.default_rng(seed)
-    y = np.repeat(np.arange(groups), 240 // groups)
-    return (4 * rng.standard_normal((groups, 8))[y] + rng.standard_normal((240, 8))).astype(np.float32), y
+from raydc.storage import Store
+from tests.searches import SPACES, asked, rows, states, table, written
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    x, y = rows()
-    np.savez(tmp_path / "rows.npz", X=x, y=y)
-    return str(tmp_path / "rows.npz")
-
-
-def asked(data: str, out: Path, **others: Any) -> TuneSettings:
-    values = {"data": {"path": data}, "space": str(SPACES / "kmeans.py"), "n_clusters": 4, "trials": 3, "fixed": FIXED}
-    return TuneSettings(**{**values, "out": str(out), "concurrent": 0, **others})
-
-
-def table(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trials but for their times and places."""
-    lines = [{key: value for key, value in entry.items() if key != "seconds"} for entry in summary["trials"]]
-    for line in lines:
-        line["settings"] = {k: v for k, v in line["settings"].items() if k not in ("data.path", "output.out")}
-    return lines
-
-
-def states(settings: TuneSettings) -> list[str]:
-    return [t.state.name for t in open_study(prepare(settings)).get_trials()]
+    return written(tmp_path)
 
 
 def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path) -> None:
@@ -136,122 +92,6 @@ def test_noise_has_no_structure(tmp_path: Path) -> None:
     assert any(note.startswith("no structure") for note in summary["notes"])
 
 
-class Killed(BaseException):
-    """As if the process were gone."""
-
-
-@pytest.mark.parametrize(
-    "moment", [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)]
-)
-def test_a_killed_search_goes_on(data: str, tmp_path: Path, moment: int) -> None:
-    settings = asked(data, tmp_path / "out")
-    calls = []
-
-    def die(state: SearchState) -> None:
-        calls.append(state)
-        if len(calls) == moment:
-            raise Killed
-
-    with pytest.raises(Killed):
-        tune(settings, SearchWatch(die))
-    records = [*(tmp_path / "out" / "trials").rglob("record.json")]
-    written = {path: path.stat().st_mtime_ns for path in records}
-    params = [t.params for t in open_study(prepare(settings)).get_trials()]
-    summary = tune(settings)
-    assert [entry["number"] for entry in summary["trials"]] == [*range(6)]
-    assert states(settings) == ["COMPLETE"] * 6
-    assert {path: path.stat().st_mtime_ns for path in records} == written
-    after = [t.params for t in open_study(prepare(settings)).get_trials()]
-    assert after[: len(params) - 1] == params[:-1] and after[len(params) - 1] | params[-1] == after[len(params) - 1]
-
-
-@pytest.mark.slow
-def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> None:
-    settings, stop = asked(data, tmp_path / "out", space=str(SPACES / "dec.py")), threading.Event()
-
-    def watch(state: SearchState) -> None:
-        if len(state.records) == 2:
-            stop.set()
-
-    with pytest.raises(SearchInterrupted, match="same command goes on"):
-        tune(settings, SearchWatch(watch, stop=stop))
-    assert len(tune(settings)["trials"]) == 7
-    assert states(settings) == ["COMPLETE"] * 7
-
-
-@pytest.mark.slow
-def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
-    space = str(SPACES / "ae_kmeans.py")
-    first = tune(asked(data, tmp_path / "out", trials=4, space=space))
-    more = tune(asked(data, tmp_path / "out", trials=8, space=space))
-    assert [e["point"] for e in more["trials"][:7]] == [e["point"] for e in first["trials"]]
-    widths = [entry["point"]["method.network.latent"] for entry in more["trials"] if not entry["baseline"]]
-    assert len(widths) == 8 and widths[4:] != widths[:4]
-
-
-@pytest.mark.slow
-def test_a_killed_search_without_time_to_go_on(data: str, tmp_path: Path) -> None:
-    settings, calls = asked(data, tmp_path / "out"), []
-
-    def die(state: SearchState) -> None:
-        calls.append(state)
-        if len(calls) == 9:  # the fifth trial has begun
-            raise Killed
-
-    with pytest.raises(Killed):
-        tune(settings, SearchWatch(die))
-    late = settings.model_copy(update={"time_budget": 1e-6})
-    try:
-        tune(late)
-    except SearchError as problem:
-        pytest.fail(f"four trials were finished: {problem}")
-    assert states(settings)[:4] == ["COMPLETE"] * 4 and states(settings)[4:] in (["RUNNING"], ["COMPLETE"])
-    assert len(tune(settings)["trials"]) == 6
-    assert states(settings) == ["COMPLETE"] * 6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["search.asked", "epoch.clustering", "search.record", "search.told"])
-def test_sigkill(data: str, tmp_path: Path, place: str) -> None:
-    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"))
-    code = (
-        "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
-        "tune(TuneSettings.model_validate_json(sys.argv[1]))"
-    )
-    environment = os.environ | {"RAYDC_FAILPOINT": f"{place}:{tmp_path / 'marker'}"}
-    command = [sys.executable, "-c", code, settings.model_dump_json()]
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    records = [*(tmp_path / "out" / "trials").rglob("record.json")]
-    written = {path: path.stat().st_mtime_ns for path in records}
-    assert subprocess.run(command, env=environment, check=False).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in records} == written
-    assert states(settings) == ["COMPLETE"] * 7
-
-
-@pytest.mark.slow
-def test_a_driver_killed_at_three_moments_of_twenty_trials(data: str, tmp_path: Path) -> None:
-    settings = asked(data, tmp_path / "out", trials=17, seed=1)
-    code = (
-        "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
-        "tune(TuneSettings.model_validate_json(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", code, settings.model_dump_json()]
-    written: dict[Path, int] = {}
-    for finished in (2, 8, 15):
-        driver = subprocess.Popen(command)
-        while driver.poll() is None and len([*(tmp_path / "out").glob("trials/*/record.json")]) < finished:
-            time.sleep(0.05)
-        driver.kill()
-        assert driver.wait() == -signal.SIGKILL
-        records = [*(tmp_path / "out").rglob("trials/*/record.json")]
-        assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
-        written = {path: path.stat().st_mtime_ns for path in records}
-    summary = tune(settings)
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
-    assert [entry["number"] for entry in summary["trials"]] == [*range(20)]
-    assert states(settings) == ["COMPLETE"] * 20
-
-
 def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path) -> None:
     context = prepare(asked(data, tmp_path / "out", space=str(SPACES / "dec.py")))
     task = Task(4, 0, {"method.name": "dec", "method.n_clusters": 4})
@@ -311,26 +151,6 @@ def test_replicas_of_opponents_come_first_and_none_gets_two_before_all_have_one(
     assert found == [(1, 1), (0, 1), (3, 1), (1, 2), (0, 2), (3, 2), (2, 2)]
 
 
-def test_time_is_kept_through_a_full_disk(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, tried = prepare(asked(data, tmp_path / "out", time_budget=0.1)), []
-    planner = Planner(context, lambda trial, rows: {}, [], optuna.create_study(), SearchWatch())
-    planner.tasks["a"] = Task(7, 0, {})
-
-    def write(store: Store, name: str, text: str) -> None:
-        tried.append((name, text))
-        if len(tried) < 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Store, "write_text", write)
-    over = threading.Event()
-    thread = threading.Thread(target=planner.ask_to_stop, args=(over,), daemon=True)
-    thread.start()
-    time.sleep(1.5)
-    over.set()
-    thread.join()
-    assert tried == [("trials/0007/stop", "out of time")] * 3
-
-
 def test_replicas_take_their_own_rows(data: str, tmp_path: Path) -> None:
     context = prepare(asked(data, tmp_path / "out"))
     point = {"method.name": "kmeans", "method.n_clusters": 4}
@@ -380,129 +200,6 @@ def test_the_default_comes_first_once(data: str, tmp_path: Path) -> None:
     assert names == ["kmeans", "ae_kmeans", "ward"]
 
 
-@pytest.mark.slow
-def test_settings_that_tell_nothing_apart(data: str, tmp_path: Path) -> None:
-    (tmp_path / "space.py").write_text(
-        "def space(trial):\n    trial.suggest_int('method.iterations', 99, 300)\n    return {'method.name': 'kmeans'}\n"
-    )
-    summary = tune(
-        asked(
-            data,
-            tmp_path / "out",
-            space=str(tmp_path / "space.py"),
-        )
-    )
-    assert any("does not tell these settings apart" in note for note in summary["notes"])
-    assert summary["winner"]["number"] == 0
-
-
-@pytest.mark.parametrize(
-    ("others", "said"),
-    [
-        ({"fixed": {"method.restart": 3}}, r"method.restart: no such setting; did you mean method.restarts\?"),
-        ({"fixed": {"output.out": "x"}}, "output.out: expected method"),
-        ({"fixed": {"training.batch_size": "abc"}}, "training.batch_size: .*'abc'"),
-        ({"fixed": {"training.precision": "fp8"}}, "training.precision: .*'fp8'"),
-        ({"fixed": {"method.restarts": 0}}, "method.restarts"),
-        ({"space": "none.py"}, "no file none.py"),
-        ({"n_clusters": 300}, "cannot form 300 clusters"),
-        (
-            {"n_clusters": "4..60"},
-            "240 evaluation rows cannot form 60 clusters of the 5 .* evaluation_rows=300 or more",
-        ),
-        ({"reference": "none.npy"}, "reference: none.npy cannot be read"),
-    ],
-)
-def test_bad_input_before_any_work(data: str, tmp_path: Path, others: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        tune(asked(data, tmp_path / "out", **others))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"n_clusters": "ten"}, "such as 10"),
-        ({"n_clusters": "9..2"}, "ascends"),
-        ({"time_budget": "soon"}, "such as 90s"),
-        ({"out": "s3://bucket/x"}, "local directory"),
-        ({"concurrent": 0, "workers_per_trial": 2}, "without Ray"),
-    ],
-)
-def test_bad_settings(data: str, tmp_path: Path, given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        asked(data, **({"out": tmp_path / "out"} | given))
-
-
-def test_settings_as_text(data: str, tmp_path: Path) -> None:
-    settings = asked(data, tmp_path / "out", n_clusters="2..30", time_budget="2h", fixed={})
-    assert (settings.n_clusters, settings.time_budget) == ((2, 30), 7200)
-    assert TuneSettings.model_validate_json(settings.model_dump_json()) == settings
-
-
-def test_an_unreachable_study(data: str, tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"cannot open Optuna's storage .*nowhere") as problem:
-        tune(asked(data, tmp_path / "out", study=f"sqlite:///{tmp_path}/nowhere/study.db"))
-    assert "\n" not in str(problem.value)
-    with pytest.raises(SearchError) as problem:
-        tune(asked(data, tmp_path / "out2", study="nosuch://user:secret@localhost/study"))
-    assert "secret" not in str(problem.value)
-
-
-def test_searches_alike_share_a_storage_and_no_study(data: str, tmp_path: Path) -> None:
-    first, second = (
-        prepare(asked(data, tmp_path / name, study=str(tmp_path / "study.journal"))) for name in ("first", "second")
-    )
-    for context in (first, second):
-        same_search(context, context.settings)
-    open_study(first).ask()
-    assert [len(open_study(context).get_trials()) for context in (first, second)] == [1, 0]
-
-
-@pytest.mark.slow
-def test_a_journal_keeps_the_study(data: str, tmp_path: Path) -> None:
-    settings = asked(data, tmp_path / "out", study=str(tmp_path / "study.journal"))
-    tune(settings)
-    assert (tmp_path / "study.journal").exists() and states(settings) == ["COMPLETE"] * 6
-
-
-def test_all_trials_failing(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
-        raise RuntimeError("the network has burnt down")
-
-    monkeypatch.setattr(trial, "_trained", fail)
-    with pytest.raises(
-        SearchError, match=r"no trial succeeded:\n  trial 0 \(kmeans\), failed: .*burnt down"
-    ) as problem:
-        tune(asked(data, tmp_path / "out"))
-    assert "what is finished is kept" in str(problem.value)
-    found = states(asked(data, tmp_path / "out"))
-    assert found.count("FAIL") == 5 and found.count("COMPLETE") == 1  # Ward is no network
-
-
-def test_trials_lost_to_machines_are_tried_again(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, train = asked(data, tmp_path / "out"), trial._trained
-
-    def lose(context: Context, task: Task, *others: Any) -> Any:
-        if (task.number, task.replica) in ((0, 0), (1, 1)):
-            raise MemoryError("no more")
-        if task.number == 3:
-            raise KeyError("a method's own mistake")
-        return train(context, task, *others)
-
-    monkeypatch.setattr(trial, "_trained", lose)
-    summary = tune(settings)
-    assert [entry["status"] for entry in summary["trials"]] == ["lost", *["finished"] * 2, "failed", *["finished"] * 2]
-    assert "trial 0 (kmeans) was lost, and is tried again by the same command: MemoryError: no more" in summary["notes"]
-    assert 'trial 3 (kmeans) failed: KeyError: "a method\'s own mistake"' in summary["notes"]
-    assert "the winner was not compared with the simpler trial 0 (lost: MemoryError: no more)" in summary["notes"]
-    assert states(settings) == ["RUNNING", *["COMPLETE"] * 2, "FAIL", *["COMPLETE"] * 2]
-    monkeypatch.undo()
-    again = tune(settings)
-    assert [entry["status"] for entry in again["trials"]] == [*["finished"] * 3, "failed", *["finished"] * 2]
-    assert "lost" not in {entry["status"] for entry in again["replicas"]}
-
-
 def test_a_trial_whose_model_is_gone_is_left_out(data: str, tmp_path: Path) -> None:
     settings = asked(data, tmp_path / "out", trials=1, replicas=1)
     first = tune(settings)
@@ -516,47 +213,6 @@ def test_a_trial_whose_model_is_gone_is_left_out(data: str, tmp_path: Path) -> N
         f"trial {gone} ({first['winner']['method']}) is left out: its model is gone from trials/{gone:04d}"
         in more["notes"]
     )
-
-
-def test_a_budget_too_short(data: str, tmp_path: Path) -> None:
-    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), time_budget=0.05)
-    with pytest.raises(SearchError, match=r"time budget of 0.05 s is too short for one trial"):
-        tune(settings)
-    assert not [*(tmp_path / "out").rglob("record.json")]
-    assert set(states(settings)) <= {"RUNNING"}, "one that had begun goes on; on a slow machine none had"
-    again = tune(settings.model_copy(update={"time_budget": None}))
-    assert len(again["trials"]) == 7 and "out of time" not in str(again["trials"])
-    assert states(settings) == ["COMPLETE"] * 7
-
-
-@pytest.mark.slow
-def test_another_search_in_the_directory(data: str, tmp_path: Path) -> None:
-    tune(asked(data, tmp_path / "out", trials=1))
-    with pytest.raises(SettingsError, match=r"holds another search: seed was 0 and is 1"):
-        tune(asked(data, tmp_path / "out", trials=1, seed=1))
-    x, y = rows()
-    np.savez(data, X=x + 1, y=y)
-    with pytest.raises(DataError, match=r"holds a search over other rows:\nchanged: .*rows.npz\nPut them back"):
-        tune(asked(data, tmp_path / "out", trials=1))
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("precious")
-    with pytest.raises(SettingsError, match="holds other files"):
-        tune(asked(data, tmp_path / "other"))
-
-
-def test_another_reference_of_the_same_name(data: str, tmp_path: Path) -> None:
-    path = str(tmp_path / "reference.npy")
-    settings = asked(data, tmp_path / "out", reference=path)
-    np.save(path, rows()[0])
-    context = prepare(settings)
-    assert np.array_equal(context.reference, rows()[0])
-    same_search(context, settings)
-    same_search(prepare(settings), settings)
-    np.save(path, rows(seed=1)[0])
-    with pytest.raises(
-        SettingsError, match=r"reference was .*npy, 240 rows, sha256 \w+ and is .*npy, 240 rows, sha256"
-    ):
-        same_search(prepare(settings), settings)
 
 
 def test_a_model_that_is_asked_follows_one_that_cannot_be(data: str, tmp_path: Path) -> None:
@@ -588,20 +244,6 @@ def test_importance_is_that_of_finished_trials(tmp_path: Path) -> None:
     for told in study.get_trials(deepcopy=False)[:6]:
         told.user_attrs["status"] = "stopped"
     assert importance(finished) == {}  # type: ignore[arg-type]
-
-
-@pytest.mark.slow
-def test_two_drivers(data: str, tmp_path: Path) -> None:
-    settings, second = asked(data, tmp_path / "out", trials=1), []
-
-    def again(state: SearchState) -> None:
-        if not second:
-            with pytest.raises(Occupied, match=r"in use by process \d+ on .* since 20") as problem:
-                tune(settings)
-            second.append(problem)
-
-    tune(settings, SearchWatch(again))
-    assert second
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ from raydc.connection import ray_cluster
 from raydc.search import tune
 from raydc.search.context import Task, prepare
 from raydc.search.trial import run_task
-from tests.test_search import FIXED, SPACES, asked, data, states
+from tests.searches import FIXED, SPACES, asked, states, written
 
-__all__ = ["data"]
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return written(tmp_path)
 
 
 @pytest.mark.ray

@@ -17,7 +17,7 @@ from raydc.search import TuneSettings, trial, tune
 from raydc.search.context import Context, Task
 from raydc.search.trial import Record
 from raydc.storage import Store
-from tests.test_search import SPACES, asked, rows, states, table
+from tests.searches import SPACES, asked, rows, states, table
 
 PLACES = ("search.asked", "epoch.clustering", "search.record", "search.told")
 
