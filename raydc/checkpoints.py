@@ -84,6 +84,16 @@ def load(store: Store, loop: Loop) -> list[dict[str, Any]]:
     return []
 
 
+def history_of(store: Store) -> list[dict[str, Any]]:
+    """The epochs before the newest checkpoint that says so, whether or not the rest of it is whole."""
+    for name in reversed(_names(store)):
+        try:
+            return list(json.loads(store.read_text(f"checkpoints/{name}/manifest.json"))["history"])
+        except (OSError, ValueError, KeyError) as trouble:
+            log.warning("checkpoint %s is left out: %s", name, trouble)
+    return []
+
+
 def _offered(names: list[str], device: torch.device) -> str:
     """The last of rank 0's names, which is taken away, on every worker; empty if there is none."""
     parts = [int(part) for part in names.pop().split("-")] if names else [-1, -1]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from raydc import streamed
+from raydc import checkpoints, streamed
 from raydc.clusters.local import CollectiveClusters
 from raydc.config import RunConfig
 from raydc.data import Shard
@@ -54,6 +54,8 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
                 tracker.log([progress])
                 view.progress(progress)
 
+            # epochs that a killed driver had not told come before those that follow, also by time
+            tracker.log(checkpoints.history_of(run.store))
             summary = train(run, Watch(hear, view.note, stop))
             _record(run, tracker, summary)
         except BaseException as problem:

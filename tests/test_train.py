@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from raydc import checkpoints, cli
+from raydc.console import Live
 from raydc.data import DataError, Shard, deal, load_shard, open_source
 from raydc.job import prepare
 from raydc.loop import Loop, Progress
+from raydc.run import train_and_record
 from raydc.settings import SettingsError
 from raydc.storage import Store
 from raydc.train import Interrupted, Watch, begin, check, train
@@ -96,6 +99,21 @@ def test_asked_to_stop_it_saves_and_goes_on(undisturbed, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
     train(check(config(tmp_path / "run", training__checkpoint_every=1000.0)))
     assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+def test_epochs_that_a_killed_driver_had_not_told_come_before_those_that_follow(tmp_path, mlflow_uri):
+    changes = {"training__checkpoint_every": 0, "output__tracking_uri": mlflow_uri}
+    assert in_child(tmp_path / "run", "epoch.clustering", **changes) == -9
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    train_and_record(config(tmp_path / "run", **changes), Live())
+    client = MlflowClient(mlflow_uri)
+    (run,) = client.search_runs(
+        [client.get_experiment_by_name("raydc").experiment_id], f"tags.`raydc.run_key` = '{record['id']}'"
+    )
+    told = [(point.step, point.timestamp) for point in client.get_metric_history(run.info.run_id, "epoch")]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert sorted(step for step, _ in told) == [json.loads(line)["step"] for line in lines]
+    assert sorted(told) == sorted(told, key=lambda point: (point[1], point[0])), "time goes with the steps"
 
 
 def loop_of(job, workers, rank):
