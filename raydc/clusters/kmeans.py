@@ -63,7 +63,7 @@ class Geometry:
 
     def around(self, z: Tensor) -> Tensor:
         """Rows z [N, D] around the origin, float32, in memory of their own; of length one on the sphere."""
-        return unit(z.float()) if self.spherical else z.float() - self.origin
+        return (unit(z.float()) if self.spherical else z.float() - self.origin).contiguous()
 
     def groups(self, z: Tensor, spans: Sequence[slice]) -> list[Tensor]:
         """The row groups of z [N, D] around the origin."""
@@ -146,7 +146,8 @@ class Assigner:
             x = self.geometry.around(z)
             lengths, found = squares(x), self.add(x, sums, counts)
             return found, self.distances(x, lengths, found), lengths
-        rows, origin, room = z.numpy(), self.geometry.origin.numpy(), np.empty((self.rows, z.shape[1]), np.float32)
+        rows, origin = z.float().contiguous().numpy(), self.geometry.origin.numpy()
+        room = np.empty((self.rows, z.shape[1]), np.float32)
         squared, far = np.empty(len(z)), np.empty((self.restarts, len(z)))
         labels = np.empty(far.shape, np.int32)
         with self._totals(len(z), sums) as totals:
