@@ -7,7 +7,6 @@ number of workers finds its own.
 
 import hashlib
 import io
-import json
 import logging
 import pickle
 import re
@@ -19,7 +18,7 @@ from torch import Tensor
 from raydc import collectives
 from raydc.failpoints import failpoint
 from raydc.loop import Loop
-from raydc.storage import Store
+from raydc.storage import Store, sealed, unsealed
 
 log = logging.getLogger("raydc")
 
@@ -46,7 +45,7 @@ def save(store: Store, loop: Loop, history: list[dict[str, Any]]) -> None:
             start += size
         failpoint("checkpoint.manifest")
         manifest = {"step": loop.step, "sizes": list(shard.sizes), "files": files, "history": history}
-        store.write_text(f"{name}/manifest.json", json.dumps(manifest))
+        store.write_bytes(f"{name}/manifest.json", sealed(manifest))
         for old in _names(store)[:-KEEP]:
             store.delete(f"checkpoints/{old}")
     collectives.total(torch.zeros(1, device=shard.device))  # nobody goes on before the manifest stands
@@ -65,7 +64,7 @@ def load(store: Store, loop: Loop) -> list[dict[str, Any]]:
     while name := _offered(names, device):
         problem, history = "", []
         try:
-            manifest = json.loads(store.read_text(f"checkpoints/{name}/manifest.json"))
+            manifest = unsealed(store.read_bytes(f"checkpoints/{name}/manifest.json"))
             shared = _read(store, name, "shared.pt", manifest)
             rows, history = _own_rows(store, name, manifest, loop), manifest["history"]
         except (OSError, ValueError, KeyError) as trouble:
@@ -88,7 +87,7 @@ def history_of(store: Store) -> list[dict[str, Any]]:
     """The epochs before the newest checkpoint that says so, whether or not the rest of it is whole."""
     for name in reversed(_names(store)):
         try:
-            return list(json.loads(store.read_text(f"checkpoints/{name}/manifest.json"))["history"])
+            return list(unsealed(store.read_bytes(f"checkpoints/{name}/manifest.json"))["history"])
         except (OSError, ValueError, KeyError) as trouble:
             log.warning("checkpoint %s is left out: %s", name, trouble)
     return []

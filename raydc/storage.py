@@ -1,6 +1,8 @@
 """The output directory of a run, on a local disk or any file system that pyarrow opens."""
 
 import fcntl
+import hashlib
+import json
 import os
 import socket
 import time
@@ -8,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -102,6 +105,21 @@ class Store:
             if not self.local or os.path.realpath(at).startswith(root.rstrip("/") + "/"):
                 return at
         raise ValueError(f"expected a name inside {self.root}, got {name[:80]!r}")
+
+
+def sealed(value: dict[str, Any]) -> bytes:
+    """JSON with its own checksum."""
+    digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return json.dumps(value | {"seal": digest}).encode()
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """What was `sealed`. Raises ValueError if a single bit of it is another."""
+    value = json.loads(data)
+    said = {key: value[key] for key in value if key != "seal"} if isinstance(value, dict) else {}
+    if sealed(said) != data:
+        raise ValueError("it does not have the checksum that it states")
+    return said
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from raydc import checkpoints, cli, registry
 from raydc.assign import assign
 from raydc.clusters.service import Plan
-from raydc.clusters.snapshots import Snapshots, _checksum
+from raydc.clusters.snapshots import Snapshots
 from raydc.data import DataError, DataSettings, open_source
 from raydc.job import prepare
 from raydc.model import ClusteringModel, ModelError
@@ -30,7 +30,7 @@ from raydc.redaction import holds_secret, redact
 from raydc.registry import RegistryError
 from raydc.search.trial import Record, read_array
 from raydc.settings import SettingsError, build
-from raydc.storage import Store
+from raydc.storage import Store, sealed, unsealed
 from raydc.tracker import flush
 from tests import run_cases, runs
 from tests.servers import free_port
@@ -186,11 +186,11 @@ def test_a_pickle_in_a_checkpoint(tmp_path, marker, file) -> None:
     next(iter(loop))
     checkpoints.save(store, loop, [])
     (manifest,) = (tmp_path / "run").rglob("manifest.json")
-    about = json.loads(manifest.read_text())
+    about = unsealed(manifest.read_bytes())
     name = next(name for name in about["files"] if name.startswith(file))
     (manifest.parent / name).write_bytes(torch_bomb(marker))
     about["files"][name] = hashlib.sha256(torch_bomb(marker)).hexdigest()
-    manifest.write_text(json.dumps(about))
+    manifest.write_bytes(sealed(about))
     with pytest.raises(checkpoints.CheckpointError, match="holds more than tensors"):
         checkpoints.load(store, loop)
 
@@ -221,8 +221,8 @@ def test_a_pickle_in_a_snapshot(tmp_path, marker) -> None:
     (manifest,) = (tmp_path / "run").glob("snapshot-*.json")
     payload = array_bomb(marker, archive=True)
     manifest.with_suffix(".npz").write_bytes(payload)
-    about = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(about | {"sha256": _checksum(payload, about["meta"])}))
+    about = unsealed(manifest.read_bytes()) | {"sha256": hashlib.sha256(payload).hexdigest()}
+    manifest.write_bytes(sealed(about))
     with pytest.raises(ValueError, match=r"no snapshot of this run can be read(.|\n)*allow_pickle"):
         Snapshots(tmp_path / "run").newest()
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from raydc.storage import Store
+from raydc.storage import Store, sealed, unsealed
 
 
 def test_files_come_back_and_are_listed(tmp_path):
@@ -50,3 +50,17 @@ def test_a_uri_is_opened_by_pyarrow(tmp_path):
     store = Store(f"file://{tmp_path}/run") / "deep"
     store.write_text("x", "y")
     assert (tmp_path / "run" / "deep" / "x").read_text() == "y"
+
+
+def test_a_flipped_bit_of_what_is_sealed_is_noticed():
+    said = {"format": 1, "bytes": 40, "meta": {"loss": 0.1 + 0.2, "who": "\u00e9"}, "none": None}
+    data = sealed(said)
+    assert unsealed(data) == said
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError):
+            unsealed(bytes(flipped))
+    for other in (b"", b"[]", b"{}", b"3", data[:-1]):
+        with pytest.raises(ValueError):
+            unsealed(other)

@@ -4,18 +4,17 @@ A writer claims an incarnation before it writes. A process that was stopped, rep
 its next commit is refused, and what it wrote meanwhile is never read in place of its successor's.
 """
 
-import hashlib
-import json
 import re
 import uuid
 from collections.abc import Iterator
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raydc.storage import Store
+from raydc.storage import Store, sealed, unsealed
 
 KEEP = 3
 MANIFEST = re.compile(r"snapshot-\d+-\d+\.json")
@@ -44,8 +43,8 @@ class Snapshots:
         payload = buffer.getvalue()
         self.store.write_bytes(f"{name}.npz", payload)
         self.during()
-        manifest = {"format": 1, "sha256": _checksum(payload, meta), "bytes": len(payload), "meta": meta}
-        self.store.write_bytes(f"{name}.json", json.dumps(manifest).encode())
+        manifest = {"format": 1, "sha256": sha256(payload).hexdigest(), "bytes": len(payload), "meta": meta}
+        self.store.write_bytes(f"{name}.json", sealed(manifest))
         manifests = self._manifests()
         for old in manifests[KEEP:]:
             self.store.delete(old)
@@ -88,9 +87,9 @@ class Snapshots:
         return next(self.whole(), None)
 
     def _read(self, manifest: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        written = json.loads(self.store.read_bytes(manifest))
+        written = unsealed(self.store.read_bytes(manifest))
         payload = self.store.read_bytes(manifest.replace(".json", ".npz"))
-        if _checksum(payload, written["meta"]) != written["sha256"]:
+        if sha256(payload).hexdigest() != written["sha256"]:
             raise ValueError(f"expected {written['bytes']} bytes with checksum {written['sha256']}, got others")
         with np.load(BytesIO(payload), allow_pickle=False) as arrays:
             return dict(arrays), written["meta"]
@@ -114,9 +113,3 @@ class Snapshots:
             self.store.write_bytes(mine, b"")
             if [name for claimed, name in self._claims() if claimed >= number] == [mine]:
                 return number
-
-
-def _checksum(payload: bytes, meta: dict[str, Any]) -> str:
-    checksum = hashlib.sha256(payload)
-    checksum.update(json.dumps(meta).encode())
-    return checksum.hexdigest()
