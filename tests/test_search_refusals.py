@@ -11,7 +11,7 @@ from raydc.search.context import prepare
 from raydc.search.driver import open_study
 from raydc.search.place import same_search
 from raydc.settings import SettingsError
-from tests.searches import SPACES, asked, rows, states, written
+from tests.searches import FIXED, SPACES, asked, rows, states, written
 
 
 @pytest.fixture
@@ -113,7 +113,8 @@ def test_settings_that_tell_nothing_apart(data: str, tmp_path: Path) -> None:
 
 
 def test_a_budget_too_short(data: str, tmp_path: Path) -> None:
-    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), time_budget=0.05)
+    long = FIXED | {"method.pretrain.length": "100 epochs"}  # on a fast machine, too
+    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), fixed=long, time_budget=0.05)
     with pytest.raises(SearchError, match=r"time budget of 0.05 s is too short for one trial"):
         tune(settings)
     assert not [*(tmp_path / "out").rglob("record.json")]
