@@ -98,7 +98,7 @@ def main() -> int:
         ours, new = assigned(out / trained / "assignments", ids), assigned(out / folder, new_ids)
         table.add_row(name, *scores(ours[0], y), *scores(new[0], new_y))
     sure, new_sure = ours[1] == 1, new[1] == 1  # all replicas of the search's choice agree
-    name = f"  where sure ({sure.mean():.0%}, {new_sure.mean():.0%})"
+    name = f"  sure ({sure.mean():.0%}, {new_sure.mean():.0%})"
     table.add_row(name, *scores(ours[0][sure], y[sure]), *scores(new[0][new_sure], new_y[new_sure]))
     kmeans = KMeans(CLUSTERS, n_init=20, random_state=0).fit(x)
     ward = AgglomerativeClustering(CLUSTERS).fit_predict(x)
