@@ -147,20 +147,24 @@ def rungs(summary: Mapping[str, Any]) -> Figure:
     """Score while trials were trained; grey ones were stopped early."""
     figure = blank(6.4, 4.0)
     axes = figure.subplots()
-    winner = summary["winner"]["number"]
+    winner, names = summary["winner"]["number"], list[tuple[float, str, str]]()
     for t in summary["trials"]:
         line = [(step / 10, score) for step, score in t["history"] if score > -1]
         if not line:
             continue
         won, stopped = t["number"] == winner, t["status"] == "stopped"
         colour = RED if won else GREY if stopped else ORANGE if t["baseline"] else BLUE
-        name = t["method"] if t["baseline"] or won else None
         style: dict[str, Any] = (
             {"linewidth": 2, "markersize": 11, "zorder": 3} if won else {"linewidth": 1, "alpha": 0.7}
         )
         axes.plot(*zip(*line, strict=True), color=colour, marker=".", **style)
-        if name:
-            axes.annotate(name, line[-1], xytext=(5, 0), textcoords="offset points", fontsize=8, color=colour)
+        if t["baseline"] or won:
+            names.append((line[-1][1], t["method"], colour))
+    low, high = axes.get_ylim()
+    place = high
+    for score, name, colour in sorted(names, reverse=True):  # one below the other where scores are close
+        place = min(score, place - (high - low) / 24)
+        axes.text(1.03, place, name, fontsize=8, color=colour, va="center")
     axes.set_xlim(0, 1.16)
     axes.set_xlabel("share of the training")
     axes.set_ylabel("score")
