@@ -23,15 +23,18 @@ class StridedAutoencoder(Autoencoder):
                 f"method.network.kernel: expected an odd size, so that a stage halves an image, got {kernel}"
             )
         colours, height, width = shape
-        self.sizes = [(height, width)]
+        rests = []
         for _ in channels:
+            rests.append((1 - height % 2, 1 - width % 2))
             height, width = -(-height // 2), -(-width // 2)
-            self.sizes.append((height, width))
         widths = [colours, *channels]
         self.latent, self.top = widths[-1] * height * width, (widths[-1], height, width)
         pad = kernel // 2
         self.encoder = nn.ModuleList(Conv2d(a, b, kernel, 2, pad) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(ConvTranspose2d(b, a, kernel, 2, pad) for a, b in reversed([*pairwise(widths)]))
+        self.decoder = nn.ModuleList(
+            ConvTranspose2d(b, a, kernel, 2, pad, rest)
+            for (a, b), rest in reversed([*zip(pairwise(widths), rests, strict=True)])
+        )
 
     def encode(self, x: Tensor) -> Tensor:
         for conv in self.encoder:
@@ -40,8 +43,8 @@ class StridedAutoencoder(Autoencoder):
 
     def decode(self, z: Tensor) -> Tensor:
         x = z.reshape(len(z), *self.top)
-        for i, (conv, size) in enumerate(zip(self.decoder, reversed(self.sizes[:-1]), strict=True)):
-            x = conv(F.relu(x) if i else x, output_size=size)
+        for i, conv in enumerate(self.decoder):
+            x = conv(F.relu(x) if i else x)
         return x
 
 
