@@ -1,11 +1,20 @@
 """DEPICT's autoencoder, VaDE's and IMSAT's networks: shapes, noise, beginnings."""
 
+import itertools
+import math
+
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
+from raydc.clusters.local import CollectiveClusters
+from raydc.data import Shard
+from raydc.loop import Loop
+from raydc.methods.depict import DEPICT
 from raydc.networks.classifier import Classifier
 from raydc.networks.layered import LayeredNetwork
 from raydc.networks.vae import VariationalNetwork
+from raydc.settings import build
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 17, 11), (20,)])
@@ -22,6 +31,37 @@ def test_every_layer_is_rebuilt_in_its_own_shape(shape: tuple[int, ...]) -> None
 def test_depicts_mnist_network_has_the_papers_sizes() -> None:
     net = LayeredNetwork().build((1, 28, 28), 10)
     assert net.shapes == [(1, 28, 28), (50, 13, 13), (50, 7, 7), (10,)]
+
+
+@pytest.mark.parametrize(("shape", "reached"), [((1, 9, 8), 0.99), ((20,), 3.0)])
+def test_the_decoder_begins_at_the_mean_row(shape: tuple[int, ...], reached: float) -> None:
+    net = LayeredNetwork(channels=(5, 6), hidden=(7, 8)).build(shape, 4)
+    mean = torch.linspace(-reached, reached, math.prod(shape)).view(shape)
+    net.begin_at(mean)
+    torch.testing.assert_close(net.decode(torch.zeros(2, 4))[0], mean.expand(2, *shape))
+
+
+def test_codes_keep_their_gradient_under_autocast() -> None:
+    net = LayeredNetwork(family="mlp", hidden=(3,)).build((3,), 1)
+    with torch.no_grad():
+        net.encoder[-1].bias.fill_(4.0)  # tanh(4) is .9993, and 1 in bf16
+    with torch.autocast("cpu", torch.bfloat16):
+        net.encode(torch.zeros(1, 3))[-1].sum().backward()
+    assert net.encoder[-1].bias.grad.item() == pytest.approx(1 - math.tanh(4.0) ** 2, rel=1e-2)
+
+
+def test_codes_of_images_on_a_plain_background_come_apart() -> None:
+    """What all rows have in common must not drive all codes into one corner of tanh."""
+    x = torch.from_numpy(load_digits().images[:400, None] / 8 - 1).float()
+    config = build(DEPICT.Config, {"n_clusters": 10, "pretrain": {"length": "10 epochs"}}, at="method")
+    torch.manual_seed(0)
+    shard = Shard.of(x)
+    loop = Loop(DEPICT(config, (1, 8, 8)), shard, CollectiveClusters(shard, 0), 100)
+    list(itertools.islice(loop, 10))
+    with torch.no_grad():
+        assert loop.method.features(x).std(0).mean() > 0.2
+    trained = loop.method.net.common.clone()
+    assert torch.equal(Loop(loop.method, shard, CollectiveClusters(shard, 0), 100).method.net.common, trained)
 
 
 def test_noise_drops_inputs_of_all_layers_but_the_codes() -> None:

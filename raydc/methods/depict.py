@@ -7,10 +7,10 @@ rows, .1 for hidden layers, each a mean over its numbers). L = cross-entropy + r
 From the authors' code: 40 k-means, their normalised means as the softmax's weights, a stage that learns the k-means
 labels, and target "code", q ~ p^2 / f, with which their figures were made. "paper" is eq. 6, q ~ p / sqrt(f), which
 does not sharpen balanced predictions at all. Decided here: targets come from one clean pass before each epoch, not from
-network states mixed over an epoch; clean layers are constants to the reconstruction; k-means replaces agglomeration
-on small sets; the k-means stage has a length instead of a validation split; training ends when fewer than 1e-4 of the
-labels change, not when the predictions move less than 1e-7 in square; the default pretrains 300 epochs with Adam's
-usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
+network states mixed over an epoch; clean layers are constants to the reconstruction; the decoder begins at the mean
+row; k-means replaces agglomeration on small sets; the k-means stage has a length instead of a validation split;
+training ends when fewer than 1e-4 of the labels change, not when the predictions move less than 1e-7 in square; the
+default pretrains 300 epochs with Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
 """
 
 from typing import Any, ClassVar, Literal
@@ -30,6 +30,8 @@ from raydc.networks.layered import LayeredNetwork
 from raydc.phases import Joint, Optimiser, Phase
 
 ADAM = Optimiser(lr=1e-4)
+UNITS = 2**20
+"""Of the sums that the mean row is made of: integers add up to the same on any number of workers."""
 
 
 class DEPICT(Method):
@@ -89,6 +91,12 @@ class DEPICT(Method):
 
     def features(self, x: Tensor) -> Tensor:
         return self.net.encode(x)[-1]
+
+    def prepare(self, shard: Shard, clusters: Clusters) -> None:
+        if self.net.common.any():  # a network that was trained before
+            return
+        sums = shard.map(lambda x: (x.double() * UNITS).round().long().sum(0, keepdim=True)).sum(0)
+        self.net.begin_at(clusters.total(sums) / (UNITS * shard.total))
 
     def loss(self, batch: Batch, now: Now, player: str) -> Parts:
         with torch.no_grad():

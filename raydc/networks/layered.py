@@ -1,7 +1,9 @@
 """Autoencoder of DEPICT: a noisy and a clean encoder of the same weights, and a decoder that gives back every layer.
 
 Ghasedi Dizaji et al., ICCV 2017, arXiv:1704.06327: two convolutions of stride 2 with leaky ReLU (.01), a dense code
-with tanh, mirrored decoder with tanh at its end; Glorot-uniform weights.
+with tanh, mirrored decoder with tanh at its end; Glorot-uniform weights. The decoder's last bias is one a value of the
+row and can begin at the mean row: where it does not, the first steps push the codes of all rows to the same corner of
+tanh, to give what rows have in common, and codes do not come back from there.
 """
 
 import logging
@@ -15,9 +17,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.convolution import Conv2d, ConvTranspose2d
+from raydc.precision import full_precision
 from raydc.settings import Settings
 
 log = logging.getLogger("raydc")
+
+tanh = full_precision(torch.tanh)
+"""In bf16 it is exactly 1 from 3.2 on, and has no gradient there."""
 
 
 class LayeredAutoencoder(nn.Module):
@@ -27,10 +33,17 @@ class LayeredAutoencoder(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.shapes = nn.ModuleList(encoder), nn.ModuleList(decoder), shapes
         self.bounded = len(shapes[0]) == 3
+        self.common = nn.Parameter(torch.zeros(shapes[0]))
         for layer in [*encoder, *decoder]:
-            assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None
+            assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    @torch.no_grad()
+    def begin_at(self, mean: Tensor) -> None:
+        """Let the last bias give the mean row; images' tanh reaches what lies between -1 and 1."""
+        self.common.copy_(torch.atanh(mean.clamp(-0.99, 0.99)) if self.bounded else mean)
 
     def encode(self, x: Tensor, noise: float = 0.0) -> list[Tensor]:
         """The row and every layer's activation, the code last; `noise` is the share of inputs dropped before layers.
@@ -41,7 +54,7 @@ class LayeredAutoencoder(nn.Module):
         for i, (layer, below) in enumerate(zip(self.encoder, self.shapes[:-1], strict=True)):
             last = i + 1 == len(self.encoder)
             x = layer(F.dropout(activations[-1], 0.0 if last else noise).reshape(-1, *_into(layer, below)))
-            activations.append(torch.tanh(x) if last else F.leaky_relu(x))
+            activations.append(tanh(x) if last else F.leaky_relu(x))
         return activations
 
     def decode(self, z: Tensor) -> list[Tensor]:
@@ -49,11 +62,9 @@ class LayeredAutoencoder(nn.Module):
         rebuilt: list[Tensor] = []
         for layer, shape in zip(self.decoder, reversed(self.shapes[:-1]), strict=True):
             z = layer(z).reshape(-1, *shape)
-            if len(rebuilt) + 1 < len(self.decoder):
-                z = F.leaky_relu(z)
-            elif self.bounded:
-                z = torch.tanh(z)
-            rebuilt.append(z)
+            last = len(rebuilt) + 1 == len(self.decoder)
+            z = z + self.common if last else F.leaky_relu(z)
+            rebuilt.append(tanh(z) if last and self.bounded else z)
         return rebuilt[::-1]
 
 
@@ -82,7 +93,9 @@ class LayeredNetwork(Settings):
             log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)
         widths = [math.prod(shape), *self.hidden, latent]
         encoder: list[nn.Module] = [nn.Linear(a, b) for a, b in pairwise(widths)]
-        decoder: list[nn.Module] = [nn.Linear(b, a) for a, b in reversed([*pairwise(widths)])]
+        decoder: list[nn.Module] = [
+            nn.Linear(b, a, bias=i > 0) for i, (a, b) in reversed([*enumerate(pairwise(widths))])
+        ]
         return LayeredAutoencoder(encoder, decoder, [(width,) for width in widths])
 
     def _conv(self, shape: tuple[int, ...], latent: int) -> LayeredAutoencoder:
@@ -96,7 +109,8 @@ class LayeredNetwork(Settings):
                 raise ValueError(f"images of {shape[1:]} are too small for kernels {self.kernels}: use family=mlp")
             shapes.append((channels, height // 2 + 1, width // 2 + 1))
             encoder.append(Conv2d(below, channels, kernel, 2, pad))
-            decoder.append(ConvTranspose2d(channels, below, kernel, 2, pad, (height % 2, width % 2)))
+            rest = (height % 2, width % 2)
+            decoder.append(ConvTranspose2d(channels, below, kernel, 2, pad, rest, bias=len(shapes) > 2))
         flat = math.prod(shapes[-1])
         encoder.append(nn.Linear(flat, latent))
         decoder.append(nn.Linear(latent, flat))
