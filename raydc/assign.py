@@ -236,17 +236,17 @@ def _summarise(
 class _Assigner:
     """A Ray actor that makes chunks, reading their rows itself."""
 
-    def __init__(self, warden: "Warden", settings: DataSettings, store: Store, manifest: dict[str, Any]) -> None:
-        warden.watch()
+    def __init__(self, settings: DataSettings, store: Store, manifest: dict[str, Any]) -> None:
         torch.set_num_threads(1)
         self.source, self.store, self.manifest = open_source(settings), store, manifest
         self.model: ClusteringModel | None = None
         if self.source.fingerprint != manifest["data"]:
             raise DataError(f"{settings.path} differs between machines, or has been replaced; start again")
 
-    def make(self, files: dict[str, bytes], chunk: Chunk) -> None:
-        """`files` are the model; the first call keeps it (a restarted actor's first call as well)."""
+    def make(self, warden: "Warden", files: dict[str, bytes], chunk: Chunk) -> None:
+        """`files` are the model; the first call keeps it and has itself watched (a restarted actor's first as well)."""
         if self.model is None:
+            warden.watch()
             self.model = ClusteringModel.of(files)
             _accelerate(self.model)
         _write(chunk, self.source, self.model, self.store, self.manifest)
@@ -271,9 +271,11 @@ def _on_ray(
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)(_Assigner)
         files, warden = ray.put(model.files()), Warden.start()
-        actors = [kind.remote(warden, settings, store, manifest) for _ in range(min(workers, len(chunks)))]
+        actors = [kind.remote(settings, store, manifest) for _ in range(min(workers, len(chunks)))]
         try:
-            for _ in ActorPool(actors).map_unordered(lambda actor, chunk: actor.make.remote(files, chunk), chunks):
+            for _ in ActorPool(actors).map_unordered(
+                lambda actor, chunk: actor.make.remote(warden, files, chunk), chunks
+            ):
                 pass
         except RayTaskError as problem:
             raise problem.cause if isinstance(problem.cause, ValueError) else problem from None

@@ -133,7 +133,11 @@ def choose(
     best = candidates[min(tied, key=lambda i: (candidates[i].seconds, candidates[i].number))].number
     choice = Choice(best, best, 0)
     compared = {c.number: _compared(c, reference, criterion, standings[c.number]) for c in candidates}
-    by = "" if criterion == "selector" else f" by {criterion if criterion in SINGLE else 'stage three'}"
+    by = (
+        f" by {criterion if criterion in SINGLE else 'stage three'}"
+        if criterion != "selector"
+        else " over all replicas"
+    )
     known = {candidates[i].number for i in able}
     models = [number for number in simpler if number in known]
     for number in models[: models.index(best)] if best in models else models:
