@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 LOCK = "lock"
@@ -27,9 +28,15 @@ class Store:
     """Whole files under one root. A file appears complete or not at all."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Raises ValueError for a URI of no known kind."""
         self.root = str(root)
         if "://" in self.root:
-            self.filesystem, self.path = pafs.FileSystem.from_uri(self.root)
+            try:
+                self.filesystem, self.path = pafs.FileSystem.from_uri(self.root)
+            except pa.ArrowInvalid as error:
+                raise ValueError(
+                    f"{self.root}: expected a directory of this machine or a URI such as s3://bucket/folder ({error})"
+                ) from error
         else:
             self.filesystem, self.path = pafs.LocalFileSystem(), str(Path(self.root).expanduser().absolute())
         self.local = isinstance(self.filesystem, pafs.LocalFileSystem)

@@ -258,7 +258,7 @@ case(
     "D12",
     "a model at an address",
     DATA_ERROR,
-    "|http://169.254.169.254/x",
+    "http://169.254.169.254/x: expected a directory |such as s3://bucket/folder",
     line=("assign", "--model=http://169.254.169.254/x", "--data={path}", "--out={path}/../out"),
     data=good,
 )
