@@ -5,7 +5,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from raydc.clusters.agglomerate import Agglomeration, draw_groups, merge_rows, nearest_chains, row_affinity
+from raydc.clusters.agglomerate import (
+    Agglomeration,
+    draw_groups,
+    join_stray,
+    merge_rows,
+    nearest_chains,
+    row_affinity,
+)
 from raydc.losses.agglomerative import agglomerative_triplets
 
 Reals = NDArray[np.float64]
@@ -69,6 +76,36 @@ def test_what_no_neighbour_links_is_merged_by_means() -> None:
     found = merge_rows(*map(torch.from_numpy, (near, squared, x)), None, 0.0, 2, 3)
     assert adjusted_rand_score([0, 0, 0, 0, 1, 1], found[:, 0]) == 1
     assert (found[:, 1:] == -1).all(), "no cluster is linked to another"
+
+
+def test_rows_that_stand_out_are_no_clusters() -> None:
+    """Pairs that only each other has for neighbours would be two of the three clusters, and both groups the third."""
+    rng = np.random.default_rng(0)
+    groups = np.concatenate([rng.normal(size=(60, 3)), rng.normal(size=(60, 3)) + np.array([4, 0, 0])])
+    pairs = np.array([[-9.0, 0, 0], [-9.1, 0, 0], [13.0, 0, 0], [13.1, 0, 0]])
+    x = np.concatenate([groups, pairs])
+    near, squared = nearest(x, 8)
+    labels = merge_rows(torch.from_numpy(near), torch.from_numpy(squared), torch.from_numpy(x), None, 0.0, 2, 5)[:, 0]
+    assert adjusted_rand_score(np.repeat([0, 1], 60), labels[:120]) > 0.9
+    assert labels[120] == labels[121] == labels[:60].mode().values
+    assert labels[122] == labels[123] == labels[60:120].mode().values
+
+
+def test_joining_by_hand() -> None:
+    """Row 4 has neighbours that do not have it; row 5 has row 4 nearest, and joins where that joined."""
+    near = np.array([[1, 2], [0, 2], [0, 1], [0, 1], [3, 1], [4, 3]])
+    squared = np.array([[1.0, 2.0]] * 3 + [[1.0, 2.0], [3.0, 9.0], [1.0, 16.0]])
+    labels = np.array([0, 0, 0, 1, 2, 3])
+    assert join_stray(labels, near, squared).tolist() == [0, 0, 0, 0, 0, 0]
+    assert join_stray(labels[:3], near[:3], squared[:3]).tolist() == [0, 0, 0]
+
+
+def test_no_more_than_k_are_joined() -> None:
+    """Six rows in pairs that have nobody else: three clusters are asked for, so three are kept."""
+    near, squared = np.array([[1], [0], [3], [2], [5], [4]]), np.ones((6, 1))
+    x = torch.arange(6.0)[:, None]
+    found = merge_rows(torch.from_numpy(near), torch.from_numpy(squared), x, None, 0.0, 3, 2)[:, 0]
+    assert found.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_share_of_the_clusters_is_left() -> None:

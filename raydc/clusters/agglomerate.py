@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 Integers = NDArray[np.int64]
@@ -179,6 +180,37 @@ class Agglomeration:
         self._push(a)
 
 
+def join_stray(labels: Integers, neighbours: Integers, squared: Reals) -> Integers:
+    """Clusters [N] after those that stand out have joined the cluster of a nearest neighbour.
+
+    Clusters are tied where a row of each is among the `neighbours` [N, k] of the other. Those tied among themselves
+    alone, with no more rows than k, have neighbours elsewhere that do not return it, and affinities of next to
+    nothing: left alone, each would be one of the last K clusters, and all others would be merged before it.
+    """
+    n, k = neighbours.shape
+    near = sparse.csr_array((np.ones(n * k), (np.repeat(np.arange(n), k), neighbours.ravel())), shape=(n, n))
+    mutual = sparse.coo_array(near.multiply(near.T))
+    ends = labels[mutual.row], labels[mutual.col]
+    many = int(labels.max()) + 1
+    tied = sparse.coo_array((np.ones(len(ends[0])), ends), shape=(many, many))
+    part = connected_components(tied, directed=False)[1][labels]
+    labels, stray = labels.copy(), np.bincount(part)[part] <= k
+    while stray.any():
+        rows = np.flatnonzero(stray)
+        away = np.where(stray[neighbours[rows]], np.inf, squared[rows])
+        nearest = away.argmin(1)
+        distance = away[np.arange(len(rows)), nearest]
+        order = np.argsort(distance, kind="stable")
+        parts, first = np.unique(part[rows[order]], return_index=True)
+        found = dict(zip(parts.tolist(), order[first].tolist(), strict=True))
+        joining = {one: labels[neighbours[rows[at], nearest[at]]] for one, at in found.items() if distance[at] < np.inf}
+        if not joining:  # no way leads out of them
+            break
+        for one, cluster in joining.items():
+            labels[part == one], stray[part == one] = cluster, False
+    return labels
+
+
 def merge_rows(
     neighbours: Tensor, squared: Tensor, z: Tensor, labels: Tensor | None, left: float, least: int, others: int
 ) -> Tensor:
@@ -191,7 +223,10 @@ def merge_rows(
     first = nearest_chains(near[:, 0]) if labels is None else labels.cpu().numpy()
     if labels is None and first.max() + 1 < least:
         first = np.arange(len(near))
-    tree = Agglomeration(row_affinity(near, squared.cpu().numpy()), first, others)
+    distances = squared.cpu().numpy().astype(np.float64)
+    joined = join_stray(np.unique(first, return_inverse=True)[1], near, distances)
+    first = joined if len(np.unique(joined)) >= least else first
+    tree = Agglomeration(row_affinity(near, distances), first, others)
     count = max(least, round(left * len(tree.sizes)))
     tree.merge_until(count)
     tree.merge_nearest_means(count, z.float().cpu().numpy())

@@ -9,8 +9,9 @@ takes the last labels as they are.
 As the authors' code has it: hinge with margin .2 on unit features, chains of 50 rows at most, SGD whose rate falls by
 an inverse power, weights N(0, .01^2), rate .9 (.2 for faces). The paper's criterion counts the second term always, the
 code only while more than 100 clusters remain; here always. Decided here: graph and affinities are sparse and merging is
-exact; a batch is made of anchors, each with two rows of its cluster and one of each of its K_c nearest clusters; what
-no neighbour links is merged by average linkage; new rows go to the cluster whose mean feature is nearest. Workers train
+exact; a batch is made of anchors, each with two rows of its cluster and one of each of its K_c nearest clusters; a few
+rows whose neighbours do not return it are not left to be a cluster, but join a neighbour's; what no neighbour links is
+merged by average linkage; new rows go to the cluster whose mean feature is nearest. Workers train
 together; merging is the work of worker 0, in the memory of its machine.
 """
 
