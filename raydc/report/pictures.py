@@ -97,7 +97,7 @@ def sizes(counts: Sequence[int]) -> Figure:
             text = f"{count:,}" if count else "none"
             axes.annotate(
                 text, (k, count), (0, 3), textcoords="offset points", ha="center", va="bottom",
-                fontsize=8, rotation=90 if upright else 0,
+                fontsize=8, rotation=90 if upright else 0, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )  # fmt: skip
     axes.set_ylim(0, max(counts) * (1.28 if upright and n <= 60 else 1.12))
     step = max(1, math.ceil(n / 40))
@@ -240,7 +240,7 @@ def confidences(confidence: NDArray[Any], labels: NDArray[np.int64], n_clusters:
     axes.set_ylim(0, min(1.03, 1.15 * max(float(confidence.max()), 2 / n_clusters)))
     axes.set_xlabel("cluster")
     axes.set_ylabel("largest membership")
-    axes.set_title("Confidence by cluster")
+    axes.set_title(f"Confidence by cluster (dashed: {1 / n_clusters:.2g}, chance)")
     return figure
 
 
