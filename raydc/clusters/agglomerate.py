@@ -198,16 +198,15 @@ def join_stray(labels: Integers, neighbours: Integers, squared: Reals) -> Intege
     while stray.any():
         rows = np.flatnonzero(stray)
         away = np.where(stray[neighbours[rows]], np.inf, squared[rows])
-        nearest = away.argmin(1)
-        distance = away[np.arange(len(rows)), nearest]
-        order = np.argsort(distance, kind="stable")
-        parts, first = np.unique(part[rows[order]], return_index=True)
-        found = dict(zip(parts.tolist(), order[first].tolist(), strict=True))
-        joining = {one: labels[neighbours[rows[at], nearest[at]]] for one, at in found.items() if distance[at] < np.inf}
-        if not joining:  # no way leads out of them
+        nearest, distance = away.argmin(1), away.min(1)
+        farthest_first = np.argsort(distance, kind="stable")[::-1]
+        way = farthest_first[np.isfinite(distance[farthest_first])]
+        if not len(way):
             break
-        for one, cluster in joining.items():
-            labels[part == one], stray[part == one] = cluster, False
+        to = np.full(part.max() + 1, -1)
+        to[part[rows[way]]] = labels[neighbours[rows[way], nearest[way]]]  # of several, the last one stays
+        joining = stray & (to[part] >= 0)
+        labels[joining], stray[joining] = to[part[joining]], False
     return labels
 
 
