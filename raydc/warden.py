@@ -60,6 +60,9 @@ class _Ear:
                 ray.remote(num_cpus=0, scheduling_strategy=there)(_kill).remote(number, born)
 
 
+EAR: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ear)
+"""Made once, as raydc.clusters.ray.TASK."""
+
 @dataclass(frozen=True)
 class Warden:
     """What workers need to be watched."""
@@ -71,8 +74,7 @@ class Warden:
     def start(hang_after: float = HANG_AFTER) -> "Warden":
         """On the driver's node, until nothing refers to it."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        kind = ray.remote(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)(_Ear)
-        return Warden(kind.remote(hang_after / BEATS), hang_after / BEATS)
+        return Warden(EAR.options(scheduling_strategy=here).remote(hang_after / BEATS), hang_after / BEATS)
 
     def watch(self) -> Callable[[], None]:
         """Watch this process, until what is returned is called."""

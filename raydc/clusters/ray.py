@@ -268,7 +268,7 @@ def tasks(
     `heed` is called every second, and ends the waiting by what it raises.
     """
     warden, put = Warden.start(hang_after), ray.put((function, shared))
-    task = ray.remote(_watched).options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
+    task = TASK.options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
 
     def run(parts: Sequence[Any]) -> list[Any]:
         running = asked = [task.remote(warden, put, part) for part in parts]
@@ -291,6 +291,10 @@ def _watched(warden: Warden, what: tuple[Callable[[Any, Any], Any], Any], part: 
         return function(shared, part)
     finally:
         leave()
+
+
+TASK: Any = ray.remote(_watched)
+"""Made once, not for every run: a driver's memory grows with each function and class that it sends."""
 
 
 def _work(shared: tuple[Remote, Plan, Reader, int, str], groups: list[RowGroup]) -> None:
