@@ -5,10 +5,12 @@ above u(lambda) are taken for pairs of one cluster, those not above l(lambda) fo
 binary cross-entropy; lambda grows, so that u and l meet, u = .95 - lambda, l = .455 + .1 lambda.
 
 From the authors' code: the network (identity-initialised dense layers with batch norm after the random features keep it
-from collapsing at the start), batches of 128, and augmentation by 10 degrees, .1 shift and .05 zoom. Decided here:
-lambda grows evenly over the phase, which at 46 epochs is the paper's step; pairs are chosen on the rows as they are and
-learned on augmented ones; rows that are no images get an mlp, and noise and dropout alone can augment them. Pairs are
-those of the global batch.
+from collapsing at the start), batches of 128, and augmentation by 10 degrees, .1 shift and .05 zoom. Decided here: Adam
+with a rate that falls to zero, where the paper has RMSprop (its recipe "paper"): that one's steps stay as long when
+little is left to learn, so that the clusters, which nothing but themselves holds in place, come apart again after some
+1000 steps; lambda grows evenly over the phase, which at 46 epochs is the paper's step; pairs are chosen on the rows as
+they are and learned on augmented ones; rows that are no images get an mlp, and noise and dropout alone can augment
+them. Pairs are those of the global batch.
 """
 
 from typing import Any, ClassVar, Self
@@ -47,7 +49,11 @@ class DAC(Method):
         """Cosine above which a pair is taken for one cluster, at the start; it falls by lambda."""
         lower: float = Field(0.455, ge=0, lt=1)
         """Cosine up to which a pair is taken for two clusters, at the start; it rises by lambda / 10."""
-        cluster: Clustering = Clustering(length="46 epochs", optimiser=Optimiser(name="rmsprop", lr=1e-3))
+        cluster: Clustering = Clustering(length="46 epochs", optimiser=Optimiser(schedule="cosine"))
+
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {
+            "paper": {"cluster.optimiser.name": "rmsprop", "cluster.optimiser.schedule": "constant"}
+        }
 
         @model_validator(mode="after")
         def _thresholds_in_order(self) -> Self:
@@ -62,6 +68,7 @@ class DAC(Method):
         "augment.rotate": 0.0,
         "augment.zoom": 0.0,
         "cluster.length": "30 epochs",
+        "cluster.optimiser.lr": 3e-3,
     }
     config: Config
 
