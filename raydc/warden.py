@@ -61,7 +61,6 @@ class _Ear:
 
 
 EAR: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ear)
-"""Made once, as raydc.clusters.ray.TASK."""
 
 
 @dataclass(frozen=True)

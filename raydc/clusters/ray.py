@@ -294,7 +294,6 @@ def _watched(warden: Warden, what: tuple[Callable[[Any, Any], Any], Any], part: 
 
 
 TASK: Any = ray.remote(_watched)
-"""Made once, not for every run: a driver's memory grows with each function and class that it sends."""
 
 
 def _work(shared: tuple[Remote, Plan, Reader, int, str], groups: list[RowGroup]) -> None:
