@@ -100,14 +100,15 @@ class Result:
 class Study:
     """Runs of several methods and seeds on the same rows, kept under one directory."""
 
-    def __init__(self, source: Source, settings: dict[str, Any], recipe: str, k: int, out: str) -> None:
-        """`settings` are dotted and apply to every method that has them."""
+    def __init__(self, source: Source, settings: dict[str, Any], recipe: str, k: int | None, out: str) -> None:
+        """`settings` are dotted and apply to every method that has them; k None stands for the number of classes."""
         labels = source.labels()
         if labels is None:
             raise SystemExit("the rows have no known classes (y), so nothing can be scored")
-        self.source, self.settings, self.recipe, self.k = source, settings, recipe, k
+        self.source, self.settings, self.recipe = source, settings, recipe
         self.store = Store(out)
-        self.classes = np.unique(labels, return_inverse=True)[1]
+        names, self.classes = np.unique(labels, return_inverse=True)
+        self.k = len(names) if k is None else k
         self.results: list[Result] = []
         self.stopped = False
 
@@ -369,7 +370,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--data", required=True, help=".npz with X and y, or digits")
     parser.add_argument("--methods", default="kmeans,ae_kmeans,dec,idec,dbc,dcn,aljalbout")
-    parser.add_argument("--n-clusters", type=int, default=10, help="K, given to every method")
+    parser.add_argument("--n-clusters", type=int, help="K, given to every method; unless given, the number of classes")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method, seeds 0, 1, ...")
     parser.add_argument("--recipe", default="default", help="named recipe of the methods that have it, such as paper")
     parser.add_argument(
@@ -397,7 +398,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     data = Path(given.data).stem
-    about = f"{data}: {len(study.classes)} rows, K = {given.n_clusters} given, recipe {given.recipe}"
+    about = f"{data}: {len(study.classes)} rows, K = {study.k} given, recipe {given.recipe}"
     about += "".join(f", {change}" for change in given.set)
     notes = [
         "Last iterates, transductive. CPU-seconds include pretraining; in brackets the part shared with other methods.",

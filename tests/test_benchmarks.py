@@ -79,6 +79,11 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     assert again.results == runs.results
 
 
+def test_the_number_of_clusters_is_that_of_the_classes_unless_given(tmp_path: Path) -> None:
+    assert quality.Study(blobs(), {}, "default", None, str(tmp_path)).k == 3
+    assert quality.Study(blobs(), {}, "default", 5, str(tmp_path)).config("kmeans", 0).method.n_clusters == 5
+
+
 def test_the_table_names_everything(tmp_path: Path) -> None:
     arguments = f"--data digits --limit 150 --methods kmeans --seeds 2 --set method.restarts=2 --out {tmp_path}"
     quality.main(arguments.split())
