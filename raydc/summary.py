@@ -41,7 +41,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     reference = graph.neighbour_graph(_rows(job, source, chosen), min(graph.N_NEIGHBOURS, len(chosen) - 1))
     measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
     measures["mean confidence"] = confidence / rows
-    warnings = [message for message in (monitors.collapsed(counts),) if message]
+    warnings = [message for message in (monitors.collapsed(counts), monitors.splintered(counts)) if message]
     initial = None
     if drawn["initial"]:
         initial = _measures(reference, np.concatenate(drawn["initial"]), n_clusters)

@@ -95,6 +95,8 @@ def test_scales_by_hand() -> None:
     scales, delta = annealing_scales(z, lengths)
     assert delta.item() == pytest.approx(1.5)
     assert scales[1].tolist() == pytest.approx([100, 0.75]) and scales[0].tolist() == pytest.approx([2112, 120000])
+    more, wider = annealing_scales(z, lengths, shortest=0.1)
+    assert wider.item() == pytest.approx(10.5) and torch.equal(more, scales)
 
 
 def test_largest_coefficients_by_hand() -> None:

@@ -20,6 +20,7 @@ from raydc.metrics.monitors import (
     silhouette,
     silhouettes,
     smallest_share,
+    splintered,
 )
 
 
@@ -151,3 +152,8 @@ def test_collapse_is_told_with_its_numbers():
     assert shared is not None and "98.0% of 1000 rows" in shared and "0.10 of its maximum" in shared
     many = collapsed([1] + [0] * 30)
     assert many is not None and "30 of 31" in many and ", ..." in many
+
+
+def test_splinters_are_told_with_their_numbers():
+    assert splintered([5, 1, 1, 4]) is None and splintered([7]) is None and splintered([1]) is None
+    assert splintered([6, 1, 1, 1, 0, 0]) == "clusters splintered: 3 of 4 clusters hold a single row"

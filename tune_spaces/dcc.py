@@ -1,4 +1,4 @@
-"""DCC: the graph and the autoencoder; it finds the number of clusters itself."""
+"""DCC: the graph, the autoencoder, and how near linked rows must come; it finds the number of clusters itself."""
 
 from typing import Any
 
@@ -9,5 +9,6 @@ def space(trial: Any) -> dict[str, Any]:
     trial.suggest_categorical("method.pretrain.length", ["50 epochs", "150 epochs", "300 epochs"])
     trial.suggest_float("method.pretrain.optimiser.lr", 3e-4, 3e-3, log=True)
     trial.suggest_int("method.neighbours", 5, 30)
+    trial.suggest_float("method.shortest", 0.003, 1.0, log=True)
     trial.suggest_float("method.cluster.optimiser.lr", 3e-4, 3e-3, log=True)
     return {"method.name": "dcc"}

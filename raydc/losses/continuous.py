@@ -20,11 +20,11 @@ def linked_pairs(u: Tensor, ends: Tensor, weight: Tensor, scale: Tensor) -> Tens
 
 
 @full_precision
-def annealing_scales(z: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def annealing_scales(z: Tensor, lengths: Tensor, shortest: float = 0.01) -> tuple[Tensor, Tensor]:
     """Scales [2, 2], now and at the end, of rows (mu1) and pairs (mu2), and delta, by the authors' constants.
 
     From codes z [N, D] and the `lengths` [E] of the graph's edges between them; edges shorter than .01 sqrt(D) do not
-    count. delta, below which two linked rows are one cluster, is the mean of the shortest 1%.
+    count. delta, below which two linked rows are one cluster, is the mean of this share of `shortest` ones.
     """
     lengths = lengths.sort().values
     apart = lengths[lengths >= 0.01 * z.shape[1] ** 0.5]
@@ -33,4 +33,5 @@ def annealing_scales(z: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     spread = (z - z.mean(0)).square().sum(1).mean()
     floors = torch.stack([spread, lengths[: min(percent, 250)].mean() / 2])
     first = torch.stack([(16 * spread).clamp_min(132 * 16), 3 * lengths[-1] ** 2])
-    return torch.stack([torch.maximum(first, floors), floors]), lengths[:percent].mean()
+    delta = lengths[: max(int(len(lengths) * shortest), 1)].mean()
+    return torch.stack([torch.maximum(first, floors), floors]), delta

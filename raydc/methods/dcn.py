@@ -43,8 +43,6 @@ class DCN(AutoencoderMethod):
         """Rows that each centroid is taken to stand for at the start: damps its first moves."""
         cluster: Clustering = Clustering(length="50 epochs", optimiser=Optimiser(lr=1e-4))
 
-        recipes: ClassVar[dict[str, dict[str, Any]]] = {"paper": AutoencoderMethod.Config.recipes["paper"]}
-
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}
     config: Config
 
