@@ -192,6 +192,14 @@ def progress(phases):
     ]
 
 
+def test_of_very_many_clusters_the_largest_alone_are_numbered():
+    labels = np.repeat(np.arange(60), np.arange(1, 61))
+    figure = pictures.scatter(np.random.default_rng(0).normal(size=(len(labels), 2)), labels, "title", ("a", "b"))
+    axes = figure.axes[0]
+    assert sorted(int(text.get_text()) for text in axes.texts) == [*range(20, 60)]
+    assert axes.get_title() == "title; the 40 largest are numbered"
+
+
 @pytest.mark.parametrize("k", [1, 2, 30])
 def test_pictures_for_any_number_of_clusters(k):
     draw = np.random.default_rng(k)

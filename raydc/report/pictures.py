@@ -1,7 +1,7 @@
 """The pictures of a report. Each function draws one figure from plain arrays, without pyplot and its global state.
 
 Colours are those of Okabe and Ito (2008), which people with any colour vision tell apart; where there are more clusters
-than colours, lighter and darker ones come with another marker, and every cluster is named on the picture itself.
+than colours, lighter and darker ones come with another marker, and clusters are named on the picture itself.
 """
 
 import io
@@ -22,6 +22,8 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7
 HUES = (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7", GREY, "#B8A800")
 SHADES = (0.0, -0.45, 0.5, -0.7, 0.3)
 MARKERS = ("o", "s", "^", "D", "v")
+NUMBERED = 40
+"""Clusters whose numbers a picture of rows has room for."""
 
 
 def blank(width: float, height: float) -> Figure:
@@ -51,10 +53,16 @@ def marker(cluster: int) -> str:
 
 
 def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_names: tuple[str, str]) -> Figure:
-    """Rows [n, 2] in their cluster's colour; the cluster's number stands where its rows are densest (their median)."""
+    """Rows [n, 2] in their cluster's colour; the cluster's number stands where its rows are densest (their median).
+
+    Of more than NUMBERED clusters the largest alone are numbered.
+    """
     figure = blank(7.2, 6.0)
     axes = figure.subplots()
-    clusters = np.unique(labels)
+    clusters, counts = np.unique(labels, return_counts=True)
+    if len(clusters) > NUMBERED:
+        clusters = clusters[np.argsort(-counts, kind="stable")[:NUMBERED]]
+        title += f"; the {NUMBERED} largest are numbered"
     size = float(np.clip(9000 / max(1, len(points)), 3, 24))
     colours = np.array([colour(k) for k in range(int(labels.max(initial=0)) + 1)])
     markers = np.array([marker(k) for k in range(len(colours))])[labels]
