@@ -3,8 +3,8 @@
     python -m benchmarks.quality --data digits --methods kmeans,ae_kmeans,dec,idec --seeds 3 --out quality/digits
 
 Every (method, seed) goes on from its last checkpoint when the same command is given again. Within a seed, methods with
-the same network, scaling and pretraining start from the same pretrained autoencoder; seeds share nothing. Classes are
-read by the final scores alone. Results so far are in OUT/table.md after every run.
+the same network, scaling and pretraining start from the same pretrained autoencoder; seeds share nothing. Classes
+give K, unless it is given, and the final scores, and nothing else. Results so far are in OUT/table.md after every run.
 """
 
 import argparse

@@ -92,7 +92,7 @@ def test_robust_penalty_by_hand_and_bounded() -> None:
 def test_scales_by_hand() -> None:
     z = torch.tensor([[-10.0], [10.0]])
     lengths = torch.cat([torch.tensor([0.001]), torch.arange(1, 201).float()])  # the first is too short to count
-    scales, delta = annealing_scales(z, lengths)
+    scales, delta = annealing_scales(z, lengths, shortest=0.01)
     assert delta.item() == pytest.approx(1.5)
     assert scales[1].tolist() == pytest.approx([100, 0.75]) and scales[0].tolist() == pytest.approx([2112, 120000])
     more, wider = annealing_scales(z, lengths, shortest=0.1)

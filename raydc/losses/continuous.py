@@ -20,11 +20,11 @@ def linked_pairs(u: Tensor, ends: Tensor, weight: Tensor, scale: Tensor) -> Tens
 
 
 @full_precision
-def annealing_scales(z: Tensor, lengths: Tensor, shortest: float = 0.01) -> tuple[Tensor, Tensor]:
+def annealing_scales(z: Tensor, lengths: Tensor, shortest: float) -> tuple[Tensor, Tensor]:
     """Scales [2, 2], now and at the end, of rows (mu1) and pairs (mu2), and delta, by the authors' constants.
 
     From codes z [N, D] and the `lengths` [E] of the graph's edges between them; edges shorter than .01 sqrt(D) do not
-    count. delta, below which two linked rows are one cluster, is the mean of this share of `shortest` ones.
+    count. delta, below which two linked rows are one cluster, is the mean of the `shortest` share of them.
     """
     lengths = lengths.sort().values
     apart = lengths[lengths >= 0.01 * z.shape[1] ** 0.5]

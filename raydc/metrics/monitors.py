@@ -185,7 +185,7 @@ def splintered(counts: ArrayLike) -> str | None:
     more rows than clusters.
     """
     sizes = _checked(counts)
-    alive, single = int((sizes > 0).sum()), int((sizes == 1).sum())
+    alive, single = clusters_alive(sizes), int((sizes == 1).sum())
     if single < 2 or 2 * single <= alive:
         return None
     return f"clusters splintered: {single} of {alive} clusters hold a single row"
