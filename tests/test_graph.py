@@ -64,13 +64,16 @@ def test_laplacian_norm(n: int) -> None:
 def test_batches_hold_every_edge_once_and_their_rows() -> None:
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     graph, shard = graph_of(x, 4), Shard.of(x)
-    count, seen = graph.steps(16), []
+    count, seen, shares = graph.steps(16), [], torch.zeros(40)
     for index in range(count):
         batch = graph.batch(shard, 5, index, count)
         assert torch.equal(batch.x, x[batch.row]) and batch.total == len(batch.row)
-        assert torch.equal(batch.extra["degree"], graph.degree[batch.row])
+        own = (batch.row[batch.extra["ends"]][:, :, None] == batch.row).sum((0, 1))
+        torch.testing.assert_close(batch.extra["share"], own / graph.degree[batch.row])
+        shares[batch.row] += batch.extra["share"]
         seen.append(batch.row[batch.extra["ends"]])
     assert sorted(map(tuple, torch.cat(seen).tolist())) == list(map(tuple, graph.edges.tolist()))
+    torch.testing.assert_close(shares, torch.ones(40))
 
 
 def test_edges_joined_when_near() -> None:

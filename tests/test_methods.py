@@ -16,8 +16,11 @@ from raydc.clusters import Clusters
 from raydc.clusters.local import CollectiveClusters
 from raydc.data import Batch, Shard
 from raydc.loop import Progress
+from raydc.losses.continuous import geman_mcclure, linked_pairs
+from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods import available, load
 from raydc.methods.base import Method, Now, Parts, Player
+from raydc.methods.dcc import DCC
 from raydc.networks.augment import Augment
 from raydc.settings import SettingsError, build, fields, unflatten
 from tests.method_cases import BATCH, K, blobs, flat, loop_over, make, restored, saved, settings
@@ -328,3 +331,26 @@ def test_losses_see_augmented_rows_and_clusters_the_rows_themselves(name: str, m
 def test_k_means_refuses_augmentation() -> None:
     with pytest.raises(SettingsError, match="leave augment out"):
         build(load("kmeans").Config, {"augment": {"noise": 0.1}}, at="method")
+
+
+def test_dcc_counts_every_row_and_every_edge_once_an_epoch() -> None:
+    x, _ = blobs(DCC, 60)
+    shard = Shard.of(x)
+    clusters = CollectiveClusters(shard, 0)
+    method = DCC(build(DCC.Config, unflatten(DCC.quick | {"edges": 50}), at="method"), tuple(x.shape[1:])).eval()
+    method.prepare(shard, clusters)
+    method.begin(shard, clusters)
+    z = method.features(x)
+    u = z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    method.rows["representative"].data.copy_(u)
+    count, sums = method.batches(shard, 60, "cluster"), torch.zeros(3)
+    assert count > 5
+    for index in range(count):
+        batch = method.pick(shard, "cluster", 3, index, count)
+        parts = method.loss(batch, Now("cluster", 1.0, 0.0, 0, 0), "all")
+        sums += batch.total * torch.stack([weight * loss for weight, loss in parts.values()])
+    row_scale, pair_scale = method.scales[0]
+    rows = geman_mcclure(z - u, row_scale).sum() / z.shape[1]
+    pairs = linked_pairs(u, method.graph.edges, method.graph.weights, pair_scale) / z.shape[1]
+    network = mean_squared_error(x.flatten(1), method.net.decode(z)).sum()
+    torch.testing.assert_close(sums, torch.stack([network, rows, method.constants[1] * pairs]))

@@ -91,8 +91,8 @@ class EdgeGraph:
     def batch(self, shard: Shard, seed: int, index: int, count: int) -> Batch:
         """Batch `index` of `count`: every edge once an epoch, shuffled by `seed`, and the rows at their ends.
 
-        Its `extra` has the edges' "ends" [e, 2], as places in the gathered batch, their "weight" [e], and the "degree"
-        [B_w] of this worker's rows.
+        Its `extra` has the edges' "ends" [e, 2], as places in the gathered batch, their "weight" [e], and for this
+        worker's rows the "share" [B_w] of their edges that is in the batch: it sums to 1 over an epoch.
         """
         many = len(self.edges)
         if self._order[0] != seed:
@@ -100,7 +100,8 @@ class EdgeGraph:
         chosen = self._order[1][index * many // count : (index + 1) * many // count].to(shard.device)
         positions, ends = self.edges[chosen].unique(return_inverse=True)
         batch = shard.batch(positions, ends=ends, weight=self.weights[chosen])
-        batch.extra["degree"] = self.degree[shard.start + batch.row]
+        own = shard.start + batch.row
+        batch.extra["share"] = ends.flatten().bincount()[torch.searchsorted(positions, own)] / self.degree[own]
         return batch
 
     def lengths(self, u: Tensor) -> Tensor:

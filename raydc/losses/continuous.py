@@ -24,14 +24,14 @@ def annealing_scales(z: Tensor, lengths: Tensor, shortest: float) -> tuple[Tenso
     """Scales [2, 2], now and at the end, of rows (mu1) and pairs (mu2), and delta, by the authors' constants.
 
     From codes z [N, D] and the `lengths` [E] of the graph's edges between them; edges shorter than .01 sqrt(D) do not
-    count. delta, below which two linked rows are one cluster, is the mean of the `shortest` share of them.
+    count. delta, below which two linked rows are one cluster, is the mean of the shortest of the others, as many as the
+    `shortest` share of all.
     """
-    lengths = lengths.sort().values
+    many, lengths = len(lengths), lengths.sort().values
     apart = lengths[lengths >= 0.01 * z.shape[1] ** 0.5]
     lengths = apart if len(apart) else lengths
-    percent = max(len(lengths) // 100, 1)
     spread = (z - z.mean(0)).square().sum(1).mean()
-    floors = torch.stack([spread, lengths[: min(percent, 250)].mean() / 2])
+    floors = torch.stack([spread, lengths[: min(max(many // 100, 1), 250)].mean() / 2])
     first = torch.stack([(16 * spread).clamp_min(132 * 16), 3 * lengths[-1] ** 2])
-    delta = lengths[: max(int(len(lengths) * shortest), 1)].mean()
+    delta = lengths[: max(int(many * shortest), 1)].mean()
     return torch.stack([torch.maximum(first, floors), floors]), delta

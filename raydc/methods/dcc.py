@@ -4,15 +4,15 @@ Every row i has a trainable representative u_i beside its code z_i. The rows' mu
 spanning forest, pull their representatives together through a robust penalty whose scales are annealed (graduated
 non-convexity); clusters are the connected components of what came within delta, so their number is found, not given.
 
-From the authors' code: normalisation by the batch (rows times features), degrees n_i as weights, lambda and the scales'
-starts and floors, biases at twice the rate, Adam's beta1 = .99, 128 edges a step. Its stop rule reads the wrong way
-round; here the intended one holds: at the floor, stop when fewer than .1% of the edges change between same and other
-cluster. Decided here: rows are scaled to a mean square of 1 over all rows, not each; autoencoder as DEC's; no
-noise is added to the codes that representatives start from; an update is due every 20 epochs, and is both the annealing
-step and the look at the components. Every worker knows all edges.
+From the authors' code: normalisation by the batch (rows times features), a row's terms weighted by the share of its
+edges that the batch holds, so that it counts once an epoch, lambda and the scales' starts and floors, biases at twice
+the rate, Adam's beta1 = .99, 128 edges a step. Decided here: rows are scaled to a mean square of 1 over all rows, not
+each; autoencoder as DEC's; no noise is added to the codes that representatives start from; an update is due every 20
+epochs, and is both the annealing step and the look at the components; once the pairs' scale is at its floor, one look
+at which fewer than .1% of the edges have changed between same and other cluster ends it, where the code looks after
+every epoch and wants three. Every worker knows all edges.
 
-Known failure: neighbours along a curve hardly come nearer to each other than they began (views of COIL-20's turning
-objects), so that few edges are within a delta made of the shortest 1%, and most rows stay alone; `shortest` widens it.
+Known failure: parts of a class that no chain of near rows joins stay clusters of their own; `shortest` widens delta.
 """
 
 from typing import Any, ClassVar
@@ -103,12 +103,12 @@ class DCC(AutoencoderMethod):
     def loss(self, batch: Batch, now: Now, player: str) -> Parts:
         if now.phase != "cluster":
             return super().loss(batch, now, player)
-        z, u, degree = self.features(batch.x), self.rows["representative"][batch.row], batch.extra["degree"]
+        z, u, share = self.features(batch.x), self.rows["representative"][batch.row], batch.extra["share"]
         rebuilt = mean_squared_error(batch.x.flatten(1), self.net.decode(z).flatten(1))
         pairs = linked_pairs(batch.gather(u), batch.extra["ends"], batch.extra["weight"], self.scales[0, 1])
         return {
-            "network": (1.0, batch.mean(degree * rebuilt)),
-            "rows": (1 / self.net.latent, batch.mean(degree * geman_mcclure(z - u, self.scales[0, 0]))),
+            "network": (1.0, batch.mean(share * rebuilt)),
+            "rows": (1 / self.net.latent, batch.mean(share * geman_mcclure(z - u, self.scales[0, 0]))),
             "pairs": (1 / self.net.latent, self.constants[1] * pairs / batch.total),
         }
 
