@@ -8,9 +8,9 @@ From the authors' code: normalisation by the batch (rows times features), a row'
 edges that the batch holds, so that it counts once an epoch, lambda and the scales' starts and floors, biases at twice
 the rate, Adam's beta1 = .99, 128 edges a step. Decided here: rows are scaled to a mean square of 1 over all rows, not
 each; autoencoder as DEC's; no noise is added to the codes that representatives start from; an update is due every 20
-epochs, and is both the annealing step and the look at the components; once the pairs' scale is at its floor, one look
-at which fewer than .1% of the edges have changed between same and other cluster ends it, where the code looks after
-every epoch and wants three. Every worker knows all edges.
+epochs (the code looks after every one), and is both the annealing step and the look at the components; once the pairs'
+scale is at its floor, the third look at which fewer than .1% of the edges have changed between same and other cluster
+ends it. Every worker knows all edges.
 
 Known failure: parts of a class that no chain of near rows joins stay clusters of their own; `shortest` widens delta.
 """
@@ -54,7 +54,7 @@ class DCC(AutoencoderMethod):
         edges: int = Field(128, ge=1)
         """Edges of a global batch, once clustering has begun."""
         settled: float = Field(1e-3, ge=0, lt=1)
-        """Stop when fewer than this share of the edges change, once the pairs' scale has reached its floor."""
+        """Stop after three looks at which fewer than this share of the edges changed, the pairs' scale at its floor."""
         cluster: Clustering = Clustering(length="500 epochs", optimiser=Optimiser(beta1=0.99), update_every="20 epochs")
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {
@@ -73,7 +73,7 @@ class DCC(AutoencoderMethod):
         super().__init__(config, shape)
         self.register_buffer("scales", torch.ones(2, 2))  # mu1 of rows and mu2 of pairs; below, where they end
         self.register_buffer("constants", torch.zeros(2))  # delta, and lambda, the weight of the pairs
-        self.register_buffer("found", torch.zeros(2, dtype=torch.int64))  # clusters; 1 once they are settled
+        self.register_buffer("found", torch.zeros(2, dtype=torch.int64))  # clusters, and looks that found them settled
 
     @property
     def n_clusters(self) -> int:
@@ -121,12 +121,12 @@ class DCC(AutoencoderMethod):
     def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
         before, labels = clusters.gather(self.rows["label"]), self.finish(shard, clusters)
         changed = (self.graph.within(before) != self.graph.within(clusters.gather(labels))).double().mean()
-        self.found[1] = (self.scales[0, 1] <= self.scales[1, 1]) & (changed < self.config.settled)
+        self.found[1] += (self.scales[0, 1] <= self.scales[1, 1]) & (changed < self.config.settled)
         self.scales[0] = torch.maximum(self.scales[0] / 2, self.scales[1])
         return labels
 
     def converged(self) -> bool:
-        return bool(self.found[1])
+        return int(self.found[1]) >= 3
 
     def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
         labels = self.graph.components(clusters.gather(self.rows["representative"].data), self.constants[0])
