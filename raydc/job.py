@@ -113,8 +113,15 @@ class Outcome:
 def prepare(
     config: RunConfig, source: Source | None = None, surveyed: Callable[[Source, DataSettings], Survey] = survey
 ) -> Job:
-    """Open and check the rows and the method. Raises SettingsError or DataError before any work is done."""
+    """Open and check the rows and the method. Raises SettingsError or DataError before any work is done.
+
+    Paths become absolute: workers, who open them too, have other working directories.
+    """
     opened, kind = source or open_source(config.data), methods.load(config.method_name)
+    training = config.training
+    if training.init_from is not None:
+        training = training.model_copy(update={"init_from": Store(training.init_from).root})
+    config = replace(config, data=opened.settings if source is None else config.data, training=training)
     if opened.weights and not kind.weighs_rows:
         raise DataError(
             f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "

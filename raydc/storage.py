@@ -28,7 +28,10 @@ class Store:
     """Whole files under one root. A file appears complete or not at all."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Raises ValueError for a URI of no known kind."""
+        """A directory of this machine becomes absolute: workers, who open it too, have other working directories.
+
+        Raises ValueError for a URI of no known kind.
+        """
         self.root = str(root)
         if "://" in self.root:
             try:
@@ -38,7 +41,8 @@ class Store:
                     f"{self.root}: expected a directory of this machine or a URI such as s3://bucket/folder ({error})"
                 ) from error
         else:
-            self.filesystem, self.path = pafs.LocalFileSystem(), str(Path(self.root).expanduser().absolute())
+            self.filesystem = pafs.LocalFileSystem()
+            self.root = self.path = str(Path(self.root).expanduser().absolute())
         self.local = isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:

@@ -1,4 +1,5 @@
 import os
+import pickle
 import threading
 
 import pytest
@@ -15,6 +16,21 @@ def test_files_come_back_and_are_listed(tmp_path):
     store.delete("a")
     store.delete("a")
     assert store.list() == ["c"]
+
+
+def test_a_relative_directory_is_the_same_for_a_process_that_works_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = Store("runs/a")
+    store.write_text("b", "one")
+    sent = pickle.dumps(store)
+    monkeypatch.chdir("elsewhere")
+    there = pickle.loads(sent)
+    assert (
+        there.read_text("b") == "one"
+        and there.root == str(tmp_path / "runs/a")
+        and (there / "c").root == f"{there.root}/c"
+    )
 
 
 def test_names_stay_inside(tmp_path):

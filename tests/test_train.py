@@ -1,15 +1,19 @@
 """Runs that are killed, repeated, moved to another number of workers, or asked for wrongly."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
+from sklearn.datasets import load_digits
 
 from raydc import checkpoints, cli
 from raydc.console import Live
@@ -217,6 +221,24 @@ def tiny() -> dict[str, object]:
     from tests.runs import TINY
 
     return {key: value for key, value in TINY.items() if key != "data.path"}
+
+
+@pytest.mark.ray
+def test_workers_find_what_is_named_relative_to_the_users_directory(undisturbed, tmp_path):
+    """Ray's workers have working directories of their own."""
+    (tmp_path / "rows").mkdir()
+    np.save(tmp_path / "rows" / "digits.npy", load_digits().data)
+    shutil.copytree(undisturbed, tmp_path / "runs" / "before")
+    run = {"data": "rows/digits.npy", "out": "runs/after", "init-from": "runs/before", "tracking-uri": "sqlite:///m.db"}
+    run |= {"method": "dec", "n-clusters": "10", "data.shape": "1,8,8", "method.cluster.length": "1 epochs"}
+    run |= {"method.network.hidden": "32", "method.network.latent": "5"}
+    command = [sys.executable, "-m", "raydc", "train", *(word for key in run for word in (f"--{key}", run[key]))]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run(command, cwd=tmp_path, env=env, timeout=280, check=True)
+    assert pq.read_table(tmp_path / "runs" / "after" / "assignments")["row"].to_pylist() == list(range(1797))
+    resolved = json.loads((tmp_path / "runs" / "after" / "run.json").read_text())["config"]
+    assert resolved["data"]["path"] == str(tmp_path / "rows" / "digits.npy")
+    assert resolved["training"]["init_from"] == str(tmp_path / "runs" / "before")
 
 
 @pytest.mark.ray

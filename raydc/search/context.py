@@ -123,7 +123,7 @@ class Context:
 def prepare(settings: TuneSettings, surveyed: Callable[[Source, DataSettings], Survey] = survey) -> Context:
     """Open and survey the rows, and build the neighbour graph. DataError says what is wrong with them."""
     source = open_source(settings.data)
-    found = surveyed(source, settings.data)
+    found = surveyed(source, source.settings)
     most = settings.n_clusters[1]
     trained = round(found.rows * settings.subsample)
     if trained < most:
@@ -142,7 +142,7 @@ def prepare(settings: TuneSettings, surveyed: Callable[[Source, DataSettings], S
         reference = (rows - scaling.shift) * scaling.factor
     else:
         reference = _embedding(settings.reference, found.rows, chosen)
-    settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).path})
+    settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).root})
     built = graph.neighbour_graph(reference, settings.neighbours)
     return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
 
