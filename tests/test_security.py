@@ -84,7 +84,7 @@ def test_a_run_that_loses_a_worker_and_its_registry_shows_no_secret_anywhere(tmp
     data = run_cases.write(run_cases.table(), tmp_path / "rows.parquet")
     sessions = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # short: Ray's sockets lie in it
     environment = {**os.environ, **dict.fromkeys(SECRETS, CANARY), "RAY_AUTH_MODE": "token"}
-    environment |= {"RAY_TMPDIR": str(sessions), "RAYDC_FAILPOINT": f"finish:{tmp_path / 'killed'}"}
+    environment |= {"RAY_TMPDIR": str(sessions), "RAYDC_FAILPOINT": f"stream.part:{tmp_path / 'killed'}"}
     environment |= {"MLFLOW_TRACKING_URI": f"http://me:{CANARY}@127.0.0.1:{free_port()}"}
     command = [sys.executable, "-m", "raydc", "train", "--data", data, "--method", "kmeans", "--n-clusters", "3"]
     command += ["--workers", "1", "--out", str(tmp_path / "out"), "--register", "canary"]
