@@ -7,7 +7,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from raydc.clusters.agglomerate import (
     Agglomeration,
-    draw_groups,
+    draw_rows,
     join_stray,
     merge_rows,
     nearest_chains,
@@ -48,7 +48,7 @@ def test_merges_as_the_dense_reference(seed: int) -> None:
     w, first = row_affinity(near, squared), nearest_chains(near[:, 0])
     tree = Agglomeration(w, first)
     tree.merge_until(3)
-    assert adjusted_rand_score(reference(w.toarray(), first, 3), tree.result()[0]) == 1
+    assert adjusted_rand_score(reference(w.toarray(), first, 3), tree.result()) == 1
 
 
 def test_affinity_of_two_rows_by_hand() -> None:
@@ -74,8 +74,7 @@ def test_what_no_neighbour_links_is_merged_by_means() -> None:
     x = np.array([[0.0], [0.1], [1.0], [1.1], [9.0], [9.1]])
     near, squared = nearest(x, 1)
     found = merge_rows(*map(torch.from_numpy, (near, squared, x)), None, 0.0, 2, 3)
-    assert adjusted_rand_score([0, 0, 0, 0, 1, 1], found[:, 0]) == 1
-    assert (found[:, 1:] == -1).all(), "no cluster is linked to another"
+    assert adjusted_rand_score([0, 0, 0, 0, 1, 1], found) == 1
 
 
 def test_rows_that_stand_out_are_no_clusters() -> None:
@@ -85,7 +84,7 @@ def test_rows_that_stand_out_are_no_clusters() -> None:
     pairs = np.array([[-9.0, 0, 0], [-9.1, 0, 0], [13.0, 0, 0], [13.1, 0, 0]])
     x = np.concatenate([groups, pairs])
     near, squared = nearest(x, 8)
-    labels = merge_rows(torch.from_numpy(near), torch.from_numpy(squared), torch.from_numpy(x), None, 0.0, 2, 5)[:, 0]
+    labels = merge_rows(torch.from_numpy(near), torch.from_numpy(squared), torch.from_numpy(x), None, 0.0, 2, 5)
     assert adjusted_rand_score(np.repeat([0, 1], 60), labels[:120]) > 0.9
     assert labels[120] == labels[121] == labels[:60].mode().values
     assert labels[122] == labels[123] == labels[60:120].mode().values
@@ -104,7 +103,7 @@ def test_no_more_than_k_are_joined() -> None:
     """Six rows in pairs that have nobody else: three clusters are asked for, so three are kept."""
     near, squared = np.array([[1], [0], [3], [2], [5], [4]]), np.ones((6, 1))
     x = torch.arange(6.0)[:, None]
-    found = merge_rows(torch.from_numpy(near), torch.from_numpy(squared), x, None, 0.0, 3, 2)[:, 0]
+    found = merge_rows(torch.from_numpy(near), torch.from_numpy(squared), x, None, 0.0, 3, 2)
     assert found.tolist() == [0, 0, 1, 1, 2, 2]
 
 
@@ -112,28 +111,27 @@ def test_a_share_of_the_clusters_is_left() -> None:
     x = np.random.default_rng(0).normal(size=(200, 4))
     parts = [torch.from_numpy(part) for part in (*nearest(x, 10), x)]
     first = merge_rows(*parts, None, 1.0, 2, 5)
-    clusters = int(first[:, 0].max()) + 1
-    later = merge_rows(*parts, first[:, 0], 0.5, 2, 5)
-    assert int(later[:, 0].max()) + 1 == round(clusters / 2)
-    pairs = set(zip(first[:, 0].tolist(), later[:, 0].tolist(), strict=True))
+    clusters = int(first.max()) + 1
+    later = merge_rows(*parts, first, 0.5, 2, 5)
+    assert int(later.max()) + 1 == round(clusters / 2)
+    pairs = set(zip(first.tolist(), later.tolist(), strict=True))
     assert len(pairs) == clusters, "clusters are only ever merged"
-    assert (later[:, 1:] != later[:, :1]).all(), "no cluster is near itself"
 
 
-def test_groups_have_rows_of_the_anchors_clusters() -> None:
-    labels = torch.arange(100) // 10
-    groups = torch.stack([labels, (labels + 1) % 10, torch.full_like(labels, -1)], 1)
-    drawn = draw_groups(groups, 40, torch.Generator().manual_seed(0))
-    again = draw_groups(groups, 40, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, again) and (drawn.diff() > 0).all() and 8 < len(drawn) <= 48
+def test_drawn_rows_have_company_of_their_cluster_and_of_others() -> None:
+    labels = torch.arange(1000) // 2  # of 100 rows drawn alone, about ten would have their mate with them
+    drawn = draw_rows(labels, 100, torch.Generator().manual_seed(0))
+    again = draw_rows(labels, 100, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again) and (drawn.diff() > 0).all() and 70 < len(drawn) <= 96
+    found = labels[drawn].bincount()
+    assert (found == 2).sum() >= 8 and (found == 1).sum() > 40
 
 
 def test_triplets_by_hand() -> None:
     z = torch.tensor([[1.0, 0], [0, 1.0], [-1.0, 0]], dtype=torch.float64)
-    groups = torch.tensor([[0, 1], [0, 1], [1, 0]])
+    labels = torch.tensor([0, 0, 1])
     # rows 0 and 1 are alike at distance 2, row 2 is at 4 from row 0 and at 2 from row 1; it has no second row
-    assert agglomerative_triplets(z, groups, margin=0.2).item() == pytest.approx((0 + 0.2) / 2)
-    assert agglomerative_triplets(z, groups, margin=0.2, weight=2).item() == pytest.approx((0.2 + 2.2) / 2)
-    anyone = torch.tensor([[0, -1], [0, -1], [1, -1]])
-    assert agglomerative_triplets(z, anyone, margin=0.2).item() == pytest.approx(0.1)
-    assert agglomerative_triplets(z[:1], groups[:1], margin=0.2).item() == 0
+    assert agglomerative_triplets(z, labels, margin=0.2).item() == pytest.approx((0 + 0.2) / 2)
+    assert agglomerative_triplets(z, labels, margin=0.2, weight=2).item() == pytest.approx((0.2 + 2.2) / 2)
+    assert agglomerative_triplets(z[:1], labels[:1], margin=0.2).item() == 0
+    assert agglomerative_triplets(z[:2], labels[:2], margin=0.2).item() == 0

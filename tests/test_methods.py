@@ -224,6 +224,8 @@ LATER = {
     "dcc.settled": "a stop rule",
     "jule.final": "a merge that few steps do not reach",
     "jule.margin": "a loss between merges that few steps do not reach",
+    "jule.nearest": "the order of merges, on which blobs far apart do not turn",
+    "jule.neighbours": "the same",
 }
 """Settings that six steps do not show, and why."""
 

@@ -129,14 +129,9 @@ class Agglomeration:
             for other in rest:
                 self._merge(first, other)
 
-    def result(self) -> tuple[Integers, Integers]:
-        """Labels [N] from 0, and the most affine clusters of each [clusters, others], -1 where there are no more."""
-        names = np.array(sorted(self.sizes), dtype=np.int64)
-        near = np.full((len(names), self.others), -1, dtype=np.int64)
-        for at, a in enumerate(names.tolist()):
-            found = [-i for value, i in self._near[a] if value > 0]
-            near[at, : len(found)] = np.searchsorted(names, found)
-        return np.searchsorted(names, self.labels), near
+    def result(self) -> Integers:
+        """Labels [N] from 0."""
+        return np.searchsorted(sorted(self.sizes), self.labels)
 
     def _push(self, a: int) -> None:
         near = self._near[a]
@@ -215,8 +210,7 @@ def merge_rows(
 ) -> Tensor:
     """Merge the clusters `labels` [N] of rows z [N, D] by their `neighbours` [N, k]; by default chains (or rows).
 
-    Until the share `left` of the clusters is left, and at least `least` of them. Returns int64 [N, 1 + others]: each
-    row's cluster, and the clusters most affine to it.
+    Until the share `left` of the clusters is left, and at least `least` of them. Returns each row's cluster, int64 [N].
     """
     near = neighbours.cpu().numpy()
     first = nearest_chains(near[:, 0]) if labels is None else labels.cpu().numpy()
@@ -229,26 +223,21 @@ def merge_rows(
     count = max(least, round(left * len(tree.sizes)))
     tree.merge_until(count)
     tree.merge_nearest_means(count, z.float().cpu().numpy())
-    merged, close = tree.result()
-    return torch.from_numpy(np.concatenate([merged[:, None], close[merged]], 1))
+    return torch.from_numpy(tree.result())
 
 
-def draw_groups(groups: Tensor, size: int, draw: torch.Generator) -> Tensor:
-    """About `size` rows to compare, positions ascending: anchors, with rows of their cluster and of its nearest ones.
+def draw_rows(labels: Tensor, size: int, draw: torch.Generator) -> Tensor:
+    """About `size` rows to compare, positions ascending, of all rows' clusters `labels` [N].
 
-    `groups` [N, 1 + K_c] as `merge_rows` gives them. An anchor brings two rows of its own cluster, which may be itself,
-    and one of each nearest cluster, or of any where there are fewer.
+    Anchors, each with two rows of its cluster, which may be itself, and five of any.
     """
-    labels = groups[:, 0]
     sizes = labels.bincount()
     members, first = labels.argsort(stable=True), sizes.cumsum(0) - sizes
-    anchors = torch.randperm(len(groups), generator=draw)[: max(size // (2 + groups.shape[1]), 1)]
-    wanted = groups[anchors]
-    anyone = torch.randint(len(sizes), wanted.shape, generator=draw)
-    wanted = torch.cat([wanted[:, :1], torch.where(wanted < 0, anyone, wanted)], 1)
-    chance = torch.rand(wanted.shape, generator=draw, dtype=torch.float64)
-    chosen = members[first[wanted] + (chance * sizes[wanted]).long()]
-    return torch.cat([anchors, chosen.flatten()]).unique()
+    anchors = torch.randperm(len(labels), generator=draw)[: max(size // 8, 1)]
+    own = labels[anchors].repeat(2)
+    chance = torch.rand(len(own), generator=draw, dtype=torch.float64)
+    mates = members[first[own] + (chance * sizes[own]).long()]
+    return torch.cat([anchors, mates, torch.randint(len(labels), (5 * len(anchors),), generator=draw)]).unique()
 
 
 def _vectors(matrix: sparse.csr_array) -> dict[int, Vector]:

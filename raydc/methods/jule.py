@@ -1,18 +1,19 @@
 """JULE: representations and image clusters learned jointly. Yang, Parikh & Batra, CVPR 2016, arXiv:1604.03628.
 
 Many small clusters, made of nearest-neighbour chains of the rows, are merged by the affinity of their rows' neighbour
-graph; between two rounds of merging a network learns, by triplets, to tell a cluster from its nearest ones. Each period
+graph; between two rounds of merging a network learns, by triplets, to tell a cluster from the others. Each period
 merges the share `rate` of the clusters and then trains 20 epochs, until K are left and were trained on; before them
 the network is trained on the chains. RC, the better one, repeats the whole agglomeration on the final features; SF
 takes the last labels as they are.
 
-As the authors' code has it: hinge with margin .2 on unit features, chains of 50 rows at most, SGD whose rate falls by
-an inverse power, weights N(0, .01^2), rate .9 (.2 for faces). The paper's criterion counts the second term always, the
-code only while more than 100 clusters remain; here always. Decided here: graph and affinities are sparse and merging is
-exact; a batch is made of anchors, each with two rows of its cluster and one of each of its K_c nearest clusters; a few
-rows whose neighbours do not return it are not left to be a cluster, but join a neighbour's; what no neighbour links is
-merged by average linkage; new rows go to the cluster whose mean feature is nearest. Workers train
-together; merging is the work of worker 0, in the memory of its machine.
+As the authors' code has it: a triplet's negative is any row of the batch that is in another cluster (the paper's is in
+one of the K_c nearest, which are of the same kind while clusters are many), hinge with margin .2 on unit features,
+chains of 50 rows at most, SGD whose rate falls by an inverse power, weights N(0, .01^2), rate .9 (.2 for faces). The
+paper's criterion counts the second term always, the code only while more than 100 clusters remain; here always. Decided
+here: graph and affinities are sparse and merging is exact; a batch is made of anchors, each with two rows of its
+cluster and five of any; a few rows whose neighbours do not return it are not left to be a cluster, but join a
+neighbour's; what no neighbour links is merged by average linkage; new rows go to the cluster whose mean feature is
+nearest. Workers train together; merging is the work of worker 0, in the memory of its machine.
 """
 
 from typing import Any, ClassVar, Literal
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from raydc import collectives
 from raydc.clusters import Clusters
-from raydc.clusters.agglomerate import draw_groups, merge_rows
+from raydc.clusters.agglomerate import draw_rows, merge_rows
 from raydc.data import Batch, Shard
 from raydc.data.memory import refuse_beyond_memory
 from raydc.losses.agglomerative import agglomerative_triplets
@@ -94,20 +95,20 @@ class JULE(Method):
         return F.normalize(self.net(x), dim=1)
 
     def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
-        if self._known[0] is not self.rows["groups"]:  # new ones are gathered once
-            self._known = (self.rows["groups"], collectives.gather(self.rows["groups"], shard.sizes).cpu())
+        if self._known[0] is not self.rows["merged"]:  # new ones are gathered once
+            self._known = (self.rows["merged"], collectives.gather(self.rows["merged"], shard.sizes).cpu())
         draw = torch.Generator().manual_seed((seed + index) % 2**63)
-        positions = draw_groups(self._known[1], -(-shard.total // count), draw)
-        return shard.batch(positions.to(shard.device), groups=self._known[1][positions].to(shard.device))
+        positions = draw_rows(self._known[1], -(-shard.total // count), draw)
+        return shard.batch(positions.to(shard.device), merged=self._known[1][positions].to(shard.device))
 
     def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
-        return agglomerative_triplets(batch.gather(self.features(batch.x)), batch.extra["groups"], self.config.margin)
+        return agglomerative_triplets(batch.gather(self.features(batch.x)), batch.extra["merged"], self.config.margin)
 
     def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
         return self._merge(shard, clusters, shard.map(lambda x: x.flatten(1)), None, 1.0)
 
     def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        labels = clusters.gather(self.rows["groups"])[:, 0]
+        labels = clusters.gather(self.rows["merged"])
         self.done.fill_(bool(labels.max() < self.n_clusters))
         return self._merge(shard, clusters, shard.map(self.features), labels, 1 - self.config.rate)
 
@@ -116,8 +117,8 @@ class JULE(Method):
 
     def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
         z = shard.map(self.features)
-        straight = self.config.final == "sf" and "groups" in self.rows
-        labels = self._merge(shard, clusters, z, clusters.gather(self.rows["groups"])[:, 0] if straight else None, 0.0)
+        straight = self.config.final == "sf" and "merged" in self.rows
+        labels = self._merge(shard, clusters, z, clusters.gather(self.rows["merged"]) if straight else None, 0.0)
         one_hot = F.one_hot(labels, self.n_clusters).to(z.dtype)
         self.centroids.copy_(F.normalize(clusters.total(one_hot.T @ z), dim=1))
         return labels
@@ -129,9 +130,9 @@ class JULE(Method):
         """Merge clusters, by default chains, until the share `left` of them is left, and at least K; labels [N]."""
         near, squared = clusters.neighbours(z, min(self.config.neighbours, shard.total - 1))
         near, squared, z = (clusters.gather(part) for part in (near, squared, z))
-        found = torch.zeros(shard.total, 1 + self.config.nearest, dtype=torch.int64, device=shard.device)
+        found = torch.zeros(shard.total, dtype=torch.int64, device=shard.device)
         if collectives.rank() == 0:
             found.copy_(merge_rows(near, squared, z, labels, left, self.n_clusters, self.config.nearest))
         collectives.broadcast([found])
-        self.rows["groups"] = found[shard.start : shard.start + len(shard)].clone()
-        return self.rows["groups"][:, 0].clone()
+        self.rows["merged"] = found[shard.start : shard.start + len(shard)].clone()
+        return self.rows["merged"].clone()
