@@ -224,7 +224,7 @@ LATER = {
     "dcc.settled": "a stop rule",
     "jule.final": "a merge that few steps do not reach",
     "jule.margin": "a loss between merges that few steps do not reach",
-    "jule.nearest": "the order of merges, on which blobs far apart do not turn",
+    "jule.nearest": "the order of merges, on which blobs far apart do not turn: a test of its own",
     "jule.neighbours": "the same",
 }
 """Settings that six steps do not show, and why."""
@@ -356,3 +356,16 @@ def test_dcc_counts_every_row_and_every_edge_once_an_epoch() -> None:
     pairs = linked_pairs(u, method.graph.edges, method.graph.weights, pair_scale) / z.shape[1]
     network = mean_squared_error(x.flatten(1), method.net.decode(z)).sum()
     torch.testing.assert_close(sums, torch.stack([network, rows, method.constants[1] * pairs]))
+
+
+@pytest.mark.parametrize(("setting", "other"), [("neighbours", 8), ("nearest", 2)])
+def test_jule_merges_by_its_settings(setting: str, other: int) -> None:
+    """Where rows lie close together, the order of merges turns on them."""
+    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    shard, found = Shard.of(x), []
+    for changed in ({}, {setting: other}):
+        torch.manual_seed(0)
+        kind = load("jule")
+        method = kind(build(kind.Config, unflatten({**kind.quick, "n_clusters": 5, **changed}), at="method"), (1, 8, 8))
+        found.append(method.eval().finish(shard, CollectiveClusters(shard, 0)))
+    assert adjusted_rand_score(*found) < 1
