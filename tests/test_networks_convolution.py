@@ -32,3 +32,12 @@ def test_a_strided_autoencoder_rebuilds_images_of_any_size(shape: tuple[int, ...
     net = StridedAutoencoder(shape, (4, 6), 5)
     z = net.encode(torch.rand(3, *shape))
     assert z.shape == (3, net.latent) and net.decode(z).shape == (3, *shape)
+
+
+def test_a_strided_autoencoder_begins_with_glorots_weights_and_no_bias() -> None:
+    torch.manual_seed(0)
+    net = StridedAutoencoder((1, 32, 32), (15, 20), 3)
+    for layer in [*net.encoder, *net.decoder]:
+        assert isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d) and layer.bias is not None
+        bound = (6 / (9 * (layer.in_channels + layer.out_channels))) ** 0.5
+        assert 0.9 * bound < layer.weight.abs().max() <= bound and not layer.bias.any()

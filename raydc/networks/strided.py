@@ -2,6 +2,8 @@
 
 The shape of DSC-Nets (Ji et al., NeurIPS 2017, arXiv:1709.02508): ReLU after every convolution, the code's too; the
 decoder mirrors the encoder by transposed convolutions, and ends without a ReLU: one that is dead at the start stays so.
+Weights begin Glorot-uniform and biases at 0, as in the authors' code: they set the scale of the codes, by which the
+losses that express them weigh.
 """
 
 from itertools import pairwise
@@ -35,6 +37,10 @@ class StridedAutoencoder(Autoencoder):
             ConvTranspose2d(b, a, kernel, 2, pad, rest)
             for (a, b), rest in reversed([*zip(pairwise(widths), rests, strict=True)])
         )
+        for layer in [*self.encoder, *self.decoder]:
+            assert isinstance(layer, Conv2d | ConvTranspose2d) and layer.bias is not None
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def encode(self, x: Tensor) -> Tensor:
         for conv in self.encoder:
