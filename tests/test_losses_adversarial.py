@@ -40,3 +40,15 @@ def test_images_are_made_in_the_unit_interval() -> None:
     net = AdversarialNetwork(hidden=(16, 16), channels=(4, 8)).build((1, 8, 8), 12, clusters=5, continuous=0)
     made = net.generator(50 * torch.randn(6, 12))
     assert 0 <= made.min() and made.max() <= 1
+
+
+def test_networks_for_images_begin_small() -> None:
+    torch.manual_seed(0)
+    net = AdversarialNetwork().build((1, 28, 28), 74, clusters=10, continuous=2)
+    for name, value in net.named_parameters():
+        if value.dim() > 1:
+            assert 0.018 < value.std() < 0.022 and value.mean().abs() < 0.002, name
+        elif name.endswith("bias"):
+            assert not value.any(), name
+        else:
+            assert (value - 1).abs().max() < 0.1 and value.std() > 0, name

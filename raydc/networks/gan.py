@@ -2,6 +2,8 @@
 
 Images: generator dense-dense-deconv-deconv, critic conv-conv-dense, 4x4 kernels with stride 2. Vectors: two dense
 layers each, and a linear end of the generator, for vectors need not lie in [0, 1].
+
+Those for images begin as in the authors' code: weights normal with deviation .02, batch norm's about 1, biases 0.
 """
 
 import logging
@@ -96,6 +98,16 @@ class GAN(nn.Module):
         super().__init__()
         self.generator, self.critic = generator, critic
 
+    def begin_small(self) -> None:
+        """Weights from N(0, .02^2), those of batch norm from N(1, .02^2), biases 0."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, BatchNorm):
+                nn.init.normal_(layer.weight, 1.0, 0.02)
+
 
 class AdversarialNetwork(Settings):
     """Sizes of generator and critic."""
@@ -116,7 +128,10 @@ class AdversarialNetwork(Settings):
             log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)
         channels = self.channels if self.family == "conv" and images else ()
         generator = Generator(inputs, shape, self.hidden, channels)
-        return GAN(generator, Critic(shape, self.hidden, channels, self.leak, clusters, continuous))
+        gan = GAN(generator, Critic(shape, self.hidden, channels, self.leak, clusters, continuous))
+        if channels:
+            gan.begin_small()
+        return gan
 
 
 def _dense(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
