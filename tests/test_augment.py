@@ -64,3 +64,12 @@ def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"shift": 1.0}, {"rotate": -1.0}, {"dropout": 1.0}, {"spin": 1.0}):
         with pytest.raises(ValidationError):
             Augment(**wrong)
+
+
+def test_nearest_interpolation_only_moves_values() -> None:
+    torch.manual_seed(0)
+    moved = Augment(shift=0.2, rotate=15, zoom=0.1, interpolation="nearest")(IMAGES)
+    assert set(moved.flatten().tolist()) <= set(IMAGES.flatten().tolist()) and not torch.equal(moved, IMAGES)
+    torch.manual_seed(0)
+    blurred = Augment(shift=0.2, rotate=15, zoom=0.1)(IMAGES)
+    assert not set(blurred.flatten().tolist()) <= set(IMAGES.flatten().tolist())

@@ -44,7 +44,7 @@ class DAC(Method):
 
     class Config(Method.Config):
         network: Classifier = Classifier()
-        augment: Augment = Augment(shift=0.1, rotate=10.0, zoom=0.05)
+        augment: Augment = Augment(shift=0.1, rotate=10.0, zoom=0.05, interpolation="nearest")
         upper: float = Field(0.95, gt=0, le=1)
         """Cosine above which a pair is taken for one cluster, at the start; it falls by lambda."""
         lower: float = Field(0.455, ge=0, lt=1)

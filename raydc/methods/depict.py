@@ -5,12 +5,12 @@ cluster frequencies of *all* rows; every layer of the clean encoder is reconstru
 rows, .1 for hidden layers, each a mean over its numbers). L = cross-entropy + reconstruction.
 
 From the authors' code: 40 k-means, their normalised means as the softmax's weights, a stage that learns the k-means
-labels, and target "code", q ~ p^2 / f, with which their figures were made. "paper" is eq. 6, q ~ p / sqrt(f), which
-does not sharpen balanced predictions at all. Decided here: targets come from one clean pass before each epoch, not from
-network states mixed over an epoch; clean layers are constants to the reconstruction; the decoder begins at the mean
-row; k-means replaces agglomeration on small sets; the k-means stage has a length instead of a validation split;
-training ends when fewer than 1e-4 of the labels change, not when the predictions move less than 1e-7 in square; the
-default pretrains 300 epochs with Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
+labels, and target "code", q ~ p^2 / f, with which their figures were made; gradients of the reconstruction reach the
+clean layers too. "paper" is eq. 6, q ~ p / sqrt(f), which does not sharpen balanced predictions at all. Decided here:
+targets come from one clean pass before each epoch, not from network states mixed over an epoch; the decoder begins at
+the mean row; k-means replaces agglomeration on small sets; the k-means stage has a length instead of a validation
+split; training ends when fewer than 1e-4 of the labels change, not when the predictions move less than 1e-7 in square;
+the default pretrains 300 epochs with Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
 """
 
 from typing import Any, ClassVar, Literal
@@ -99,8 +99,7 @@ class DEPICT(Method):
         self.net.begin_at(clusters.total(sums) / (UNITS * shard.total))
 
     def loss(self, batch: Batch, now: Now, player: str) -> Parts:
-        with torch.no_grad():
-            clean = self.net.encode(batch.x)
+        clean = self.net.encode(batch.x)
         z = self.net.encode(batch.x, self.config.noise)[-1]
         losses = [mean_squared_error(a, b) for a, b in zip(clean[:-1], self.net.decode(z), strict=True)]
         rebuilt = losses[0] + self.config.hidden_weight * sum(losses[1:], torch.zeros_like(losses[0]))

@@ -1,6 +1,7 @@
 """Augmentations, drawn and applied on the rows' device, a batch at a time. All are off unless a setting says so."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from raydc.settings import Settings
 
 
 class Augment(Settings):
-    """How far each row is changed, every row by its own draw. The first four are for images alone."""
+    """How far each row is changed, every row by its own draw. The first five are for images alone."""
 
     shift: float = Field(0.0, ge=0, lt=1)
     """Images are moved by up to this share of their height and width."""
@@ -21,6 +22,8 @@ class Augment(Settings):
     """Images are enlarged or reduced by up to this share."""
     crop: float = Field(0.0, ge=0, lt=1)
     """Images lose up to this share of their height and width, anywhere, and are enlarged to what they were."""
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    """How images are resampled: nearest keeps them as sharp as they were, bilinear blurs them a little."""
     noise: float = Field(0.0, ge=0)
     """Standard deviation of normal noise, in units of the scaled rows."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -36,7 +39,7 @@ class Augment(Settings):
         if self.moves and x.dim() == 4 and len(x):
             grid = F.affine_grid(self.transforms(x), list(x.shape), align_corners=False)
             # what comes in from outside is what the border shows, for zero is no background in every scaling
-            x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+            x = F.grid_sample(x, grid, self.interpolation, padding_mode="border", align_corners=False)
         if self.noise:
             x = x + self.noise * torch.randn_like(x)
         if self.dropout:
