@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from raydc.clusters.local import CollectiveClusters
 from raydc.data import Shard
 from raydc.loop import Loop
+from raydc.methods.base import Now
 from raydc.methods.depict import DEPICT
 from raydc.networks.classifier import Classifier
 from raydc.networks.layered import LayeredNetwork
@@ -62,6 +64,25 @@ def test_codes_of_images_on_a_plain_background_come_apart() -> None:
         assert loop.method.features(x).std(0).mean() > 0.2
     trained = loop.method.net.common.clone()
     assert torch.equal(Loop(loop.method, shard, CollectiveClusters(shard, 0), 100).method.net.common, trained)
+
+
+def test_reconstruction_moves_what_it_rebuilds_too() -> None:
+    """With a decoder that gives zeros, an encoder learns from its own activations alone: .1 times their mean square."""
+    settings = {"n_clusters": 2, "network": {"family": "mlp", "hidden": (3,)}}
+    torch.manual_seed(0)
+    method, x = DEPICT(build(DEPICT.Config, settings, at="method"), (5,)), torch.randn(8, 5)
+    first = method.net.encoder[0]
+    with torch.no_grad():
+        for layer in method.net.decoder:
+            layer.weight.zero_()
+    now = Now("pretrain", alpha=0.0, progress=0.0, epoch=0, step=0)
+    weight, loss = method.loss(Shard.of(x).batch(torch.arange(8)), now, "all")["network"]
+    activations = F.leaky_relu(first(x))
+    expected = x.square().mean() + 0.1 * activations.square().mean()
+    torch.testing.assert_close(weight * loss, expected)
+    grads = [torch.autograd.grad(value, first.weight)[0] for value in (weight * loss, expected)]
+    assert grads[0].any()
+    torch.testing.assert_close(*grads)
 
 
 def test_noise_drops_inputs_of_all_layers_but_the_codes() -> None:
