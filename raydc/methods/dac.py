@@ -4,14 +4,14 @@ A network gives each row a label feature, non-negative and of length one. Of all
 above u(lambda) are taken for pairs of one cluster, those not above l(lambda) for pairs of two, and both are learned by
 binary cross-entropy; lambda grows, so that u and l meet, u = .95 - lambda, l = .455 + .1 lambda.
 
-From the authors' code: the network (identity-initialised dense layers with batch norm after the random features keep it
-from collapsing at the start), batches of 128, and augmentation by 10 degrees, .1 shift and .05 zoom that takes the
-nearest pixel: a mean of four blurs what is learned, and the sharp rows on which pairs are chosen look otherwise. Decided
-here: a third of the paper's rate, falling as 1 / (1 + t / 1000), for RMSprop steps as far when little is left to learn,
-and nothing but themselves holds the clusters in place: at the paper's constant rate (recipe "paper") those of MNIST came
-apart again after some 1000 steps. Lambda grows evenly over the phase, which at 46 epochs is the paper's step; pairs are
-chosen on the rows as they are and learned on augmented ones; rows that are no images get an mlp, and noise and dropout
-alone can augment them. Pairs are those of the global batch.
+From the authors' code: the network (identity-initialised dense layers with batch norm after the random features keep
+it from collapsing at the start), batches of 128, and augmentation by 10 degrees, .1 shift and .05 zoom that takes the
+nearest pixel: a mean of four blurs what is learned, and the sharp rows on which pairs are chosen look otherwise.
+Decided here: a third of the paper's rate, falling as 1 / (1 + t / 1000), for RMSprop steps as far when little is left
+to learn, and nothing but themselves holds the clusters in place: at the paper's constant rate (recipe "paper") those
+of MNIST came apart again after some 1000 steps. Lambda grows evenly over the phase, which at 46 epochs is the paper's
+step; pairs are chosen on the rows as they are and learned on augmented ones; rows that are no images get an mlp, and
+noise and dropout alone can augment them. Pairs are those of the global batch.
 """
 
 from typing import Any, ClassVar, Self
