@@ -105,7 +105,7 @@ class GAN(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-            elif isinstance(layer, BatchNorm):
+            elif isinstance(layer, BatchNorm) and layer.weight is not None:
                 nn.init.normal_(layer.weight, 1.0, 0.02)
 
 
