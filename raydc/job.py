@@ -130,8 +130,9 @@ def prepare(
     found = surveyed(opened, config.data)
     scaling = Scaling.of(config.data.scaling or kind.scaling, found)  # type: ignore[arg-type]
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
+    # before the method is built: a row of memory is set aside for every cluster
+    require(found, config.method.n_clusters, max(config.training.workers, 1))
     method = job.method()
-    require(found, method.n_clusters, max(config.training.workers, 1))
     try:
         method.check(found.rows)
     except ValueError as problem:

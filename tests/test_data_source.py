@@ -179,11 +179,12 @@ def test_pieces_share_a_file_of_one_row_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "rows"), [(1, 4096), (4096, 4096), (8192, 2048), (3 * 224 * 224, 111), (2**25, 1)]
+    ("features", "total", "rows"),
+    [(1, 10**6, 4096), (4096, 10**6, 4096), (8192, 10**6, 2048), (3 * 224 * 224, 10**6, 111), (2**25, 10**4, 1)],
 )
-def test_row_groups_hold_so_many_values_at_most(features: int, rows: int) -> None:
-    assert len(split(10**6, n_features=features)[0]) == rows
-    assert {piece.rows for piece in cut([("a", 0, 10**6)], features)[:-1]} == {rows}
+def test_row_groups_hold_so_many_values_at_most(features: int, total: int, rows: int) -> None:
+    assert len(split(total, n_features=features)[0]) == rows
+    assert {piece.rows for piece in cut([("a", 0, total)], features)[:-1]} == {rows}
 
 
 def test_pieces_of_wide_rows_in_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,12 @@ def test_ten_rows_are_enough(tmp_path):
         check(config(tmp_path / "one", data__path=str(tmp_path / "row.npy"), method__n_clusters=1))
 
 
+def test_more_clusters_than_rows_are_refused_before_memory_is_set_aside_for_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("raydc.job.Job.method", lambda job: pytest.fail("the method was built"))
+    with pytest.raises(DataError, match="1797 rows cannot form 1000000000 clusters"):
+        prepare(config(tmp_path / "x", method__n_clusters=10**9))
+
+
 def test_a_finished_run_is_not_run_again(undisturbed):
     def never(progress: Progress) -> None:
         raise AssertionError("it trained again")
