@@ -1,14 +1,18 @@
 """Mixture densities and the KL of VaDE against torch.distributions and Monte Carlo; EM against scikit-learn."""
 
+import math
+
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
 from raydc.clusters.local import CollectiveClusters
 from raydc.clusters.mixture import fit_mixture
 from raydc.data import Shard
 from raydc.losses.mixture import bernoulli_error, log_joint, mixture_kl
+from raydc.methods.vade import VaDE
+from raydc.settings import build
 
 
 @pytest.fixture
@@ -83,3 +87,15 @@ def test_mixture_of_more_clusters_than_distinct_rows_stays_finite() -> None:
     z = torch.tensor([[0.0], [1.0]]).repeat(10, 1)
     found = fit_mixture(z, 20, CollectiveClusters(Shard.of(z)), 4)
     assert found.means.isfinite().all() and (found.variances > 0).all() and found.variances.isfinite().all()
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_vade_is_pretrained_on_the_likelihood_of_its_bound(likelihood: str) -> None:
+    settings = {"network": {"hidden": (7,), "latent": 3, "likelihood": likelihood}}
+    method = VaDE(build(VaDE.Config, settings, at="method"), (2, 3))
+    x = torch.randint(2, (5, 2, 3), generator=torch.Generator().manual_seed(0)).float()
+    logits = method.net.logits(method.net.encode(x))
+    p = Bernoulli(logits=logits) if likelihood == "bernoulli" else Normal(logits, 1)
+    constant = 0 if likelihood == "bernoulli" else math.log(2 * math.pi) / 2
+    expected = -p.log_prob(x.flatten(1)).mean(1) - constant
+    torch.testing.assert_close(method.reconstruction_error(x, x), expected)

@@ -330,9 +330,12 @@ class AutoencoderMethod(Method):
         layer = self._layer(now.phase)
         if layer is not None:
             clean, decoded = self.net.reconstruct_layer(batch.x, layer, corruption)
-        else:
-            clean, decoded = batch.x, self.net(F.dropout(batch.x, corruption))
-        return batch.mean(mean_squared_error(clean.flatten(1), decoded.flatten(1)))
+            return batch.mean(mean_squared_error(clean.flatten(1), decoded.flatten(1)))
+        return batch.mean(self.reconstruction_error(batch.x, F.dropout(batch.x, corruption)))
+
+    def reconstruction_error(self, x: Tensor, corrupted: Tensor) -> Tensor:
+        """Of each row [B], rebuilt from its corrupted copy; the mean over features."""
+        return mean_squared_error(x.flatten(1), self.net(corrupted).flatten(1))
 
     @staticmethod
     def _layer(phase: str) -> int | None:

@@ -9,8 +9,8 @@ from the best of 20 k-means, not 10 random starts), its weights start uniform, a
 here it is counted once, as in the paper. Decided here: the weight of the KL rises from 0 over the first sixth of
 training (`cluster.ramp`; the recipe "paper" has none, and 3000 epochs). Nothing holds the codes near the mixture then,
 so it is fitted again at every update, from where it stands, until the weight is full; else one wide cluster takes all
-rows. Encoder noise starts small, and log variances of the mixture stay within [-6, 6]. Pretraining is the recipe of all
-autoencoders here.
+rows. Encoder noise starts small, and log variances of the mixture stay within [-6, 6]. The authors ship pretrained
+weights, not what made them: here it is the recipe of all autoencoders, with the likelihood that the bound has as loss.
 """
 
 from typing import Any, ClassVar
@@ -87,12 +87,18 @@ class VaDE(AutoencoderMethod):
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         gamma = log_joint(z, *self.prior).softmax(1)
         divergence = mixture_kl(mean, log_variance, gamma, *self.prior)
-        x, logits = batch.x.flatten(1), self.net.logits(z)
-        rebuilt = bernoulli_error(x, logits) if self.net.bernoulli else squared_error(x, logits) / 2
         return {
-            "network": (1 - now.alpha, batch.mean(rebuilt)),
+            "network": (1 - now.alpha, batch.mean(self._likelihood_error(batch.x, z))),
             "clustering": (now.alpha, batch.mean(divergence)),
         }
+
+    def reconstruction_error(self, x: Tensor, corrupted: Tensor) -> Tensor:
+        return self._likelihood_error(x, self.net.encode(corrupted)) / x[0].numel()
+
+    def _likelihood_error(self, x: Tensor, z: Tensor) -> Tensor:
+        """-log p(x | z) of each row [B], but for constants."""
+        x, logits = x.flatten(1), self.net.logits(z)
+        return bernoulli_error(x, logits) if self.net.bernoulli else squared_error(x, logits) / 2
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         if self.net.bernoulli:
