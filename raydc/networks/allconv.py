@@ -1,12 +1,14 @@
 """The all-convolutional classifier of DAC (Chang et al., ICCV 2017) by its authors' code, and a twin for vectors."""
 
 import logging
+from functools import partial
 from itertools import pairwise
 
 from pydantic import Field, PositiveInt
 from torch import nn
 
 from raydc.networks.convolution import Conv2d
+from raydc.networks.initial import begin
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
 
@@ -40,9 +42,7 @@ class Classifier(Settings):
             log.warning("rows of shape %s are no images: an mlp %s is used instead of conv", shape, self.hidden)
             for a, b in pairwise([width, *self.hidden, n_clusters]):
                 layers += _block(nn.Linear(a, b, bias=False), b)
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        begin(nn.Sequential(*layers), partial(nn.init.kaiming_normal_, nonlinearity="relu"))
         for _ in range(2):
             same = nn.Linear(n_clusters, n_clusters, bias=False)
             nn.init.eye_(same.weight)

@@ -1,6 +1,7 @@
 """Encoders without a decoder, for methods that learn by comparing rows: convolutional, and a twin for vectors."""
 
 import logging
+from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.convolution import Conv2d
+from raydc.networks.initial import begin
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
 
@@ -36,11 +38,7 @@ class Encoder(Settings):
         else:
             log.warning("rows of shape %s are no images: an mlp %s is used instead of conv", shape, self.hidden)
             network = MLPEncoder(shape[0], self.hidden, self.latent)
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.normal_(layer.weight, std=0.01)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        begin(network, partial(nn.init.normal_, std=0.01))
         return network
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.convolution import Conv2d, ConvTranspose2d
+from raydc.networks.initial import begin
 from raydc.precision import full_precision
 from raydc.settings import Settings
 
@@ -34,11 +35,7 @@ class LayeredAutoencoder(nn.Module):
         self.encoder, self.decoder, self.shapes = nn.ModuleList(encoder), nn.ModuleList(decoder), shapes
         self.bounded = len(shapes[0]) == 3
         self.common = nn.Parameter(torch.zeros(shapes[0]))
-        for layer in [*encoder, *decoder]:
-            assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        begin(self, nn.init.xavier_uniform_)
 
     @torch.no_grad()
     def begin_at(self, mean: Tensor) -> None:

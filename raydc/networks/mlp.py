@@ -1,7 +1,8 @@
 """Fully connected autoencoder of DEC, IDEC, DCN: D-500-500-2000-d, ReLU between, linear code, mirrored decoder."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -9,6 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydc.networks.autoencoder import Autoencoder
+from raydc.networks.initial import begin
+
+DRAWS: dict[str, Callable[[Tensor], object]] = {
+    "kaiming": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "normal": partial(nn.init.normal_, std=0.01),
+    "keras": partial(nn.init.kaiming_uniform_, a=math.sqrt(5)),
+}
 
 
 def mlp(widths: Iterable[int]) -> nn.ModuleList:
@@ -34,16 +42,7 @@ class MLPAutoencoder(Autoencoder):
         self.latent, self.layers = latent, len(hidden) + 1
         self.encoder = mlp([inputs, *hidden, latent])
         self.decoder = mlp([latent, *reversed(hidden), inputs])
-        for layer in [*self.encoder, *self.decoder]:
-            assert isinstance(layer, nn.Linear)
-            if initial == "normal":
-                nn.init.normal_(layer.weight, std=0.01)
-            elif initial == "keras":
-                bound = math.sqrt(1 / layer.in_features)
-                nn.init.uniform_(layer.weight, -bound, bound)
-            else:
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        begin(self, DRAWS[initial])
 
     def encode(self, x: Tensor) -> Tensor:
         return run(self.encoder, x.flatten(1))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from raydc.networks import Network
 from raydc.networks.autoencoder import Autoencoder
 from raydc.networks.convolution import Conv2d, ConvTranspose2d
+from raydc.networks.initial import begin
 
 
 class StridedAutoencoder(Autoencoder):
@@ -37,10 +38,7 @@ class StridedAutoencoder(Autoencoder):
             ConvTranspose2d(b, a, kernel, 2, pad, rest)
             for (a, b), rest in reversed([*zip(pairwise(widths), rests, strict=True)])
         )
-        for layer in [*self.encoder, *self.decoder]:
-            assert isinstance(layer, Conv2d | ConvTranspose2d) and layer.bias is not None
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        begin(self, nn.init.xavier_uniform_)
 
     def encode(self, x: Tensor) -> Tensor:
         for conv in self.encoder:
