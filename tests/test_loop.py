@@ -80,6 +80,18 @@ def test_vade_keeps_its_clusters_apart_while_the_mixture_is_fitted_again():
     assert max(share for share in changed if share is not None) < 0.2
 
 
+def test_vades_noise_begins_small_beside_its_clusters():
+    x, _ = blobs(load("vade"))
+    loop = loop_over("vade", x)
+    with torch.no_grad():
+        for layer in (loop.method.net.encoder[-1], loop.method.net.log_variance):
+            layer.weight *= 10  # codes, and clusters of them, ten times as wide
+        shard = Shard.of(x)
+        loop.method.begin(shard, CollectiveClusters(shard, 0))
+        noise = loop.method.net.distribution(x)[1].mean(0)
+    torch.testing.assert_close(noise, loop.method.log_variances.mean(0) - 4, atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["dec", "dsc"])
 def test_rows_changed_cluster_only_where_the_company_is_another(name, monkeypatch):
     """DSC's spectral step numbers its clusters anew each time; a method that does not is told by their numbers."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raydc.losses.reconstruction import squared_error
 from raydc.precision import full_precision
 
 
@@ -45,3 +46,8 @@ def mixture_kl(
 def bernoulli_error(x: Tensor, logits: Tensor) -> Tensor:
     """-log p(x) of each row [B], x in [0, 1] with the probabilities of these logits, summed over features."""
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+
+
+def likelihood_error(x: Tensor, logits: Tensor, bernoulli: bool) -> Tensor:
+    """-log p(x) of each row [B], but for constants: Bernoulli of these logits, or Gaussian of variance 1 about them."""
+    return bernoulli_error(x.flatten(1), logits) if bernoulli else squared_error(x.flatten(1), logits) / 2

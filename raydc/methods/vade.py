@@ -9,8 +9,8 @@ from the best of 20 k-means, not 10 random starts), its weights start uniform, a
 here it is counted once, as in the paper. Decided here: the weight of the KL rises from 0 over the first sixth of
 training (`cluster.ramp`; the recipe "paper" has none, and 3000 epochs). Nothing holds the codes near the mixture then,
 so it is fitted again at every update, from where it stands, until the weight is full; else one wide cluster takes all
-rows. Encoder noise starts small, and log variances of the mixture stay within [-6, 6]. The authors ship pretrained
-weights, not what made them: here it is the recipe of all autoencoders, with the likelihood that the bound has as loss.
+rows. Encoder noise starts small beside the clusters, and log variances of the mixture stay within [-6, 6]. The authors
+ship pretrained weights, not what made them: here it is the recipe of all autoencoders, with the bound's likelihood.
 """
 
 from typing import Any, ClassVar
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from raydc.clusters import Clusters
 from raydc.clusters.mixture import fit_mixture
 from raydc.data import Batch, Shard
-from raydc.losses.mixture import bernoulli_error, log_joint, mixture_kl
-from raydc.losses.reconstruction import squared_error
+from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
 from raydc.phases import Joint, Optimiser, Phase
 
 ADAM = Optimiser(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)
+
+NOISE = -4.0
+"""Log of the variance of the encoder's noise at first, less a cluster's; more of it scatters what pretraining found."""
 
 
 class VaDE(AutoencoderMethod):
@@ -88,17 +90,13 @@ class VaDE(AutoencoderMethod):
         gamma = log_joint(z, *self.prior).softmax(1)
         divergence = mixture_kl(mean, log_variance, gamma, *self.prior)
         return {
-            "network": (1 - now.alpha, batch.mean(self._likelihood_error(batch.x, z))),
+            "network": (1 - now.alpha, batch.mean(likelihood_error(batch.x, self.net.logits(z), self.net.bernoulli))),
             "clustering": (now.alpha, batch.mean(divergence)),
         }
 
     def reconstruction_error(self, x: Tensor, corrupted: Tensor) -> Tensor:
-        return self._likelihood_error(x, self.net.encode(corrupted)) / x[0].numel()
-
-    def _likelihood_error(self, x: Tensor, z: Tensor) -> Tensor:
-        """-log p(x | z) of each row [B], but for constants."""
-        x, logits = x.flatten(1), self.net.logits(z)
-        return bernoulli_error(x, logits) if self.net.bernoulli else squared_error(x, logits) / 2
+        logits = self.net.logits(self.net.encode(corrupted))
+        return likelihood_error(x, logits, self.net.bernoulli) / x[0].numel()
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         if self.net.bernoulli:
@@ -111,7 +109,9 @@ class VaDE(AutoencoderMethod):
 
     @torch.no_grad()
     def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
-        return self._fit(shard, clusters, None)
+        labels = self._fit(shard, clusters, None)
+        self.net.log_variance.bias.copy_(self.log_variances.mean(0) + NOISE)
+        return labels
 
     def _fit(self, shard: Shard, clusters: Clusters, means: Tensor | None) -> Tensor:
         found = fit_mixture(shard.map(self.features), shard.total, clusters, self.n_clusters, means=means)

@@ -17,9 +17,8 @@ class MLPVariationalAutoencoder(MLPAutoencoder):
         super().__init__(inputs, hidden, latent, initial)
         self.bernoulli = bernoulli
         self.log_variance = nn.Linear(hidden[-1] if hidden else inputs, latent)
-        # nearly no noise at first: a pretrained decoder would be lost in the first steps otherwise
-        nn.init.normal_(self.log_variance.weight, std=1e-3)
-        nn.init.constant_(self.log_variance.bias, -3.0)
+        nn.init.normal_(self.log_variance.weight, std=1e-3)  # all rows are nearly alike at first
+        nn.init.zeros_(self.log_variance.bias)
 
     def distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance [B, latent] of q(z | x)."""
