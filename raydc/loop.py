@@ -269,7 +269,8 @@ class Loop:
 
     def _new_optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The phase's optimisers. A parameter that was stepped by the same rule before keeps its moments: Adam without
-        them takes its first steps at full length, and throws away what the phase before had found.
+        them takes its first steps at full length, and throws away what the phase before had found. Moments and eps are
+        in the units of the loss: another eps tells of another scale, on which old moments give steps far too long.
         """
         name, phase = self._phase()
         fresh = {
@@ -278,7 +279,7 @@ class Loop:
         }
         for key, optimiser in fresh.items():
             before = self.optimisers.get(key)
-            if before is not None and type(before) is type(optimiser):
+            if before is not None and _rule(before) == _rule(optimiser):
                 stepped = [p for group in optimiser.param_groups for p in group["params"]]
                 optimiser.state.update({p: before.state[p] for p in stepped if p in before.state})
                 if any("momentum_buffer" in optimiser.state[p] for p in stepped if p in optimiser.state):
@@ -366,6 +367,10 @@ def _optimiser(rule: Optimiser, groups: Any) -> torch.optim.Optimizer:
     if rule.name == "rmsprop":
         return torch.optim.RMSprop(settings, rule.lr, eps=rule.eps, momentum=rule.momentum, foreach=True)
     return torch.optim.Adam(settings, rule.lr, (rule.beta1, rule.beta2), rule.eps, fused=True)
+
+
+def _rule(optimiser: torch.optim.Optimizer) -> tuple[type, float | None]:
+    return type(optimiser), optimiser.defaults.get("eps")
 
 
 def _decay(rule: Optimiser, step: int, length: int, per_epoch: int) -> float:

@@ -42,6 +42,19 @@ def test_the_stop_rule_compares_labels_that_had_time_to_change(rows, settings, s
     assert clustering_steps(x, **settings) == steps
 
 
+@pytest.mark.parametrize(("eps", "kept"), [(1e-8, 10), (1e-4, 0)])
+def test_moments_are_kept_by_a_phase_whose_loss_is_on_the_same_scale(eps, kept):
+    x, _ = blobs(load("dec"))
+    settings = {"network.hidden": (16,), "denoise.length": "0 steps", "pretrain.length": "10 steps"}
+    settings |= {"cluster.length": "2 epochs", "cluster.optimiser.eps": eps}
+    config = build(load("dec").Config, {"n_clusters": K} | unflatten(settings), at="method")
+    shard = Shard.of(x)
+    loop = Loop(load("dec")(config, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), 50)
+    next(progress for progress in loop if progress.phase == "cluster")
+    moments = loop.optimisers["all"].state
+    assert {int(moments[p]["step"]) for p in loop.method.net.encoder.parameters()} == {kept + 8}
+
+
 @pytest.mark.parametrize("sizes", [(100, 100), (40, 160), (25,) * 8, (70, 61, 69), (8, 8)])
 @pytest.mark.parametrize("batch", [8, 10, 50])
 def test_batches_of_all_workers_have_like_sizes(monkeypatch, sizes, batch):
