@@ -268,24 +268,24 @@ class Loop:
         return Progress(name, epoch, epochs, self.step, losses, *self._clustered, last)
 
     def _new_optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """The phase's optimisers. A parameter that was stepped by the same rule before keeps its moments: Adam without
-        them takes its first steps at full length, and throws away what the phase before had found. Moments and eps are
-        in the units of the loss: another eps tells of another scale, on which old moments give steps far too long.
+        """The phase's optimisers. A parameter that was stepped by the same rule before keeps its moments, unless its
+        player says fresh: Adam without them takes its first steps at full length, and throws away what the phase
+        before had found; with those of a far smaller loss, at several times that.
         """
         name, phase = self._phase()
-        fresh = {
-            key: _optimiser(player.optimiser or phase.optimiser, player.groups)
-            for key, player in self.method.players(name).items()
+        players = self.method.players(name)
+        optimisers = {
+            key: _optimiser(player.optimiser or phase.optimiser, player.groups) for key, player in players.items()
         }
-        for key, optimiser in fresh.items():
+        for key, optimiser in optimisers.items():
             before = self.optimisers.get(key)
-            if before is not None and _rule(before) == _rule(optimiser):
+            if type(before) is type(optimiser) and not players[key].fresh:
                 stepped = [p for group in optimiser.param_groups for p in group["params"]]
                 optimiser.state.update({p: before.state[p] for p in stepped if p in before.state})
                 if any("momentum_buffer" in optimiser.state[p] for p in stepped if p in optimiser.state):
                     for p in stepped:  # the fused SGD wants them of all parameters, or of none
                         optimiser.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        return fresh
+        return optimisers
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.shard.device.type, torch.bfloat16, enabled=self.bf16)
@@ -367,10 +367,6 @@ def _optimiser(rule: Optimiser, groups: Any) -> torch.optim.Optimizer:
     if rule.name == "rmsprop":
         return torch.optim.RMSprop(settings, rule.lr, eps=rule.eps, momentum=rule.momentum, foreach=True)
     return torch.optim.Adam(settings, rule.lr, (rule.beta1, rule.beta2), rule.eps, fused=True)
-
-
-def _rule(optimiser: torch.optim.Optimizer) -> tuple[type, float | None]:
-    return type(optimiser), optimiser.defaults.get("eps")
 
 
 def _decay(rule: Optimiser, step: int, length: int, per_epoch: int) -> float:

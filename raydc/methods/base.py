@@ -70,6 +70,8 @@ class Player:
     groups: Sequence[Group]
     optimiser: Optimiser | None = None
     """Its step rule, where it is not the phase's."""
+    fresh: bool = False
+    """Whether it begins the phase without moments: those of a loss on another scale (a sum after a mean) are wrong."""
 
 
 Parts = dict[str, tuple[float, Tensor]]

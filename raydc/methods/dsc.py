@@ -4,11 +4,11 @@ A layer without bias between encoder and decoder expresses every row's code by a
 over the whole set at once. Rows are then cut by normalised cuts of an affinity made of C.
 
 From the authors' code, which differs from the paper: the reconstruction is not halved, all losses are sums, C's
-diagonal is free (L2 penalty), and C is cut, symmetrised, approximated and raised to a power before the spectral step.
-The defaults are theirs for COIL-20, and so are the weights 1 and 150: sums make them belong to a number of rows and
-pixels. Decided here: pretraining, which was only published as weights, is 300 epochs of Adam; the decoder ends without
-a ReLU, which can die; rows that are no images get an mlp. The authors chose when to stop by labels; here it is 30 steps
-on any data. C is kept by rows, each worker its own.
+diagonal is free (L2 penalty), Adam begins anew with C, and C is cut, symmetrised, approximated and raised to a power
+before the spectral step. The defaults are theirs for COIL-20, and so are the weights 1 and 150: sums make them belong
+to a number of rows and pixels. Decided here: pretraining, which was only published as weights, is 300 epochs of Adam;
+the decoder ends without a ReLU, which can die; rows that are no images get an mlp. The authors chose when to stop by
+labels; here it is 30 steps on any data. C is kept by rows, each worker its own.
 """
 
 from typing import Any, ClassVar
@@ -81,7 +81,8 @@ class DSC(AutoencoderMethod):
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
             return super().players(phase)
-        return {"all": Player([Group([*self.net.parameters()]), Group([self.rows["expression"]], local=True)])}
+        groups = [Group([*self.net.parameters()]), Group([self.rows["expression"]], local=True)]
+        return {"all": Player(groups, fresh=True)}
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         self.rows["expression"] = nn.Parameter(torch.full((len(shard), shard.total), 1e-8, device=shard.device))

@@ -75,7 +75,7 @@ class VaDE(AutoencoderMethod):
         if phase != "cluster":
             return super().players(phase)
         mixture = Group([self.weights, self.means, self.log_variances], rate=self.config.mixture_rate)
-        return {"all": Player([Group([*self.net.parameters()]), mixture])}
+        return {"all": Player([Group([*self.net.parameters()]), mixture], fresh=True)}
 
     @property
     def prior(self) -> tuple[Tensor, Tensor, Tensor]:
