@@ -92,6 +92,15 @@ class Job:
         torch.manual_seed(seed_of(self.config.training.seed, "weights"))
         return self.kind(self.config.method, self.shape)
 
+    def checked(self) -> Method:
+        """The same, or DataError where it cannot take so many rows, or such."""
+        method = self.method()
+        try:
+            method.check(self.survey.rows)
+        except ValueError as problem:
+            raise DataError(str(problem)) from None
+        return method
+
 
 @dataclass
 class Outcome:
@@ -132,11 +141,7 @@ def prepare(
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
     # before the method is built: a row of memory is set aside for every cluster
     require(found, config.method.n_clusters, max(config.training.workers, 1))
-    method = job.method()
-    try:
-        method.check(found.rows)
-    except ValueError as problem:
-        raise DataError(str(problem)) from None
+    method = job.checked()
     if config.training.init_from:
         _pretrained(method, config.training.init_from, job.scaling)
     return job

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raydc.data import DataError
 from raydc.search import SearchError, TuneSettings, trial, tune
 from raydc.search.context import prepare
 from raydc.search.driver import open_study
@@ -39,6 +40,16 @@ def data(tmp_path: Path) -> str:
 def test_bad_input_before_any_work(data: str, tmp_path: Path, others: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         tune(asked(data, tmp_path / "out", **others))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["dsc", "jule"])
+def test_rows_beyond_memory_before_any_work(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("raydc.data.memory.free_memory", lambda: 10_000)
+    with pytest.raises(DataError, match=r"240 rows .* GB are free: at most \d+ rows fit"):
+        tune(asked(data, tmp_path / "out", space=str(SPACES / f"{method}.py"), fixed={}))
     assert not (tmp_path / "out").exists()
 
 

@@ -116,7 +116,7 @@ class Context:
         scaled = Scaling.of(scaling or kind.scaling, self.survey)  # type: ignore[arg-type]
         source = opened(settings.data, self.survey.fingerprint) if workers == 1 else None
         job = Job(config, found, scaled, self.shape, self.columns, source)
-        job.method().check(found.rows)
+        job.checked()
         return job
 
 
