@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from raydc import checkpoints, streamed
@@ -150,10 +151,12 @@ def _lengths(config: RunConfig) -> list[str]:
 
 
 def _dry_loop(config: RunConfig, job: Job, rows: int) -> Loop:
-    """A loop over made-up rows; without memory for them where only its lengths are asked for."""
-    planned = replace(job, config=config)
+    """A loop over made-up rows, few but for their number, in the range of the real ones: some methods check that."""
+    planned, survey = replace(job, config=config), job.survey
     few = min(rows, max(job.batch_size, 4 * (config.method.n_clusters or 1)))
-    shard = Shard.of(torch.randn(few, *job.shape))
+    drawn = np.random.default_rng(0).normal(survey.mean, np.sqrt(survey.variance), (few, math.prod(job.shape)))
+    made = drawn.clip(survey.minimum, survey.maximum).astype(np.float32)
+    shard = Shard.of(job.scaling.apply(torch.from_numpy(made)).view(few, *job.shape))
     shard.sizes = (rows,)
     training = config.training
     return Loop(
