@@ -77,11 +77,21 @@ def test_batches_hold_every_edge_once_and_their_rows() -> None:
 
 
 def test_edges_joined_when_near() -> None:
-    graph = EdgeGraph(torch.tensor([[0, 1], [1, 2]]), torch.tensor([1.0, 2.0, 1.0]))
+    graph = EdgeGraph(
+        torch.tensor([[0, 1], [1, 2]]), torch.tensor([1.0, 2.0, 1.0]), torch.empty(0, 2, dtype=torch.int64)
+    )
     u = torch.tensor([[0.0], [1.0], [3.0]])
     assert graph.lengths(u).tolist() == [1, 2]
     labels = graph.components(u, torch.tensor(1.5))
     assert labels.tolist() == [0, 0, 1] and graph.within(labels).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_are_one_component_however_far_apart_their_representatives(dtype) -> None:
+    distinct = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.1, 0.0]], dtype=dtype)
+    which = torch.randint(4, (60,), generator=torch.Generator().manual_seed(0))
+    labels = graph_of(distinct[which], 5).components(torch.arange(60.0)[:, None], torch.tensor(0.5))
+    assert len(labels.unique()) == 4 and len(torch.stack([labels, which]).unique(dim=1).T) == 4
 
 
 def test_robust_penalty_by_hand_and_bounded() -> None:

@@ -59,6 +59,13 @@ def largest_laplacian_eigenvalue(n_rows: int, edges: Integers, weights: Reals) -
     return float(eigsh(laplacian, 1, which="LA", v0=start, return_eigenvectors=False)[0])
 
 
+def _keys(x: Tensor) -> Tensor:
+    """int64 [N], the same for equal rows of x [N, D] and, but for one pair in 2^64, for those alone."""
+    bits = x.contiguous().view(torch.int64 if x.dtype == torch.float64 else torch.int32)
+    odd = torch.randint(2**62, (x.shape[1],), generator=torch.Generator().manual_seed(0)).to(x.device) * 2 + 1
+    return torch.cat([(part.long() * odd).sum(1) for part in bits.split(4096)])
+
+
 @dataclass
 class EdgeGraph:
     """Undirected edges between the rows of all workers; every worker holds all of them."""
@@ -67,6 +74,8 @@ class EdgeGraph:
     """int64 [E, 2], positions among all rows."""
     degree: Tensor
     """Edges [N] of each row."""
+    same: Tensor
+    """int64 [M, 2], pairs that hold equal rows together: whatever becomes of them, they are one cluster."""
     weights: Tensor = field(init=False)
     """mean(degree) / sqrt(degree_i degree_j) [E]: rows with many edges are not pulled more."""
     _order: tuple[int, Tensor] = field(init=False, default=(-1, torch.zeros(0)))
@@ -82,7 +91,9 @@ class EdgeGraph:
         near, squared = (clusters.gather(part).cpu().numpy() for part in found)
         edges = torch.from_numpy(mutual_neighbour_edges(near, squared)).to(x.device)
         degree = torch.bincount(edges.flatten(), minlength=len(near))
-        return EdgeGraph(edges, degree.to(torch.get_default_dtype()))
+        keys, order = clusters.gather(_keys(x)).sort(stable=True)
+        same = torch.stack([order[:-1], order[1:]], 1)[keys[:-1] == keys[1:]]
+        return EdgeGraph(edges, degree.to(torch.get_default_dtype()), same)
 
     def steps(self, size: int) -> int:
         """Batches of `size` edges in an epoch."""
@@ -113,8 +124,9 @@ class EdgeGraph:
         return labels[self.edges[:, 0]] == labels[self.edges[:, 1]]
 
     def components(self, u: Tensor, longest: Tensor) -> Tensor:
-        """`components` [N] over the edges whose ends, of all workers' u [N, D], are nearer than `longest`."""
-        found = components(len(self.degree), self.edges[self.lengths(u) < longest].cpu().numpy())
+        """`components` [N] of equal rows, and over edges whose ends, of all workers' u [N, D], are within `longest`."""
+        joined = torch.cat([self.edges[self.lengths(u) <= longest], self.same])
+        found = components(len(self.degree), joined.cpu().numpy())
         return torch.from_numpy(found).to(self.edges.device)
 
     def smoothness(self) -> float:

@@ -24,7 +24,7 @@ def annealing_scales(z: Tensor, lengths: Tensor, shortest: float) -> tuple[Tenso
     """Scales [2, 2], now and at the end, of rows (mu1) and pairs (mu2), and delta, by the authors' constants.
 
     From codes z [N, D] and the `lengths` [E] of the graph's edges between them; edges shorter than .01 sqrt(D) do not
-    count. delta, below which two linked rows are one cluster, is the mean of the shortest of the others, as many as the
+    count. delta, up to which two linked rows are one cluster, is the mean of the shortest of the others, as many as the
     `shortest` share of all.
     """
     many, lengths = len(lengths), lengths.sort().values
