@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,8 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     source = job.source or open_source(job.config.data)
     reference = graph.neighbour_graph(_rows(job, source, chosen), min(graph.N_NEIGHBOURS, len(chosen) - 1))
     measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
-    measures["mean confidence"] = confidence / rows
+    if math.isfinite(confidence):  # some methods define none
+        measures["mean confidence"] = confidence / rows
     warnings = [message for message in (monitors.collapsed(counts), monitors.splintered(counts)) if message]
     initial = None
     if drawn["initial"]:
@@ -48,7 +50,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         if measures["score"] < initial["score"] - 1e-9:
             warnings.append(
                 f"the clusters score {measures['score']:.4f} on the rows' neighbour graph, below the "
-                f"{initial['score']:.4f} of k-means on the same pretrained features: prefer ae_kmeans or other settings"
+                f"{initial['score']:.4f} of the first ones: prefer other settings, or a baseline such as ae_kmeans"
             )
     summary = {
         "rows": rows,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from raydc.data import DataSettings
@@ -53,7 +54,9 @@ def write(facts: Facts, to: Store) -> list[str]:
         page.warnings(summary.get("warnings") or []),
         page.table(("what", "value"), _about(facts)),
         page.heading("Measures without labels"),
-        page.note("At the end, beside the clusters with which clustering began (k-means of the pretrained features)."),
+        page.note(
+            "At the end, beside the first clusters: those with which clustering began, or else of its first update."
+        ),
         page.table(*_measures(facts)),
     ]
     if summary.get("labels"):
@@ -99,13 +102,17 @@ def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
         if images:
             chosen = typical(sample, min(n_clusters, SHOWN_CLUSTERS), MEMBERS)
             rows = {k: (sample.rows[near], sample.rows[far]) for k, (near, far) in chosen.items()}
-            caption = "Members: nearest to the cluster's mean (left), and those the model is least sure of (right)"
+            some = f" of {len(rows)} of {n_clusters} clusters" if len(rows) < n_clusters else ""
+            far = "farthest from it" if np.isnan(sample.confidence).any() else "those the model is least sure of"
+            caption = f"Members{some}: nearest to the cluster's mean (left), and {far} (right)"
             found.append(("members", caption, _later(pictures.members, rows, model.shape)))
         else:
             caption = "Means of clusters, in standard deviations from the mean of all rows"
             drawing = _later(pictures.contrasts, sample.rows, sample.labels, facts.feature_names)
             found.append(("features", caption, drawing))
-    generated = model.samples(MEMBERS)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        generated = model.samples(MEMBERS)
     if generated is not None and images:
         found.append(
             (

@@ -23,7 +23,7 @@ HUES = (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7", GREY, "#B8A800")
 SHADES = (0.0, -0.45, 0.5, -0.7, 0.3)
 MARKERS = ("o", "s", "^", "D", "v")
 NUMBERED = 40
-"""Clusters whose numbers a picture of rows has room for."""
+"""Clusters whose numbers a picture has room for."""
 
 
 def blank(width: float, height: float) -> Figure:
@@ -133,11 +133,12 @@ def curves(progress: Sequence[Mapping[str, Any]], n_clusters: int) -> Figure:
         panels[0].set_yscale("log")
     panels[0].set_ylabel("loss, mean over the epoch")
     if clustered:
+        most = max(n_clusters, *(line.get("alive") or 0 for line in progress))  # jule and dcc begin with many more
         shares = {
             "changed cluster": [line.get("changed") for line in progress],
             "in the largest cluster": [line.get("largest") for line in progress],
-            f"clusters with rows, of {n_clusters}": [
-                None if line.get("alive") is None else line["alive"] / n_clusters for line in progress
+            f"clusters with rows, of {most}": [
+                None if line.get("alive") is None else line["alive"] / most for line in progress
             ],
         }
         for hue, (name, series) in zip(HUES, shares.items(), strict=False):
@@ -184,7 +185,8 @@ def generated(samples: NDArray[Any], shape: Sequence[int]) -> Figure:
 
 def contrasts(rows: NDArray[Any], labels: NDArray[np.int64], names: Sequence[str], most: int = 24) -> Figure:
     """How far cluster means lie from the mean of all rows [n, D], in standard deviations, for the telling features."""
-    clusters = np.unique(labels)
+    clusters, sizes = np.unique(labels, return_counts=True)
+    found, clusters = len(clusters), np.sort(clusters[np.argsort(-sizes, kind="stable")[:NUMBERED]])
     spread = rows.std(axis=0)
     usable = np.flatnonzero(spread > 0)
     means = np.stack([rows[labels == k].mean(axis=0) for k in clusters])
@@ -200,7 +202,8 @@ def contrasts(rows: NDArray[Any], labels: NDArray[np.int64], names: Sequence[str
     axes.set_xticks(range(len(telling)), labels_of, rotation=60, ha="right", fontsize=8, rotation_mode="anchor")
     axes.set_yticks(range(len(clusters)), [str(k) for k in clusters], fontsize=8 if len(clusters) > 20 else 9)
     axes.set_ylabel("cluster")
-    axes.set_title("Features that set clusters apart")
+    some = f" (the {len(clusters)} largest of {found})" if found > len(clusters) else ""
+    axes.set_title(f"Features that set clusters apart{some}")
     figure.colorbar(image, ax=axes, label="standard deviations", fraction=0.05, pad=0.02)
     return figure
 
@@ -223,7 +226,8 @@ def confusion(table: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
     names = [_short(name) for name in classes]
     long = max(map(len, names)) > 3
     axes.set_xticks(range(c), names, rotation=45 if long else 0, ha="right" if long else "center", fontsize=8)
-    axes.set_yticks(range(n), [str(k) for k in order], fontsize=8)
+    places = range(0, n, math.ceil(n / NUMBERED))
+    axes.set_yticks(places, [str(order[at]) for at in places], fontsize=8)
     axes.set_xlabel("known class")
     axes.set_ylabel("cluster")
     axes.set_title("Clusters against known classes (rows)")
