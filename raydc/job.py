@@ -40,6 +40,8 @@ from raydc.failpoints import failpoint
 from raydc.loop import Loop, Progress, seed_of
 from raydc.methods.base import Method, copy_pretrained
 from raydc.model import ClusteringModel
+from raydc.networks.augment import MOVES
+from raydc.settings import SettingsError
 from raydc.storage import Store
 
 log = logging.getLogger("raydc")
@@ -93,10 +95,19 @@ class Job:
         return self.kind(self.config.method, self.shape)
 
     def checked(self) -> Method:
-        """The same, or DataError where it cannot take so many rows, or such."""
-        method = self.method()
+        """The same. DataError where it cannot take so many rows, or such, SettingsError where settings do not fit."""
+        augment, usual = self.config.method.augment, self.kind.Config().augment
+        for name in MOVES if len(self.shape) != 3 else ():
+            if getattr(augment, name) not in (0, getattr(usual, name)):
+                raise SettingsError(
+                    f"method.augment.{name}: moves images, and rows of shape {self.shape} are none: give data.shape, "
+                    "or take noise or dropout"
+                )
         try:
+            method = self.method()
             method.check(self.survey.rows)
+        except SettingsError:
+            raise
         except ValueError as problem:
             raise DataError(str(problem)) from None
         return method
@@ -136,6 +147,8 @@ def prepare(
             f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "
             "takes them"
         )
+    if not training.workers:
+        local_device(training.device)
     found = surveyed(opened, config.data)
     scaling = Scaling.of(config.data.scaling or kind.scaling, found)  # type: ignore[arg-type]
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
@@ -308,7 +321,9 @@ def in_process(
 
 
 def local_device(wanted: str) -> str:
-    """Where this process trains, if it is asked for a device or for the best one."""
+    """Where this process trains, if it is asked for a device or for the best one. SettingsError if it has no GPU."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("training.device cuda: this process sees no GPU that torch can use; take auto or cpu")
     return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 

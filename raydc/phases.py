@@ -1,5 +1,6 @@
 """Section 2.5 of the taxonomy: how training is laid out in time, as data."""
 
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,7 @@ from raydc.settings import Settings
 def _length(value: Any) -> str:
     text = f"{value} epochs" if isinstance(value, int | float) else str(value)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(epochs?|steps?)?\s*", text)
-    if not found:
+    if not found or not math.isfinite(float(found[1])):
         raise ValueError('expected a length such as "300 epochs" or "5000 steps"')
     unit = (found[2] or "epochs").rstrip("s") + "s"
     number = float(found[1])

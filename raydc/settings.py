@@ -19,7 +19,9 @@ T = TypeVar("T", bound="Settings")
 class Settings(BaseModel):
     """Frozen settings; the string under a field documents it (and is its `--help`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -98,7 +100,9 @@ def _explain(cls: type[Settings], problem: Any, at: str) -> str:
     if problem["type"] == "missing":
         return f"{name}: has to be given. {dict(fields(cls))[path].description or ''}".rstrip()
     message = problem["msg"].removeprefix("Value error, ")
-    return redact(f"{name}: {message}, got {problem['input']!r}" if name else message)
+    if not name:
+        return redact(message)
+    return redact(f"{name}: {message}, got {problem['input']!r}" if path else f"{name}: {message}")
 
 
 def fields(cls: type[Settings], at: str = "") -> Iterator[tuple[str, FieldInfo]]:

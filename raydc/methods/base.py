@@ -123,7 +123,7 @@ class Method(nn.Module):
             if not isinstance(values, dict):
                 return values
             name = values.get("recipe", "default")
-            if name == "default":
+            if name == "default" or not isinstance(name, str):
                 return values
             if name not in cls.recipes:
                 raise ValueError(f"no recipe {name!r}; there are {', '.join(['default', *cls.recipes])}")
@@ -131,10 +131,11 @@ class Method(nn.Module):
 
         @model_validator(mode="after")
         def _clusters_something(self) -> Self:
-            phase = getattr(self, "cluster", None)
-            if isinstance(phase, Clustering) and phase.left_out:
+            phases = {name: getattr(self, name) for name in type(self).model_fields}
+            *_, name = [None, *(name for name, phase in phases.items() if isinstance(phase, Clustering))]
+            if name is not None and phases[name].left_out:
                 raise ValueError(
-                    "expected cluster.length above 0, else nothing is clustered; to cluster what an autoencoder alone "
+                    f"expected {name}.length above 0, else nothing is clustered; to cluster what an autoencoder alone "
                     "has learned, take ae_kmeans"
                 )
             return self

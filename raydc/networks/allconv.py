@@ -31,7 +31,14 @@ class Classifier(Settings):
         width = shape[0]
         if len(shape) == 3:
             padding = "same" if min(shape[1:]) < 28 else "valid"
+            side = min(shape[1:])
             for channels in self.channels:
+                if padding == "valid" and side <= 2 * self.depth:
+                    raise ValueError(
+                        f"images of {shape[1:]} are too small for {len(self.channels)} stages of {self.depth} "
+                        "convolutions: take fewer channels or less depth"
+                    )
+                side = -(-(side - 2 * self.depth) // 2)
                 for _ in range(self.depth):
                     layers += _block(Conv2d(width, channels, 3, padding=padding, bias=False), channels)
                     width = channels

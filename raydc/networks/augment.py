@@ -10,6 +10,9 @@ from torch import Tensor
 
 from raydc.settings import Settings
 
+MOVES = ("shift", "rotate", "zoom", "crop")
+"""Settings that resample images; other rows they leave as they are."""
+
 
 class Augment(Settings):
     """How far each row is changed, every row by its own draw. The first five are for images alone."""
@@ -32,7 +35,7 @@ class Augment(Settings):
     @property
     def moves(self) -> bool:
         """Whether images are resampled."""
-        return bool(self.shift or self.rotate or self.zoom or self.crop)
+        return any(getattr(self, name) for name in MOVES)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, ...] changed, from torch's global generator; x itself where nothing is asked for."""

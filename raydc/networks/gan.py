@@ -11,7 +11,7 @@ import math
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.convolution import Conv2d, ConvTranspose2d
@@ -114,9 +114,9 @@ class AdversarialNetwork(Settings):
 
     family: Literal["conv", "mlp"] = "conv"
     """conv: convolutional, for rows that are images; mlp: two or more dense layers."""
-    hidden: tuple[int, ...] = Field((1024, 1024), min_length=1)
+    hidden: tuple[PositiveInt, ...] = Field((1024, 1024), min_length=1)
     """Widths of the dense layers; conv takes the last one alone."""
-    channels: tuple[int, ...] = Field((64, 128), min_length=2, max_length=2)
+    channels: tuple[PositiveInt, ...] = Field((64, 128), min_length=2, max_length=2)
     """Channels of the two convolutions."""
     leak: float = Field(0.1, ge=0, lt=1)
     """Slope of the critic's leaky ReLU (.01 in the authors' code)."""

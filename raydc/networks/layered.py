@@ -9,11 +9,11 @@ tanh, to give what rows have in common, and codes do not come back from there.
 import logging
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from raydc.networks.convolution import Conv2d, ConvTranspose2d
@@ -72,14 +72,23 @@ class LayeredNetwork(Settings):
     """conv: convolutional, for rows that are images; mlp: fully connected, with a linear end."""
     channels: tuple[PositiveInt, ...] = (50, 50)
     """Channels of the convolutions; each halves height and width."""
-    kernels: tuple[int, ...] = (4, 5)
+    kernels: tuple[PositiveInt, ...] = (4, 5)
     """Kernel sizes of the convolutions."""
-    paddings: tuple[int, ...] = (0, 2)
+    paddings: tuple[NonNegativeInt, ...] = (0, 2)
     """Paddings of the convolutions."""
     hidden: tuple[PositiveInt, ...] = (500, 500, 2000)
     """Widths of the hidden layers of the mlp."""
     latent: int = Field(0, ge=0)
     """Size of the code; 0: as many as clusters."""
+
+    @model_validator(mode="after")
+    def _as_many_of_each(self) -> Self:
+        if not len(self.channels) == len(self.kernels) == len(self.paddings):
+            raise ValueError(
+                "expected as many kernels and paddings as channels, one each for a convolution, got "
+                f"{len(self.channels)} channels, {len(self.kernels)} kernels and {len(self.paddings)} paddings"
+            )
+        return self
 
     def build(self, shape: tuple[int, ...], clusters: int) -> LayeredAutoencoder:
         """The network for rows of this shape; conv needs images and says so where the mlp is used instead."""
