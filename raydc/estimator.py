@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import ClassifierTags
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from raydc import methods
 from raydc.config import RunConfig
 from raydc.data import ArraySource
 from raydc.job import in_process, prepare
@@ -19,11 +20,12 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     """A raydc method as a scikit-learn clusterer and transformer.
 
     `settings` are dotted, as everywhere: {"method.nu": 2.0, "training.seed": 1, "data.shape": (28, 28)}. After `fit`:
-    labels_ (int64 [n]), model_ (a `raydc.model.ClusteringModel`), history_ (one entry an epoch), n_features_in_.
+    labels_ (int64 [n]), model_ (a `raydc.model.ClusteringModel`), history_ (one entry an epoch), n_features_in_. With
+    `n_clusters` None the method's own default holds: 10, or as many as a method such as dcc finds.
     """
 
     def __init__(
-        self, method: str = "dec", n_clusters: int | None = 10, settings: Mapping[str, Any] | None = None
+        self, method: str = "dec", n_clusters: int | None = None, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.method = method
         self.n_clusters = n_clusters
@@ -32,7 +34,8 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     @classmethod
     def of(cls, model: ClusteringModel) -> Self:
         """A fitted estimator around a trained model, such as `raydc.registry.load("models:/digits@champion")`."""
-        estimator = cls(model.method_name, model.n_clusters)
+        finds = methods.load(model.method_name).finds_clusters()
+        estimator = cls(model.method_name, None if finds else model.n_clusters)
         estimator.model_, estimator.n_features_in_ = model, model.n_features
         return estimator
 
@@ -85,6 +88,8 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         own: dict[str, Any] = {"method.name": self.method}
         if self.n_clusters is not None:
             own["method.n_clusters"] = self.n_clusters
+        if not isinstance(self.settings, Mapping | None):
+            raise SettingsError(f"settings: expected a dict of dotted settings, got {self.settings!r}")
         given = dict(self.settings or {})
         for name in own.keys() & given.keys():
             raise SettingsError(f"{name}: give it as an argument of DeepClustering, not in settings")

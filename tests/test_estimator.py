@@ -55,6 +55,8 @@ def test_probabilities_and_embedding():
 
 
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="settings: expected a dict"):
+        DeepClustering("dec", 2, [1]).fit(np.eye(4))
     with pytest.raises(ValueError, match="n_samples=3 should be >= n_clusters=10"):
         DeepClustering("kmeans", 10).fit(np.eye(3))
     with pytest.raises(ValueError, match=r"method.nuu: no such setting; did you mean method.nu\?"):
@@ -92,3 +94,10 @@ def test_weights_that_are_equal_change_nothing_and_others_need_a_method_that_tak
         DeepClustering("dec", 4, SMALL).fit(x, sample_weight=np.arange(60))
     with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
         DeepClustering("kmeans", 4).fit(x, sample_weight=-np.arange(60))
+
+
+def test_a_method_that_finds_the_number_of_clusters_needs_none():
+    settings = {"method.network.hidden": (16,), "method.denoise.length": 1, "method.pretrain.length": 2}
+    fitted = DeepClustering("dcc", settings=settings | {"method.cluster.length": 20}).fit(np.repeat(np.eye(4), 15, 0))
+    assert np.array_equal(fitted.labels_.reshape(4, 15), np.repeat(fitted.labels_[::15, None], 15, 1)), "copies"
+    assert clone(DeepClustering.of(fitted.model_)).n_clusters is None
