@@ -176,7 +176,13 @@ def plan(planned: Plan) -> None:
     table.add_column("minutes at most", justify="right")
     for name, steps in planned.steps.items():
         table.add_row(name, f"{steps:,}", f"{planned.seconds[name] / 60:.1f}")
-    table.add_row("all", f"{sum(planned.steps.values()):,}", f"{sum(planned.seconds.values()) / 60:.1f}")
+    for name in planned.unknown:
+        table.add_row(name, "not known", "not known")
+    table.add_row(
+        "all" if not planned.unknown else "the others",
+        f"{sum(planned.steps.values()):,}",
+        f"{sum(planned.seconds.values()) / 60:.1f}",
+    )
     console.print(table)
     batches = f"batches of {planned.batch_size}, " if planned.batch_size else ""
     held = "" if planned.batch_size else " at a time"

@@ -16,7 +16,8 @@ from raydc.config import RunConfig
 from raydc.data import Shard
 from raydc.job import Job
 from raydc.loop import Loop, Progress
-from raydc.phases import Phase
+from raydc.methods.base import Method
+from raydc.phases import Clustering, Phase
 from raydc.report import report
 from raydc.storage import alone
 from raydc.tracker import RecordPending, Tracker, local_folder
@@ -102,8 +103,11 @@ class Plan:
     job: Job
     run: Run
     steps: dict[str, int]
+    """Of each phase at most; of those that `seconds` has."""
     seconds: dict[str, float]
-    """Of each phase at most, from a few steps on this machine with one worker's share of a batch."""
+    """The same, from a few steps on this machine with one worker's share of a batch."""
+    unknown: tuple[str, ...]
+    """Phases whose batches come of a graph or matrix of all rows, of which a few made-up rows tell nothing."""
     memory: int
     """Bytes of rows that each worker keeps; of streamed rows those that it holds at a time."""
     parameters: int
@@ -124,7 +128,7 @@ def plan(config: RunConfig) -> Plan:
         memory = 4 * max(map(len, job.survey.groups)) * math.prod(job.shape)
         centroids = streaming.n_clusters * streaming.dim
         return Plan(
-            job, run, {"iterations": streaming.iterations}, {"iterations": seconds}, memory, centroids, batch_size=None
+            job, run, {"iterations": streaming.iterations}, {"iterations": seconds}, (), memory, centroids, None
         )
     steps = phase_steps(job)
     short = config.with_settings({f"method.{name}.length": "3 steps" for name in _lengths(config)})
@@ -140,8 +144,11 @@ def plan(config: RunConfig) -> Plan:
             before = now
     parameters = sum(p.numel() for p in loop.method.parameters())
     memory = 4 * job.survey.rows * math.prod(job.shape) // workers
-    seconds_of = {name: each.get(name, 0.0) * n for name, n in steps.items()}
-    return Plan(job, run, steps, seconds_of, memory, parameters, job.batch_size)
+    own = job.kind.pick is not Method.pick
+    unknown = tuple(name for name in steps if own and isinstance(getattr(config.method, name), Clustering))
+    known = {name: n for name, n in steps.items() if name not in unknown}
+    seconds_of = {name: each.get(name, 0.0) * n for name, n in known.items()}
+    return Plan(job, run, known, seconds_of, unknown, memory, parameters, job.batch_size)
 
 
 def _lengths(config: RunConfig) -> list[str]:

@@ -24,7 +24,8 @@ def asked(folder: Path, name: str, shape: tuple[int, ...] = (1, 12, 12), **setti
 @pytest.mark.parametrize("name", available())
 def test_a_dry_run_of_every_methods_defaults(name, tmp_path):
     found = plan(asked(tmp_path, name))
-    assert found.steps and found.steps.keys() == found.seconds.keys()
+    assert found.steps.keys() == found.seconds.keys() and not found.steps.keys() & set(found.unknown)
+    assert found.unknown == (("cluster",) if name in ("dcc", "dsc", "jule") else ())
     assert not (tmp_path / "run").exists()
 
 
