@@ -42,12 +42,13 @@ def test_the_stop_rule_compares_labels_that_had_time_to_change(rows, settings, s
     assert clustering_steps(x, **settings) == steps
 
 
-@pytest.mark.parametrize(("name", "kept"), [("dec", 10), ("vade", 0), ("dsc", 0)])
+@pytest.mark.parametrize(("name", "kept"), [("dec", 10), ("vade", 0), ("dsc", 0), ("dcc", 0)])
 def test_a_phase_keeps_moments_unless_its_loss_is_on_another_scale(name, kept):
     x, _ = blobs(load(name))
     settings = {"network.hidden": (16,), "denoise.length": "0 steps", "pretrain.length": "10 steps"}
     settings["cluster.length"] = "3 epochs"
-    config = build(load(name).Config, {"n_clusters": K} | unflatten(settings), at="method")
+    clusters = {} if load(name).finds_clusters() else {"n_clusters": K}
+    config = build(load(name).Config, clusters | unflatten(settings), at="method")
     shard = Shard.of(x)
     loop = Loop(load(name)(config, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), 50)
     next(progress for progress in loop if progress.phase == "cluster")

@@ -6,11 +6,11 @@ non-convexity); clusters are the connected components of what came within delta,
 
 From the authors' code: normalisation by the batch (rows times features), a row's terms weighted by the share of its
 edges that the batch holds, so that it counts once an epoch, lambda and the scales' starts and floors, biases at twice
-the rate, Adam's beta1 = .99, 128 edges a step. Decided here: rows are scaled to a mean square of 1 over all rows, not
-each; autoencoder as DEC's; no noise is added to the codes that representatives start from; an update is due every 20
-epochs (the code looks after every one), and is both the annealing step and the look at the components; once the pairs'
-scale is at its floor, the third look at which fewer than .1% of the edges have changed between same and other cluster
-ends it. Every worker knows all edges.
+the rate, Adam begun anew with beta1 = .99, 128 edges a step. Decided here: rows are scaled to a mean square of 1 over
+all rows, not each; autoencoder as DEC's; no noise is added to the codes that representatives start from; an update is
+due every 20 epochs (the code looks after every one), and is both the annealing step and the look at the components;
+once the pairs' scale is at its floor, the third look at which fewer than .1% of the edges have changed between same
+and other cluster ends it. Every worker knows all edges.
 
 Known failure: parts of a class that no chain of near rows joins stay clusters of their own; `shortest` widens delta.
 """
@@ -85,8 +85,8 @@ class DCC(AutoencoderMethod):
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
             return super().players(phase)
-        weights, biases = ([p for p in self.net.parameters() if (p.dim() > 1) == many] for many in (True, False))
-        return {"all": Player([Group(weights), Group(biases, 2.0), Group([self.rows["representative"]], local=True)])}
+        w, b = ([p for p in self.net.parameters() if (p.dim() > 1) == many] for many in (True, False))
+        return {"all": Player([Group(w), Group(b, 2.0), Group([self.rows["representative"]], local=True)], fresh=True)}
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         self.graph = EdgeGraph.mutual(shard.map(lambda x: x.flatten(1)), self.config.neighbours, clusters)

@@ -201,9 +201,9 @@ def contrasts(rows: NDArray[Any], labels: NDArray[np.int64], names: Sequence[str
     image = axes.imshow(shown, cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
     axes.set_xticks(range(len(telling)), labels_of, rotation=60, ha="right", fontsize=8, rotation_mode="anchor")
     axes.set_yticks(range(len(clusters)), [str(k) for k in clusters], fontsize=8 if len(clusters) > 20 else 9)
-    axes.set_ylabel("cluster")
-    some = f" (the {len(clusters)} largest of {found})" if found > len(clusters) else ""
-    axes.set_title(f"Features that set clusters apart{some}")
+    some = f" (the {len(clusters)} largest of {found:,})" if found > len(clusters) else ""
+    axes.set_ylabel(f"cluster{some}")
+    axes.set_title("Features that set clusters apart")
     figure.colorbar(image, ax=axes, label="standard deviations", fraction=0.05, pad=0.02)
     return figure
 
