@@ -30,6 +30,8 @@ ROWS, GROUP, FIRST = 48, 8, 32
 """Rows in all, in a row group, and in the first of two shards."""
 POSITIONS = torch.randperm(ROWS, generator=torch.Generator().manual_seed(3))[:31].sort().values
 """The global batch."""
+ALONE = torch.arange(FIRST - 5)
+"""Another, of which the second worker has no row."""
 TOLERANCE = 1e-6
 
 
@@ -101,6 +103,7 @@ def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
                 method.eval().begin(shard, clusters)
             begun = True
         found |= step(method, shard, clusters, now, phase_name)
+        found |= step(method, shard, clusters, now, f"{phase_name}, one has no rows", index=1)
         if clustering:
             torch.manual_seed(2)
             with torch.no_grad():
@@ -111,9 +114,11 @@ def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
     return found
 
 
-def step(method: Method, shard: Shard, clusters: CollectiveClusters, now: Now, at: str) -> dict[str, Any]:
+def step(
+    method: Method, shard: Shard, clusters: CollectiveClusters, now: Now, at: str, index: int = 0
+) -> dict[str, Any]:
     method.train()
-    batch = method.pick(shard, now.phase, 5, 0, 2)
+    batch = method.pick(shard, now.phase, 5, index, 2)
     found: dict[str, Any] = {}
     for key, player in method.players(now.phase).items():
         for group in player.groups:
@@ -135,7 +140,7 @@ def step(method: Method, shard: Shard, clusters: CollectiveClusters, now: Now, a
 
 def same_rows(self: Method, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
     """The same global batch on any number of workers, in place of each worker's own share of its shard."""
-    return shard.batch(POSITIONS)
+    return shard.batch(ALONE if index else POSITIONS)
 
 
 def attempt(name: str, workers: int, rank: int) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class VaDE(AutoencoderMethod):
 
     def reconstruction_error(self, x: Tensor, corrupted: Tensor) -> Tensor:
         logits = self.net.logits(self.net.encode(corrupted))
-        return likelihood_error(x, logits, self.net.bernoulli) / x[0].numel()
+        return likelihood_error(x, logits, self.net.bernoulli) / x.shape[1:].numel()
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         if self.net.bernoulli:
