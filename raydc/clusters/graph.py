@@ -61,7 +61,8 @@ def largest_laplacian_eigenvalue(n_rows: int, edges: Integers, weights: Reals) -
 
 def _keys(x: Tensor) -> Tensor:
     """int64 [N], the same for equal rows of x [N, D] and, but for one pair in 2^64, for those alone."""
-    bits = x.contiguous().view(torch.int64 if x.dtype == torch.float64 else torch.int32)
+    # -0.0 equals 0.0 and has other bits; a sum with 0.0 makes it one
+    bits = (x + 0.0).view(torch.int64 if x.dtype == torch.float64 else torch.int32)
     odd = torch.randint(2**62, (x.shape[1],), generator=torch.Generator().manual_seed(0)).to(x.device) * 2 + 1
     return torch.cat([(part.long() * odd).sum(1) for part in bits.split(4096)])
 

@@ -119,6 +119,11 @@ class Context:
         job.checked()
         return job
 
+    def check_method(self, name: str) -> None:
+        """DataError or SettingsError where the method, with which the search begins, cannot take these rows."""
+        clusters = {} if methods.load(name).finds_clusters() else {"method.n_clusters": self.settings.n_clusters[0]}
+        self.job(Task(0, 0, {"method.name": name, **clusters}))
+
 
 def prepare(settings: TuneSettings, surveyed: Callable[[Source, DataSettings], Survey] = survey) -> Context:
     """Open and survey the rows, and build the neighbour graph. DataError says what is wrong with them."""

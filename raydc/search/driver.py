@@ -330,11 +330,8 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
     _check_fixed(settings, default)
     if settings.concurrent != 0:
         connection.check()
-    surveyor = Surveyor(Store(settings.out), settings.concurrent != 0, watch.note, heed)
-    context = prepare(settings, surveyor)
-    free = methods.load(default).finds_clusters()
-    # every search begins with its default configuration, so that must be able to take these rows
-    context.job(Task(0, 0, {"method.name": default} | ({} if free else {"method.n_clusters": settings.n_clusters[0]})))
+    context = prepare(settings, Surveyor(Store(settings.out), settings.concurrent != 0, watch.note, heed))
+    context.check_method(default)
     return Search(context, space, default)
 
 
