@@ -5,6 +5,7 @@ import difflib
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -94,7 +95,7 @@ class _Command(argparse.ArgumentParser):
         """SettingsError where there are arguments that are no option of this command."""
         options = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
         if options:
-            near = difflib.get_close_matches(options[0], self._option_string_actions, n=1)
+            near = difflib.get_close_matches(options[0], re.findall(r"--[\w.-]*\w", self.format_help()), n=1)
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
             raise SettingsError(f"{options[0]}: no such option; {hint}")
         if unknown:

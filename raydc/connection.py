@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from raydc import compat
 from raydc.settings import SettingsError
 
 INSECURE = "RAYDC_INSECURE"
@@ -28,17 +29,6 @@ PROCESS_GROUPS = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2"}
 """Seconds that Ray Train waits for workers to take leave of each other (else 30): with one that hangs they never do."""
 PATIENCE = 60
 """Seconds for a cluster to say who it is; Ray's own patience of 30, and the start of a process, fit in."""
-_KNOCK = """
-import sys
-from ray._private.services import canonicalize_bootstrap_address_or_die
-from ray._raylet import GcsClient
-from ray.exceptions import AuthenticationError
-try:
-    nodes = GcsClient(address=canonicalize_bootstrap_address_or_die(sys.argv[1])).get_all_node_info(timeout=30)
-except AuthenticationError:
-    sys.exit()
-print(*(node.node_manager_address for node in nodes.values()))
-"""
 
 
 class NotPermitted(RuntimeError):
@@ -77,7 +67,7 @@ def _reached_without_token(address: str) -> list[str]:
     except OSError as problem:
         raise ConnectionError(f"no Ray cluster at {address} (RAY_ADDRESS): {problem.strerror or problem}") from None
     without = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
-    command = [sys.executable, "-c", _KNOCK, address]
+    command = [sys.executable, "-c", compat.NODES_WITHOUT_JOINING, address]
     environment = without | {"RAY_AUTH_MODE": "disabled"}
     try:
         asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
@@ -135,31 +125,26 @@ def _connect() -> None:
 def _start(cpus: int) -> None:
     """A cluster of this machine, which listens on loopback alone (but for the store of torch's rendezvous)."""
     import ray
-    from ray._private import ray_constants
 
     if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token":
         private_token(create=True)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    # what Ray does on other systems; `ray.init` has no argument for it, and replaces 127.0.0.1 by the host's address
-    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, cpus),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        with compat.loopback_alone():
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, cpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
     except Exception as problem:  # Ray has no narrower class for it
-        if "timed out during startup" not in str(problem):
+        if compat.SLOW_START not in str(problem):
             raise
         raise ConnectionError(
             f"Ray did not start on this machine in the time it gives itself (load average {os.getloadavg()[0]:.0f} on "
             f"{os.cpu_count()} CPUs). Try again when less runs beside it: the same command goes on"
         ) from problem
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def gpu_for_each(device: str, workers: int) -> bool:

@@ -1,12 +1,13 @@
 """The scikit-learn face: in this process, without Ray, without files."""
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import ClassifierTags
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from raydc import methods
 from raydc.config import RunConfig
@@ -49,10 +50,7 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         k = config.method.n_clusters
         if k is not None and X.shape[0] < k:
             raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={k}")
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-            weights = None if weights[0] > 0 and (weights == weights[0]).all() else weights
+        weights = None if sample_weight is None else _unequal(sample_weight, X.shape[0])
         outcome = in_process(prepare(config, ArraySource(X, weights=weights, settings=config.data)))
         self.labels_ = outcome.labels
         self.model_ = outcome.model
@@ -107,3 +105,17 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.sparse = True
         tags.classifier_tags = ClassifierTags()  # scikit-learn's checks read them of whatever has predict_proba
         return tags
+
+
+def _unequal(sample_weight: Any, rows: int) -> np.ndarray | None:
+    """Weights [rows], from one for each row or for all; None where all are the same. ValueError where they are none."""
+    given = np.full(rows, sample_weight) if isinstance(sample_weight, Number) else sample_weight
+    floats = [np.float64, np.float32]
+    weights = check_array(
+        given, ensure_2d=False, dtype=floats, ensure_non_negative=True, allow_nd=True, input_name="`sample_weight`"
+    )
+    if weights.shape != (rows,):
+        raise ValueError(f"sample_weight.shape == {weights.shape}, expected {(rows,)}: a weight for each row")
+    if not weights.any():
+        raise ValueError("sample_weight: expected at least one weight above zero, got none")
+    return None if (weights == weights[0]).all() else weights

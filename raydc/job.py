@@ -224,8 +224,8 @@ def _precision(asked: str, device: torch.device, store: Store | None) -> str:
     if collectives.rank() == 0:
         resolved = store.read_text("precision.txt") if store and store.exists("precision.txt") else asked
         if resolved == "auto":
-            cuda = device.type == "cuda"
-            has = torch.cuda.is_bf16_supported(False) if cuda else torch.cpu._is_avx512_bf16_supported()
+            on_cpu = torch.cpu.get_capabilities().get("avx512_bf16", False)
+            has = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else on_cpu
             resolved = "bf16" if has else "fp32"
         if store:
             store.write_text("precision.txt", resolved)

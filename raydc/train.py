@@ -220,9 +220,8 @@ def _reporter() -> Any:
 def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float], room: Room, reporter: Any) -> str:
     """Train with `size` workers until the end, or it is interrupted, also by room for more of them."""
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
 
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.config.training.hang_after)
     gpu = "GPU" in each

@@ -7,9 +7,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.extending import intrinsic, models, register_model
-from numba.np.arrayobj import make_array
+from numba.extending import intrinsic, models, register_model
+
+from raydc.compat import array_data, nothing, steps, variable
 
 LANES = 16
 ROWS = 16
@@ -36,10 +36,6 @@ VECTOR = Vector()
 class VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: types.Type) -> None:
         super().__init__(manager, kind, FLOATS)
-
-
-def _data(context: Any, builder: Any, kind: types.Array, array: Any) -> Any:
-    return make_array(kind)(context, builder, array).data
 
 
 def _read(builder: Any, data: Any, index: Any, kind: ir.VectorType) -> Any:
@@ -99,7 +95,7 @@ def load(typing: Any, array: types.Array, index: types.Type) -> Any:
     """16 elements of a float32 array from a flat index on; of a uint16 array, as the bits of bfloat16."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = _data(context, builder, array, arguments[0])
+        data = array_data(context, builder, array, arguments[0])
         if array.dtype == types.float32:
             return _read(builder, data, arguments[1], FLOATS)
         wide = builder.zext(_read(builder, data, arguments[1], HALVES), WORDS)
@@ -113,9 +109,9 @@ def store(typing: Any, array: types.Array, index: types.Type, vector: Vector) ->
     """Write 16 elements of a float32 array from a flat index on."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        at = builder.gep(_data(context, builder, array, arguments[0]), [arguments[1]])
+        at = builder.gep(array_data(context, builder, array, arguments[0]), [arguments[1]])
         builder.store(arguments[2], builder.bitcast(at, FLOATS.as_pointer()), align=1)
-        return context.get_dummy_value()
+        return nothing(context)
 
     return types.void(array, types.intp, VECTOR), emit
 
@@ -181,15 +177,15 @@ def dot(typing: Any, x: types.Array, i: types.Type, y: types.Array, j: types.Typ
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, i, _, j, dim = arguments
-        a = builder.gep(_data(context, builder, x, arguments[0]), [i])
-        b = builder.gep(_data(context, builder, y, arguments[2]), [j])
-        sums = cgutils.alloca_once_value(builder, ir.Constant(DOUBLES, [0.0] * LANES))
+        a = builder.gep(array_data(context, builder, x, arguments[0]), [i])
+        b = builder.gep(array_data(context, builder, y, arguments[2]), [j])
+        sums = variable(builder, ir.Constant(DOUBLES, [0.0] * LANES))
         whole = builder.and_(dim, WHOLE(-LANES))
-        with cgutils.for_range_slice(builder, WHOLE(0), whole, WHOLE(LANES)) as (d, _):
+        with steps(builder, WHOLE(0), whole, WHOLE(LANES)) as (d, _):
             left, right = (builder.fpext(_read(builder, data, d, FLOATS), DOUBLES) for data in (a, b))
             builder.store(_fma(builder, left, right, builder.load(sums)), sums)
-        answer = cgutils.alloca_once_value(builder, _fold(builder, _sum, builder.load(sums)))
-        with cgutils.for_range_slice(builder, whole, dim, WHOLE(1)) as (d, _):
+        answer = variable(builder, _fold(builder, _sum, builder.load(sums)))
+        with steps(builder, whole, dim, WHOLE(1)) as (d, _):
             left, right = (builder.fpext(builder.load(builder.gep(data, [d])), ir.DoubleType()) for data in (a, b))
             builder.store(builder.fadd(builder.load(answer), builder.fmul(left, right)), answer)
         return builder.load(answer)
@@ -203,18 +199,18 @@ def add(typing: Any, x: types.Array, i: types.Type, sums: types.Array, j: types.
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, i, _, j, dim = arguments
-        a = builder.gep(_data(context, builder, x, arguments[0]), [i])
-        b = builder.gep(_data(context, builder, sums, arguments[2]), [j])
+        a = builder.gep(array_data(context, builder, x, arguments[0]), [i])
+        b = builder.gep(array_data(context, builder, sums, arguments[2]), [j])
         whole = builder.and_(dim, WHOLE(-LANES))
-        with cgutils.for_range_slice(builder, WHOLE(0), whole, WHOLE(LANES)) as (d, _):
+        with steps(builder, WHOLE(0), whole, WHOLE(LANES)) as (d, _):
             more = builder.fpext(_read(builder, a, d, FLOATS), DOUBLES)
             at = builder.bitcast(builder.gep(b, [d]), DOUBLES.as_pointer())
             builder.store(builder.fadd(builder.load(at, align=1), more), at, align=1)
-        with cgutils.for_range_slice(builder, whole, dim, WHOLE(1)) as (d, _):
+        with steps(builder, whole, dim, WHOLE(1)) as (d, _):
             more = builder.fpext(builder.load(builder.gep(a, [d])), ir.DoubleType())
             at = builder.gep(b, [d])
             builder.store(builder.fadd(builder.load(at), more), at)
-        return context.get_dummy_value()
+        return nothing(context)
 
     return types.void(x, types.intp, sums, types.intp, types.intp), emit
 
@@ -230,12 +226,12 @@ def _product(many: int, columns: int, unroll: int = 4) -> Any:
     ) -> Any:  # fmt: skip
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _, i, _, p, dim, _, o, stride = arguments
-            a = builder.gep(_data(context, builder, x, arguments[0]), [i])
-            b = builder.gep(_data(context, builder, panels, arguments[2]), [p])
-            c = builder.gep(_data(context, builder, out, arguments[5]), [o])
+            a = builder.gep(array_data(context, builder, x, arguments[0]), [i])
+            b = builder.gep(array_data(context, builder, panels, arguments[2]), [p])
+            c = builder.gep(array_data(context, builder, out, arguments[5]), [o])
             rows = [builder.gep(a, [builder.mul(dim, WHOLE(r))]) for r in range(many)]
             none = ir.Constant(FLOATS, [0.0] * LANES)
-            sums = [[cgutils.alloca_once_value(builder, none) for _ in range(columns)] for _ in range(many)]
+            sums = [[variable(builder, none) for _ in range(columns)] for _ in range(many)]
 
             def step(d: Any) -> None:
                 at = builder.mul(d, WHOLE(columns * LANES))
@@ -247,18 +243,18 @@ def _product(many: int, columns: int, unroll: int = 4) -> Any:
 
             whole = builder.sub(dim, builder.urem(dim, WHOLE(unroll)))
             later = builder.gep(a, [WHOLE(AHEAD)])
-            with cgutils.for_range_slice(builder, WHOLE(0), whole, WHOLE(unroll)) as (d, _):
+            with steps(builder, WHOLE(0), whole, WHOLE(unroll)) as (d, _):
                 for line in range(0, unroll * many, LANES):
                     _fetch(builder, builder.gep(later, [builder.add(builder.mul(d, WHOLE(many)), WHOLE(line))]))
                 for u in range(unroll):
                     step(builder.add(d, WHOLE(u)))
-            with cgutils.for_range_slice(builder, whole, dim, WHOLE(1)) as (d, _):
+            with steps(builder, whole, dim, WHOLE(1)) as (d, _):
                 step(d)
             for r, own in enumerate(sums):
                 for v, so_far in enumerate(own):
                     at = builder.add(builder.mul(stride, WHOLE(r)), WHOLE(v * LANES))
                     builder.store(builder.load(so_far), builder.bitcast(builder.gep(c, [at]), FLOATS.as_pointer()), 1)
-            return context.get_dummy_value()
+            return nothing(context)
 
         index = types.intp
         return types.void(x, index, panels, index, index, out, index, index), emit

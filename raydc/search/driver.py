@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from raydc import connection, methods
+from raydc import compat, connection, methods
 from raydc.config import Training
 from raydc.failpoints import failpoint
 from raydc.search import selector
@@ -132,7 +132,7 @@ class Planner(Searcher):
             if record is not None:
                 self.records[trial.number] = record
             if not trial.state.is_finished():
-                self.asked[trial.number] = optuna.Trial(self.study, trial._trial_id)
+                self.asked[trial.number] = compat.asked_before(self.study, trial)
                 if record is None or not record.over:
                     left.append(trial.number)
                     self.context.store.write_text(f"{Task(trial.number, 0, {}).folder}/stop", "")
