@@ -41,6 +41,7 @@ from raydc.loop import Loop, Progress, seed_of
 from raydc.methods.base import Method, copy_pretrained
 from raydc.model import ClusteringModel
 from raydc.networks.augment import MOVES
+from raydc.precision import exact_float32
 from raydc.settings import SettingsError
 from raydc.storage import Store
 
@@ -160,6 +161,7 @@ def prepare(
     return job
 
 
+@exact_float32()
 def work(
     job: Job,
     *,

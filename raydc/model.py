@@ -19,6 +19,7 @@ from raydc import methods
 from raydc.data.inputs import rows_of
 from raydc.data.scaling import Scaling
 from raydc.methods.base import Method
+from raydc.precision import exact_float32
 from raydc.settings import build
 
 FORMAT = 1
@@ -148,7 +149,7 @@ class ClusteringModel:
         was = self.method.training
         self.method.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), exact_float32():
                 yield
         finally:
             self.method.train(was)

@@ -28,6 +28,7 @@ from raydc.job import Job, local_device, write_assignments
 from raydc.loop import Progress
 from raydc.methods.base import Method
 from raydc.model import ClusteringModel
+from raydc.precision import exact_float32
 from raydc.storage import Store
 
 SNAPSHOTS = "checkpoints/centroids"
@@ -206,6 +207,7 @@ def _write_parts(shared: Shared, parts: Sequence[list[RowGroup]]) -> None:
         write_part(shared, part)
 
 
+@exact_float32()
 def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
     """The assignments of some row groups, unless they are written already."""
     rows, now, store, device = shared

@@ -1,17 +1,22 @@
 """What the tests over all methods share: easy rows, a method with its short settings, a run."""
 
 import io
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from raydc import job as jobs
 from raydc.clusters.local import CollectiveClusters
+from raydc.config import RunConfig
 from raydc.data import Shard
 from raydc.loop import Loop, Progress
 from raydc.methods import load
 from raydc.methods.base import Method
 from raydc.settings import build, fields, unflatten
+from raydc.storage import Store
 
 K, BATCH = 4, 64
 
@@ -79,4 +84,42 @@ def flat(state: Any, at: str = "") -> dict[str, Any]:
     return leaves
 
 
-__all__ = ["BATCH", "K", "Progress", "blobs", "flat", "loop_over", "make", "restored", "saved", "settings"]
+def short_settings(name: str, folder: Path) -> dict[str, Any]:
+    """A run of few steps in every phase, on rows that are written to the folder."""
+    kind = load(name)
+    rows, _ = blobs(kind, 120)
+    np.save(folder / "rows.npy", rows.numpy())
+    known = {path for path, _ in fields(kind.Config, "method")}
+    quick = {f"method.{key}": value for key, value in kind.quick.items()} | {"method.n_clusters": K}
+    short = {path: "2 epochs" for path in known if path.endswith(".length")}
+    own = {path: value for path, value in (quick | short).items() if path in known}
+    if kind.finds_clusters():
+        del own["method.n_clusters"]
+    training = {"batch_size": 60, "precision": "fp32", "checkpoint_every": 0, "workers": 0}
+    place = {"method.name": name, "data.path": str(folder / "rows.npy")}
+    return own | place | {f"training.{key}": value for key, value in training.items()}
+
+
+def run_job(flat: dict[str, Any], out: Path, device: str, epochs: int | None = None) -> jobs.Outcome:
+    """The whole job, or its first epochs."""
+    config = RunConfig.of(unflatten(flat | {"output.out": str(out)}))
+    seen = iter(range(1, 1000))
+    return jobs.work(
+        jobs.prepare(config), store=Store(out), device=device, on_epoch=lambda progress: next(seen) == epochs
+    )
+
+
+__all__ = [
+    "BATCH",
+    "K",
+    "Progress",
+    "blobs",
+    "flat",
+    "loop_over",
+    "make",
+    "restored",
+    "run_job",
+    "saved",
+    "settings",
+    "short_settings",
+]

@@ -16,41 +16,15 @@ from raydc.clusters import KMeansResult
 from raydc.clusters.local import CollectiveClusters
 from raydc.config import RunConfig
 from raydc.data import Shard
-from raydc.methods import available, load
+from raydc.methods import available
 from raydc.model import ClusteringModel
 from raydc.search import TuneSettings
 from raydc.search.context import Task, prepare
 from raydc.search.trial import Record, run_task
-from raydc.settings import fields, unflatten
-from raydc.storage import Store
+from raydc.settings import unflatten
 from raydc.train import check, train
 from tests.far import elsewhere
-from tests.method_cases import K, blobs
-
-
-def settings(name: str, tmp_path: Path) -> dict[str, Any]:
-    """A run of few steps in every phase."""
-    kind = load(name)
-    rows, _ = blobs(kind, 120)
-    np.save(tmp_path / "rows.npy", rows.numpy())
-    known = {path for path, _ in fields(kind.Config, "method")}
-    quick = {f"method.{key}": value for key, value in kind.quick.items()} | {"method.n_clusters": K}
-    short = {path: "2 epochs" for path in known if path.endswith(".length")}
-    own = {path: value for path, value in (quick | short).items() if path in known}
-    if kind.finds_clusters():
-        del own["method.n_clusters"]
-    training = {"batch_size": 60, "precision": "fp32", "checkpoint_every": 0, "workers": 0}
-    place = {"method.name": name, "data.path": str(tmp_path / "rows.npy")}
-    return own | place | {f"training.{key}": value for key, value in training.items()}
-
-
-def run(flat: dict[str, Any], out: Path, device: str, epochs: int | None = None) -> jobs.Outcome:
-    """The whole job, or its first epochs."""
-    config = RunConfig.of(unflatten(flat | {"output.out": str(out)}))
-    seen = iter(range(1, 1000))
-    return jobs.work(
-        jobs.prepare(config), store=Store(out), device=device, on_epoch=lambda progress: next(seen) == epochs
-    )
+from tests.method_cases import K, run_job, short_settings
 
 
 def only_from(device: str, send: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,15 +55,15 @@ def test_a_method_off_the_cpu_is_the_same_also_when_it_goes_on(
         return whole(self, *args, **(options | {"restarts": 2, "iterations": 4}))
 
     monkeypatch.setattr(CollectiveClusters, "kmeans", shorter)
-    flat = settings(name, tmp_path)
-    expected = run(flat, tmp_path / "near", "cpu")
+    flat = short_settings(name, tmp_path)
+    expected = run_job(flat, tmp_path / "near", "cpu")
     with elsewhere() as device:
         for sent in ("total", "maximum", "gather", "average", "broadcast", "differentiable_total"):
             monkeypatch.setattr(collectives, sent, only_from(device, getattr(collectives, sent)))
         if len(expected.history) > 1:
-            stopped = run(flat, tmp_path / "far", device, epochs=len(expected.history) // 2)
+            stopped = run_job(flat, tmp_path / "far", device, epochs=len(expected.history) // 2)
             assert stopped.status == "interrupted"
-        found = run(flat, tmp_path / "far", device)
+        found = run_job(flat, tmp_path / "far", device)
         assert all(parameter.device.type == device for parameter in found.model.method.parameters())
     assert found.status == "finished" and [h["step"] for h in found.history] == [h["step"] for h in expected.history]
     assert found.labels.tolist() == expected.labels.tolist()
@@ -152,7 +126,7 @@ def test_streamed_rows_off_the_cpu_have_the_same_bits(
         tmp_path / "rows.npy", draw.normal(size=(9000, 4)).astype(np.float32) + 6 * draw.integers(3, size=(9000, 1))
     )
     own = {"method.n_clusters": 5, "method.restarts": 2, "method.iterations": 4}
-    flat = settings("kmeans", tmp_path) | own | {f"method.{name}": value for name, value in options.items()}
+    flat = short_settings("kmeans", tmp_path) | own | {f"method.{name}": value for name, value in options.items()}
 
     def trained(out: Path) -> tuple[pa.Table, dict[str, torch.Tensor]]:
         train(check(RunConfig.of(unflatten(flat | {"output.out": str(out)}))))
@@ -172,7 +146,7 @@ def test_streamed_rows_off_the_cpu_have_the_same_bits(
 def test_a_trial_off_the_cpu_has_the_scores_of_one_on_it(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flat = settings(method, tmp_path)
+    flat = short_settings(method, tmp_path)
     fixed = {key: value for key, value in flat.items() if key.count(".") > 1 and key.startswith("method.")}
     values = {"data": {"path": flat["data.path"]}, "space": "tune_spaces/dec.py", "fixed": fixed, "n_clusters": K}
     point = fixed | {"method.name": method, "training.precision": "fp32"}

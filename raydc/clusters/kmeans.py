@@ -20,6 +20,7 @@ from torch import Tensor
 
 from raydc.clusters import kernels
 from raydc.clusters.vectors import LANES, ROWS
+from raydc.precision import exact_float32
 
 LARGEST = 1e15
 """Beyond this, squared distances leave the range of float32."""
@@ -40,7 +41,7 @@ class FixedPoint:
         """For values up to `largest` [...] (the same on every worker) summed over `total` rows."""
         exponent = torch.frexp(largest.double()).exponent.double()  # largest < 2 ** exponent
         bits = (62 - exponent - math.ceil(math.log2(max(total, 1)))).clamp(-1000, 1000)
-        return FixedPoint(torch.exp2(bits))
+        return FixedPoint(((bits.long() + 1023) << 52).view(torch.float64))  # exp2, exact on every device
 
     def integers(self, values: Tensor) -> Tensor:
         return (values.double() * self.scale).long()
@@ -93,7 +94,9 @@ class Assigner:
         self.geometry, self.apart = geometry, float(geometry.spherical)
         self.screens = screening_pays(self.clusters, dim, centroids.device.type)
         # A float32 sum of products is off by this share of the lengths' product, in any order; so is what comes after.
-        rounding = 1.02 * 2.0**-24 * (dim + 16)
+        # A GPU's units for matrices cut digits off where a CPU rounds.
+        unit_of_rounding = 2.0**-24 if centroids.device.type == "cpu" else 2.0**-23
+        rounding = 1.02 * unit_of_rounding * (dim + 16)
         self.direct = bounds(self.half, rounding * exact.norm(dim=2), dim)
         padded = self.direct[0].shape[2]
         if self.screens:  # bfloat16 takes up to 2^-8 of each number of a row, and of the product
@@ -194,6 +197,7 @@ class Assigner:
         bits = products.view(torch.uint16).numpy()
         return kernels.label_screened(x, bits, *self.screening, *self.exact, labels, 8 * labels.size)
 
+    @exact_float32()
     def _elsewhere(self, x: Tensor) -> Tensor:
         """What `kernels` does, in terms of torch."""
         products, (limits, _) = x @ self.centroids.flatten(0, 1).T, self.direct

@@ -18,6 +18,7 @@ from raydc.clusters.shards import State
 from raydc.data.shard import RowGroup
 from raydc.data.source import to_float32
 from raydc.failpoints import failpoint
+from raydc.precision import exact_float32
 
 Reader = Callable[[RowGroup], np.ndarray | tuple[np.ndarray, np.ndarray]]
 """Rows [n, D] of a row group, always the same; with their weights [n], if the plan is for weighted rows."""
@@ -52,6 +53,7 @@ def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader,
             return receipt
 
 
+@exact_float32()
 def contribution(
     plan: Plan, state: State, groups: Sequence[RowGroup], read: Reader, device: str = "cpu"
 ) -> Contribution:

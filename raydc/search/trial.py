@@ -28,6 +28,7 @@ from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
 from raydc.metrics.stability import nearest_neighbours
 from raydc.model import ClusteringModel
+from raydc.precision import exact_float32
 from raydc.search.context import Context, Labels, Task
 from raydc.storage import Store
 from raydc.summary import assignments
@@ -251,7 +252,7 @@ class Look:
 
 
 def _chunked(function: Callable[[Tensor], Tensor], x: Tensor, device: torch.device) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), exact_float32():
         return torch.cat([function(part.to(device)).cpu() for part in x.split(CHUNK)])
 
 
