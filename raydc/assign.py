@@ -20,7 +20,7 @@ import torch
 
 from raydc import connection
 from raydc.data import DataError, DataSettings, Source, open_source
-from raydc.data.check import bad_cells, complaint
+from raydc.data.check import bad_cells, checksum, complaint, joined
 from raydc.data.source import Piece, to_float32
 from raydc.failpoints import failpoint
 from raydc.model import ClusteringModel, weights_hash
@@ -90,10 +90,14 @@ def assign(
         "data": source.fingerprint,
         "files": [chunk.name for chunk in chunks],
     }
-    _claim(store, manifest, f"{model_uri}, {data.path}")
+    times = [*source.times.values()]
+    sure = _claim(store, manifest, f"{model_uri}, {data.path}") == times
     drop = settings.on_bad_row == "drop"
+    abouts = [_held(store, chunk, manifest) for chunk in chunks]
     missing = [
-        chunk for chunk in chunks if (held := _held(store, chunk, manifest)) is None or (held["dropped"] and not drop)
+        chunk
+        for chunk, held in zip(chunks, abouts, strict=True)
+        if held is None or (held["dropped"] and not drop) or not sure
     ]
     if workers == 0:
         _accelerate(model)
@@ -102,7 +106,8 @@ def assign(
             _write(chunk, source, model, store, manifest)
     elif missing:
         _on_ray(missing, source.settings, model, store, manifest, workers)
-    return _summarise(store, chunks, manifest, model.n_clusters, len(missing), time.time() - started)
+    store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
+    return _summarise(store, chunks, manifest, model.n_clusters, abouts.count(None), time.time() - started)
 
 
 def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
@@ -141,8 +146,11 @@ def _accelerate(model: ClusteringModel) -> None:
         model.to("cuda")
 
 
-def _claim(store: Store, manifest: dict[str, Any], what: str) -> None:
-    """Mark the directory as that of this model and these rows; ValueError if it is another's."""
+def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | None:
+    """Mark the directory as that of this model and these rows; ValueError if it is another's.
+
+    Returns when the rows' files had been written as its last assignment ended; None where none has ended.
+    """
     if store.exists(MANIFEST):
         before = json.loads(store.read_text(MANIFEST))
         changed = [name for name in manifest if before.get(name) != manifest[name]]
@@ -150,10 +158,11 @@ def _claim(store: Store, manifest: dict[str, Any], what: str) -> None:
             words = {"model": "another model", "data": "other rows"}
             held = " and ".join(words[name] for name in changed if name in words) or "files of another size"
             raise ValueError(f"{store.root} holds assignments of {held} than {what}; name another --out")
-    elif store.list():
+        return before.get("times")
+    if store.list():
         raise ValueError(f"{store.root} holds other files; name a new or empty directory with --out")
-    else:
-        store.write_text(MANIFEST, json.dumps(manifest, indent=1))
+    store.write_text(MANIFEST, json.dumps(manifest, indent=1))
+    return None
 
 
 def _held(store: Store, chunk: Chunk, manifest: dict[str, Any]) -> dict[str, Any] | None:
@@ -173,13 +182,25 @@ def _held(store: Store, chunk: Chunk, manifest: dict[str, Any]) -> dict[str, Any
 
 
 def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, manifest: dict[str, Any]) -> None:
-    """Make the chunk's file. DataError names the first bad rows, unless they are to be dropped."""
+    """Make the chunk's file. DataError names the first bad rows, unless they are to be dropped.
+
+    Where it is there, of files that may have been written anew, the rows are read to see whether they are the same.
+    """
     failpoint("assign")
     drop = source.settings.on_bad_row == "drop"
+    held = _held(store, chunk, manifest)
+    if held is not None and (drop or not held["dropped"]):
+        if held["checksum"] != joined(checksum(source.read(piece)) for piece in chunk.pieces):
+            raise DataError(
+                f"{store.root} holds assignments of rows whose values have changed since; name another --out"
+            )
+        return
     columns: dict[str, list[np.ndarray]] = {"row": [], "id": [], "cluster": [], "confidence": []}
     dropped: list[int] = []
+    checksums: list[int] = []
     for piece in chunk.pieces:
         block = source.read(piece)
+        checksums.append(checksum(block))
         bad = bad_cells(block)
         rows = np.arange(piece.rows) if bad is None else np.flatnonzero(~bad.any(axis=1))
         if bad is not None and not drop:
@@ -195,6 +216,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         "model": manifest["model"],
         "data": manifest["data"],
         "dropped": dropped,
+        "checksum": joined(checksums),
         "sizes": np.bincount(whole["cluster"], minlength=model.n_clusters).tolist(),
         "confidence": float(whole["confidence"].sum(dtype=np.float64)),
     }

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from raydc import methods as all_methods
+from raydc.data import features_named
 from raydc.job import Job
 from raydc.loop import Progress
 from raydc.run import Plan
@@ -50,6 +51,7 @@ class Live:
         what = f"{survey.rows:,} rows of {'x'.join(map(str, job.shape))}"
         batches = f", batches of {job.batch_size}" if phases else ""  # k-means takes none
         self.console.print(f"{job.config.method_name} on {what}{batches}, in {where}")
+        self.console.print(features_named(job.columns, job.shape))
         if self.console.is_terminal:
             text = TextColumn("{task.description}  {task.completed:.0f}/{task.total:.0f}  {task.fields[state]}")
             self.bars = Bars(BarColumn(24), text, TimeElapsedColumn(), console=self.console)
@@ -170,6 +172,7 @@ def plan(planned: Plan) -> None:
     training = job.config.training
     for note in job.survey.notes:
         console.print(f"note: {note}", style="dim")
+    console.print(features_named(job.columns, job.shape))
     table = Table(title=f"{job.config.method_name}: {job.survey.rows:,} rows of {'x'.join(map(str, job.shape))}")
     table.add_column("phase")
     table.add_column("steps at most", justify="right")

@@ -1,5 +1,6 @@
 """The scikit-learn face: in this process, without Ray, without files."""
 
+import warnings
 from collections.abc import Mapping
 from numbers import Number
 from typing import Any, Self
@@ -11,7 +12,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from raydc import methods
 from raydc.config import RunConfig
-from raydc.data import ArraySource
+from raydc.data import ArraySource, DataWarning
 from raydc.job import in_process, prepare
 from raydc.model import ClusteringModel
 from raydc.settings import SettingsError, unflatten
@@ -44,6 +45,7 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         """Train on rows X [n, D], of which each counts as much as its sample_weight [n]; y is ignored.
 
         Raises ValueError where X or a setting cannot be used, and for unequal weights where the method takes none.
+        Warns (`raydc.DataWarning`) of what the survey of the rows notes, such as features that never change.
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", ensure_min_samples=2)
         config = self._config()
@@ -51,7 +53,10 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         if k is not None and X.shape[0] < k:
             raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={k}")
         weights = None if sample_weight is None else _unequal(sample_weight, X.shape[0])
-        outcome = in_process(prepare(config, ArraySource(X, weights=weights, settings=config.data)))
+        job = prepare(config, ArraySource(X, weights=weights, settings=config.data))
+        if job.survey.notes:
+            warnings.warn("\n".join(job.survey.notes), DataWarning, stacklevel=2)
+        outcome = in_process(job)
         self.labels_ = outcome.labels
         self.model_ = outcome.model
         self.history_ = outcome.history

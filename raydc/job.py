@@ -74,7 +74,7 @@ class Job:
         settings.pop("output")
         for name in HOW:
             settings["training"].pop(name)
-        settings["data"] |= {"path": self.survey.fingerprint, "storage": None}
+        settings["data"] |= {"path": self.survey.identity, "storage": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -283,7 +283,7 @@ def _write(job: Job, outcome: Outcome, store: Store) -> None:
         store.delete("assignments")  # by another number of workers, who died here
     collectives.total(torch.zeros(1, device=shard.device))
     columns: dict[str, Any] = {
-        "row": np.arange(shard.start, shard.start + len(shard)),
+        "row": job.survey.positions(np.arange(shard.start, shard.start + len(shard))),
         "id": pa.array(shard.ids),
         "cluster": outcome.labels,
         "confidence": outcome.confidence,

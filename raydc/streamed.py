@@ -227,7 +227,7 @@ def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
         likeliest = [method.assign(some).max(1).values.float() for some in x.split(tile)]
         confidence[at] = torch.cat(likeliest).cpu().numpy()
         ids.append(block.ids)
-    columns = {"row": np.arange(first, first + total), "id": np.concatenate(ids)}
+    columns = {"row": rows.job.survey.positions(np.arange(first, first + total)), "id": np.concatenate(ids)}
     write_assignments(store, _name(part), columns | {"cluster": clusters, "confidence": confidence})
 
 

@@ -29,12 +29,13 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     """Write summary.json from what the workers wrote, and return it. Labels are read here, and nowhere before."""
     rows, confidence, counts = job.survey.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
     chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
+    positions = job.survey.positions(chosen)
     drawn: dict[str, list[np.ndarray]] = {"cluster": [], "initial": []}
     for part in assignments(store):
         own = np.bincount(part["cluster"].to_numpy(), minlength=len(counts))
         own[: len(counts)] += counts
         counts, confidence = own, confidence + float(part["confidence"].to_numpy().sum(dtype=np.float64))
-        inside = np.isin(part["row"].to_numpy(), chosen, assume_unique=True)
+        inside = np.isin(part["row"].to_numpy(), positions, assume_unique=True)
         for name in drawn.keys() & {*part.column_names}:
             drawn[name].append(part[name].to_numpy()[inside])
     n_clusters = len(counts)
@@ -86,7 +87,7 @@ def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> 
         return {"labels": None, "table": None}
     table = np.zeros((n_clusters, int(classes.max()) + 1), np.int64)
     for part in assignments(store):
-        own = classes[part["row"].to_numpy()]
+        own = classes[job.survey.places(part["row"].to_numpy())]
         table += external.contingency(part["cluster"].to_numpy()[own >= 0], own[own >= 0], *table.shape)
     return {"labels": external.external_scores(table), "table": table.tolist()}
 

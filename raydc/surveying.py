@@ -45,12 +45,12 @@ class Surveyor:
             return survey(source, settings, self._seen(source, parts))
 
     def _seen(self, source: Source, parts: Sequence[list[Piece]]) -> Iterator[Seen]:
-        """By tasks of one CPU each."""
+        """By tasks of one CPU each. What a part holds is joined and forgotten when its turn comes."""
         from ray.exceptions import RayError
 
         from raydc.clusters import ray as over_ray
 
-        look_at = over_ray.tasks(_look_at, (source.settings, source.fingerprint), max_failures=LOSSES, heed=self.heed)
+        look_at = over_ray.stream(_look_at, (source.settings, source.fingerprint), max_failures=LOSSES, heed=self.heed)
         try:
             yield from chain.from_iterable(look_at(parts))
         except RayError as problem:

@@ -93,7 +93,7 @@ def finished(store: Store, job: Job) -> bool:
         skipped = ("output.", *(f"training.{name}" for name in jobs.HOW))
         other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
         if not other:
-            what = changes(before["files"], job.survey.files) or "other columns or another shape"
+            what = changes(before["files"], job.survey.contents) or "other columns or another shape"
             raise DataError(f"{store.root} holds a run of other rows:\n{what}\nPut them back, or name another --out.")
         what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other)
         raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")
@@ -133,7 +133,7 @@ def begin(run: Run) -> dict[str, Any]:
         record = json.loads(store.read_text("run.json"))
     else:
         record = {"id": uuid.uuid4().hex, "key": job.key, "created": time.time(), "seconds": 0.0, "status": "running"}
-        record |= {"config": job.config.written(), "files": job.survey.files}
+        record |= {"config": job.config.written(), "files": job.survey.contents}
         store.write_text("run.json", json.dumps(record, indent=1))
     if not store.exists("config.yaml"):
         store.write_text("config.yaml", job.config.yaml())

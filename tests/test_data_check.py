@@ -277,7 +277,7 @@ def test_weights_are_no_features_and_reach_the_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "text"), [(None, "nan"), (np.nan, "nan"), (np.inf, "inf"), (-2.0, "-2"), (1e16, "1e+16")]
+    ("bad", "text"), [(None, "null"), (np.nan, "nan"), (np.inf, "inf"), (-2.0, "-2"), (1e16, "1e+16")]
 )
 def test_a_bad_weight_is_a_bad_cell(tmp_path: Path, bad: float | None, text: str) -> None:
     weights = [0.0, 1.0, 2.0, 3.0, bad, 5.0]

@@ -124,9 +124,9 @@ case(
     "C9",
     "another type in a second file",
     DATA_ERROR,
-    "b.parquet: x is float, not double",
+    "b.parquet: x is string, not double",
     FEW,
-    data=both(write({"x": [1.0]}), write({"x": pa.array([1.0], pa.float32())}, "b.parquet")),
+    data=both(write({"x": [1.0]}), write({"x": ["a"]}, "b.parquet")),
 )
 case("C10", "nothing there", DATA_ERROR, "nothing at|none; expected a file", FEW, "--data={path}/none")
 case(

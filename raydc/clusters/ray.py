@@ -9,7 +9,8 @@ the actor is answered. A worker is a task without state, so a dead one is simply
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,20 +265,43 @@ def tasks(
 ) -> Callable[[Sequence[Any]], list[Any]]:
     """What runs function(shared, part) of every part of a list, at the same time; results in order, or what one raises.
 
+    As `stream` does, but that all results are held.
+    """
+    each: dict[str, Any] = {"max_failures": max_failures, "hang_after": hang_after, "heed": heed}
+    run = stream(function, shared, threads=threads, gpu=gpu, **each)
+    return lambda parts: [*run(parts)]
+
+
+def stream(
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    *,
+    threads: int = 1,
+    gpu: bool = False,
+    max_failures: int = -1,
+    hang_after: float = HANG_AFTER,
+    heed: Callable[[], None] = lambda: None,
+) -> Callable[[Sequence[Any]], Iterator[Any]]:
+    """What runs function(shared, part) of every part of a list, at the same time, and yields the results in order, each
+    as soon as those before it are there; or raises what one raises. A result that was yielded is not held here.
+
     Tasks that are lost, or give no sign of life for `hang_after` seconds, are run again, up to `max_failures` times.
     `heed` is called every second, and ends the waiting by what it raises.
     """
     warden, put = Warden.start(hang_after), ray.put((function, shared))
     task = TASK.options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
 
-    def run(parts: Sequence[Any]) -> list[Any]:
-        running = asked = [task.remote(warden, put, part) for part in parts]
+    def run(parts: Sequence[Any]) -> Iterator[Any]:
+        running = [task.remote(warden, put, part) for part in parts]
+        asked = deque(running)
         try:
             while running:
                 heed()
                 done, running = ray.wait(running, timeout=1.0)
-                ray.get(done)
-            return ray.get(asked)
+                ray.get(done)  # what one raises ends all, also where it is not the next
+                left = {*running}
+                while asked and asked[0] not in left:
+                    yield ray.get(asked.popleft())
         except RayTaskError as error:
             raise error.cause from None
 

@@ -9,13 +9,14 @@ from raydc.data.parquet import ParquetSource
 from raydc.data.scaling import Scaling
 from raydc.data.settings import DataSettings, ScalingKind, Storage
 from raydc.data.shard import Batch, DenseRows, RowGroup, Rows, Shard, deal, split
-from raydc.data.source import DataError, Source, changes
+from raydc.data.source import DataError, DataWarning, Source, changes, features_named
 
 __all__ = [
     "ArraySource",
     "Batch",
     "DataError",
     "DataSettings",
+    "DataWarning",
     "DenseRows",
     "Fault",
     "ParquetSource",
@@ -32,6 +33,7 @@ __all__ = [
     "changes",
     "deal",
     "dropped_table",
+    "features_named",
     "load_shard",
     "look",
     "open_source",

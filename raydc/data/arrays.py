@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Hashable
 from functools import partial
@@ -27,12 +28,15 @@ from raydc.data.source import (
     weights_of,
 )
 
+UNNAMED = "arr_0"
+"""What numpy.savez calls the first array that it is given without a name."""
+
 
 class ArraySource(Source):
     """x [N, D], [N, height, width] or [N, channels, height, width] (or channels last), or a sparse matrix [N, D].
 
-    y [N] are known classes, ids [N] integers or text, weights [N] how much rows count; `files` identify where it came
-    from, by default by its values.
+    y [N] are known classes, ids [N] integers or text, weights [N] how much rows count; `files` and `times` tell of the
+    file that it came from as `Source` has them, by default of its values.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ArraySource(Source):
         weights: Any = None,
         settings: DataSettings | None = None,
         files: dict[str, str] | None = None,
+        times: dict[str, str] | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         self.settings = settings or DataSettings(path="array")
@@ -75,6 +80,8 @@ class ArraySource(Source):
         self.files = files or {name: _digest(self._x)} | (
             {} if weights is None else {"weights": _digest(self._weights)}
         )
+        self.times = times or {}
+        self.identified = None if ids is None else (self.settings.id_column or "ids")
         self.notes = notes
         self.pieces = cut([(name, 0, self._x.shape[0])], self.n_features)
 
@@ -97,7 +104,10 @@ def open_digits(settings: DataSettings) -> ArraySource:
     from sklearn.datasets import load_digits
 
     images = load_digits()
-    return ArraySource(images.images, images.target, settings=settings)
+    note = "digits is scikit-learn's set; the file or folder of that name here is spelled ./digits"
+    return ArraySource(
+        images.images, images.target, settings=settings, notes=(note,) if os.path.exists("digits") else ()
+    )
 
 
 def open_array(settings: DataSettings, filesystem: pafs.FileSystem, info: pafs.FileInfo) -> ArraySource:
@@ -111,13 +121,13 @@ def open_array(settings: DataSettings, filesystem: pafs.FileSystem, info: pafs.F
             edge.update(stream.read(65536))
             stream.seek(0)
             held = None if local else io.BytesIO(stream.read())
-        files = {path: f"{size} {info.mtime_ns} {edge.hexdigest()[:16]}"}
+        files, times = {path: f"{size} {edge.hexdigest()[:16]}"}, {path: f"{size} {info.mtime_ns}"}
         if path.lower().endswith(".npy"):
             x = np.load(held or path, mmap_mode="r" if local else None, allow_pickle=False)
             if settings.label_column or settings.id_column or settings.weight_column:
                 raise DataError(f"{path}: a .npy file holds no labels, ids or weights; use .npz with X and those")
-            return ArraySource(x, settings=settings, files=files)
-        return _open_npz(held or path, settings, files)
+            return ArraySource(x, settings=settings, files=files, times=times)
+        return _open_npz(held or path, settings, files, times)
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -126,7 +136,7 @@ def open_array(settings: DataSettings, filesystem: pafs.FileSystem, info: pafs.F
         ) from error
 
 
-def _open_npz(file: Any, settings: DataSettings, files: dict[str, str]) -> ArraySource:
+def _open_npz(file: Any, settings: DataSettings, files: dict[str, str], times: dict[str, str]) -> ArraySource:
     path = settings.path
     with np.load(file, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -141,13 +151,18 @@ def _open_npz(file: Any, settings: DataSettings, files: dict[str, str]) -> Array
         y = archive[label] if label else None
         ids = archive[identity] if identity else None
         weights = archive[weight] if weight else None
-        build = partial(ArraySource, settings=settings, files=files, weights=weights)
+        build = partial(ArraySource, settings=settings, files=files, times=times, weights=weights)
         if {"format", "data", "shape"} <= set(names):
             if isinstance(file, io.BytesIO):
                 file.seek(0)
             return build(sparse.load_npz(file), y, ids)
+        if names == [UNNAMED]:
+            return build(archive[UNNAMED], notes=(f"rows are {UNNAMED}, the one array of {path}",))
         if "X" not in names:
-            raise DataError(f"{path}: has no array X; its arrays: {', '.join(names) or 'none'}")
+            raise DataError(
+                f"{path}: has no array X; its arrays: {', '.join(names) or 'none'}; write numpy.savez(PATH, X=rows), "
+                "with y= for classes and ids= for ids"
+            )
         return build(archive["X"], y, ids)
 
 
@@ -178,8 +193,10 @@ def _identifiers(ids: np.ndarray, rows: int, name: str) -> np.ndarray:
     if ids.dtype.kind in "iu":
         return ids.astype(np.uint64 if ids.dtype == np.uint64 else np.int64)
     if ids.dtype.kind in "UO":
-        return ids if ids.dtype.kind == "U" else texts(ids)
-    raise DataError(f"{name}: ids are {ids.dtype}; expected integers or text")
+        return texts(ids)
+    if ids.dtype.kind in "SM":
+        return texts(value.hex() if isinstance(value, bytes) else value for value in ids)
+    raise DataError(f"{name}: ids are {ids.dtype}; expected integers, text, bytes or times")
 
 
 def _digest(x: Any) -> str:

@@ -1,11 +1,13 @@
 """One pass over all rows before any work: every unusable value found, and the statistics that scaling needs."""
 
 import csv
+import hashlib
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 from zipfile import BadZipFile
 
@@ -14,6 +16,7 @@ from scipy import sparse
 
 from raydc.data.settings import DataSettings
 from raydc.data.shard import RowGroup, deal
+from raydc.data.sketch import KEPT, Ids
 from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes, usable
 
 SHOWN = 5
@@ -28,15 +31,20 @@ class Fault:
     file: str
     row_group: int
     row: int
-    """In the file, from 0."""
+    """Its position in the data, from 0."""
     column: str
     value: str
     cells: int
     """Unusable cells in the row."""
+    row_in_file: int
 
     def __str__(self) -> str:
-        more = f" (and {self.cells - 1} more cells)" if self.cells > 1 else ""
-        return f"{self.file}, row group {self.row_group}, row {self.row}, column {self.column}: {self.value}{more}"
+        more, place = f" (and {self.cells - 1} more cells)" if self.cells > 1 else "", f"row {self.row_in_file}"
+        return f"{self.file}, row group {self.row_group}, {place}, column {self.column}: {self.value}{more}"
+
+
+LISTED = ("file", "row_group", "row", "column", "value", "cells")
+"""What a table of dropped rows says of each."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,9 @@ class Survey:
     """What one pass found; the same bits however many workers train afterwards."""
 
     fingerprint: str
+    """Of the source, and below what it tells of its files."""
     files: dict[str, str]
+    times: dict[str, str]
     rows: int
     """Rows that are used."""
     groups: tuple[RowGroup, ...]
@@ -63,7 +73,36 @@ class Survey:
     """float64 [D]"""
     variance: np.ndarray
     """float64 [D], divided by the number of rows."""
+    ids: tuple[int, int]
+    """Ids that were looked at, and those of them that name several rows; 0 where the data have none."""
+    empty: dict[str, tuple[str, ...]]
+    """Columns without a usable value in any row of a file, by file; of files whose rows are all left out."""
     notes: tuple[str, ...]
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Of each file what tells its content from any other: what a glance told, and a checksum of its values."""
+        found: dict[str, list[int]] = {}
+        for piece, value in zip(self.pieces, self.checksums, strict=True):
+            found.setdefault(piece.file, []).append(value)
+        return {name: f"{mark} {joined(found.get(name, [])):08x}" for name, mark in self.files.items()}
+
+    @property
+    def identity(self) -> str:
+        """sha256 of the rows themselves, wherever and whenever their files were written."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        digest.update(np.array(self.checksums, np.uint32).tobytes())
+        digest.update(self.dropped_rows.tobytes())
+        return digest.hexdigest()
+
+    def positions(self, used: np.ndarray) -> np.ndarray:
+        """int64 [n], positions in the data of rows that are given by their places among those that are used."""
+        before = self.dropped_rows - np.arange(len(self.dropped_rows))  # rows used before each that is not
+        return used + np.searchsorted(before, used, side="right")
+
+    def places(self, positions: np.ndarray) -> np.ndarray:
+        """int64 [n], the places among the rows that are used of rows that are given by their positions in the data."""
+        return positions - np.searchsorted(self.dropped_rows, positions)
 
     @property
     def mean_square(self) -> float:
@@ -128,44 +167,98 @@ class Seen:
     checksum: int
     moments: Moments
     """Of the rows that can be used."""
+    ids: Ids | None
+    """Theirs, where the data have any."""
+    heaviest: float
+    """The largest of their weights as it is stored; infinite where rows have none, or none can be used."""
+    empty: tuple[str, ...]
+    """Columns without a usable value in any row."""
 
 
 def look(source: Source, piece: Piece) -> Seen:
     """Read one piece."""
     block = source.read(piece)
     bad = bad_cells(block)
-    if bad is None:
-        return Seen(np.zeros(0, np.int64), (), checksum(block), Moments.of(block.x))
-    broken = bad.any(axis=1)
+    broken = np.zeros(piece.rows, bool) if bad is None else bad.any(axis=1)
+    x, ids, weights = block.x, block.ids, block.weights
+    faults: tuple[Fault, ...] = ()
     rows = np.flatnonzero(broken)
-    faults = tuple(_fault(source, piece, block, bad, int(row)) for row in rows[:SHOWN])
-    return Seen(piece.start + rows, faults, checksum(block), Moments.of(block.x[~broken]))
+    if bad is not None and len(rows):
+        faults = tuple(_fault(source, piece, block, bad, int(row)) for row in rows[:SHOWN])
+        x, ids, weights = x[~broken], ids[~broken], None if weights is None else weights[~broken]
+    return Seen(
+        bad=piece.start + rows,
+        faults=faults,
+        checksum=checksum(block),
+        moments=Moments.of(x),
+        ids=Ids.of(ids) if source.identified else None,
+        heaviest=np.inf if weights is None or not len(weights) else float(weights.max()),
+        empty=() if bad is None or len(rows) < piece.rows else _empty(source, block, bad),
+    )
+
+
+def _empty(source: Source, block: Block, bad: np.ndarray) -> tuple[str, ...]:
+    """Columns without a usable value in any row of a block whose rows are all unusable."""
+    if not block.broken:
+        return tuple(source.name_of(int(j)) for j in np.flatnonzero(bad.all(axis=0)))
+    columns = {column for column, _ in block.broken.values()}
+    return tuple(columns) if len(block.broken) == len(bad) and len(columns) == 1 else ()
 
 
 def survey(source: Source, settings: DataSettings | None = None, seen: Iterable[Seen] | None = None) -> Survey:
     """Reads everything once, a piece at a time; or joins what others have `seen`, in the order of the pieces.
 
     Raises DataError naming the first unusable cells (null, NaN, infinite, beyond 1e15, rows of another length), or, if
-    `on_bad_row` is drop, leaves their rows out.
+    `on_bad_row` is drop, leaves their rows out; and where no row has a weight that float32 tells from 0.
     """
     drop = (settings or source.settings).on_bad_row == "drop"
     faults: list[Fault] = []
     gone: list[np.ndarray] = []
     checksums: list[int] = []
     moments = Moments.of(np.zeros((0, source.n_features)))
-    for one in seen or (look(source, piece) for piece in source.pieces):
+    ids: Ids | None = None
+    heaviest, empty = 0.0, dict[str, list[str]]()
+    for piece, one in zip(source.pieces, seen or (look(source, piece) for piece in source.pieces), strict=True):
         gone.append(one.bad)
         faults += one.faults[: SHOWN - len(faults)]
+        empty[piece.file] = [name for name in empty.get(piece.file, one.empty) if name in one.empty]
         if one.moments.count:
             checksums.append(one.checksum)
             moments = moments.merged(one.moments)
+            heaviest = max(heaviest, one.heaviest)
+            ids = one.ids if ids is None or one.ids is None else ids.merged(one.ids)
     dropped_rows = np.concatenate(gone)
+    without = {file: tuple(names) for file, names in empty.items() if names}
     if len(dropped_rows) and not drop:
-        raise DataError(_report(source, faults, len(dropped_rows)))
+        raise DataError(_report(source, faults, len(dropped_rows), without))
     if moments.count == 0:
-        raise DataError(f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {_first(faults)}")
-    span = (moments.minimum, moments.maximum)
-    return _surveyed(source, faults, dropped_rows, checksums, span, moments.mean, moments.squares / moments.count)
+        lines = [f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {_first(faults)}"]
+        raise DataError("\n".join([*lines, *_without(source, without)]))
+    _require_weight(source, heaviest)
+    return _surveyed(
+        source,
+        faults,
+        dropped_rows,
+        checksums,
+        (moments.minimum, moments.maximum),
+        moments.mean,
+        moments.squares / moments.count,
+        (0, 0) if ids is None else (len(ids.hashes), ids.repeated),
+        without,
+    )
+
+
+def _require_weight(source: Source, heaviest: float) -> None:
+    """Raises DataError where no row has a weight that float32, in which weights count, tells from 0."""
+    if source.weights is None or np.float32(heaviest) > 0:
+        return
+    where = f"{source.settings.path}, column {source.weights}"
+    if heaviest > 0:
+        raise DataError(
+            f"{where}: weights underflow: the largest is {heaviest:g}, and float32, in which they count, takes it for "
+            f"0; multiply all by one factor, such as {1 / heaviest:.0e}, which changes no cluster"
+        )
+    raise DataError(f"{where}: every weight is 0, so no row counts; give some rows a weight above 0")
 
 
 def _surveyed(
@@ -176,6 +269,8 @@ def _surveyed(
     span: tuple[float, float],
     mean: np.ndarray,
     variance: np.ndarray,
+    ids: tuple[int, int],
+    empty: dict[str, tuple[str, ...]],
 ) -> Survey:
     groups: list[RowGroup] = []
     pieces: list[Piece] = []
@@ -189,6 +284,7 @@ def _surveyed(
     result = Survey(
         fingerprint=source.fingerprint,
         files=dict(source.files),
+        times=dict(source.times),
         rows=at,
         groups=tuple(groups),
         pieces=tuple(pieces),
@@ -199,6 +295,8 @@ def _surveyed(
         maximum=span[1],
         mean=mean,
         variance=variance,
+        ids=ids,
+        empty=empty,
         notes=(),
     )
     return _with_notes(source, result)
@@ -206,7 +304,13 @@ def _surveyed(
 
 def written(found: Survey) -> bytes:
     """A survey as .npz, without what the opened data tell by themselves."""
-    about = {"fingerprint": found.fingerprint, "dropped": [asdict(fault) for fault in found.dropped]}
+    about = {
+        "fingerprint": found.fingerprint,
+        "times": found.times,
+        "dropped": [asdict(fault) for fault in found.dropped],
+        "ids": found.ids,
+        "empty": found.empty,
+    }
     file = io.BytesIO()
     np.savez(
         file,
@@ -221,18 +325,22 @@ def written(found: Survey) -> bytes:
 
 
 def recalled(data: bytes, source: Source) -> Survey | None:
-    """The survey of `source` that was written, to the bit; None if it is that of other data, or damaged."""
+    """The survey of `source` that was written, to the bit; None if it is that of other data, or damaged, or if a file
+    was written since: only its values then tell whether it is the same.
+    """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as kept:
             about = json.loads(str(kept["about"]))
-            if about["fingerprint"] != source.fingerprint:
+            if about["fingerprint"] != source.fingerprint or about["times"] != source.times:
                 return None
+            (known, repeated), empty = about["ids"], {file: tuple(names) for file, names in about["empty"].items()}
             faults = [Fault(**fault) for fault in about["dropped"]]
             checksums, (low, high) = kept["checksums"].tolist(), kept["span"].tolist()
             dropped_rows, mean, variance = kept["dropped_rows"], kept["mean"], kept["variance"]
     except (BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError):
         return None
-    return _surveyed(source, faults, dropped_rows, checksums, (low, high), mean, variance)
+    span = (low, high)
+    return _surveyed(source, faults, dropped_rows, checksums, span, mean, variance, (known, repeated), empty)
 
 
 def require(found: Survey, n_clusters: int | None, workers: int) -> None:
@@ -257,15 +365,18 @@ def require_same(before: str, files: dict[str, str], source: Source) -> None:
 
 
 def dropped_table(source: Source, found: Survey) -> str:
-    """Every row that was left out, as CSV (file, row_group, row, column, value, cells); reads their pieces again."""
+    """Every row that was left out, as CSV (file, row_group, row, column, value, cells), where row is its position in
+    the data; reads their pieces again.
+    """
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(field.name for field in fields(Fault))
+    writer.writerow(LISTED)
     for piece in source.pieces:
         low, high = np.searchsorted(found.dropped_rows, [piece.start, piece.start + piece.rows])
         if low < high and (bad := bad_cells(block := source.read(piece))) is not None:
             rows = np.flatnonzero(bad.any(axis=1))
-            writer.writerows(astuple(_fault(source, piece, block, bad, int(row))) for row in rows)
+            faults = [asdict(_fault(source, piece, block, bad, int(row))) for row in rows]
+            writer.writerows([fault[name] for name in LISTED] for fault in faults)
     return text.getvalue()
 
 
@@ -301,29 +412,48 @@ def checksum(block: Block) -> int:
     return value
 
 
+def joined(checksums: Iterable[int]) -> int:
+    """One checksum of several."""
+    return zlib.crc32(np.array([*checksums], np.uint32).tobytes())
+
+
 def _fault(source: Source, piece: Piece, block: Block, bad: np.ndarray, row: int) -> Fault:
     if row in block.broken:
         column, value = block.broken[row]
-        return Fault(piece.file, piece.row_group, piece.row + row, column, value, 1)
+        return Fault(piece.file, piece.row_group, piece.start + row, column, value, 1, piece.row + row)
     first = int(bad[row].argmax())
     value = "null"
     if block.nulls is None or not block.nulls[row, first]:
         cell = block.x[row, first]
         value = f"{cell:g}" + (f" (beyond {HUGE:g})" if np.isfinite(cell) else "")
     cells = int(bad[row].sum())
-    return Fault(piece.file, piece.row_group, piece.row + row, source.name_of(first), value, cells)
+    name = source.name_of(first)
+    return Fault(piece.file, piece.row_group, piece.start + row, name, value, cells, piece.row + row)
 
 
 def _first(faults: Sequence[Fault]) -> str:
     return f"The first: {faults[0]}" if faults else ""
 
 
-def _report(source: Source, faults: Sequence[Fault], rows: int) -> str:
+def _without(source: Source, empty: dict[str, tuple[str, ...]]) -> list[str]:
+    """A line for each of the first files that have columns without a usable value."""
+    rows = Counter[str]()
+    for piece in source.pieces:
+        rows[piece.file] += piece.rows
+    return [
+        f"  {file}: no usable value in any of its {rows[file]} rows: {', '.join(names[:SHOWN])}; to leave a column "
+        "out, name the others with --columns"
+        for file, names in [*empty.items()][:SHOWN]
+    ]
+
+
+def _report(source: Source, faults: Sequence[Fault], rows: int, empty: dict[str, tuple[str, ...]] | None = None) -> str:
     lines = [f"  {fault}" for fault in faults]
     if rows > len(faults):
         lines.append(f"  and {rows - len(faults)} more rows")
     head = f"{source.settings.path}: {rows} of {source.n_rows} rows cannot be used:"
-    return "\n".join([head, *lines, "Correct them, or leave such rows out with --on-bad-row drop."])
+    last = "Correct them, or leave such rows out with --on-bad-row drop."
+    return "\n".join([head, *lines, *_without(source, empty or {}), last])
 
 
 def _with_notes(source: Source, found: Survey) -> Survey:
@@ -332,7 +462,14 @@ def _with_notes(source: Source, found: Survey) -> Survey:
     if dropped:
         lines = [str(fault) for fault in found.dropped]
         more = [f"and {dropped - len(lines)} more"] if dropped > len(lines) else []
-        notes.append("\n  ".join([f"dropped {dropped} of {source.n_rows} rows:", *lines, *more]))
+        head = f"dropped {dropped} of {source.n_rows} rows:"
+        notes.append("\n  ".join([head, *lines, *more, *map(str.strip, _without(source, found.empty))]))
+    known, repeated = found.ids
+    if repeated:
+        among = f"{known:,} ids" + (" looked at" if known == KEPT else "")
+        notes.append(
+            f"ids repeat: {repeated:,} of {among} name several rows; column row of the assignments tells those apart"
+        )
     constant = np.flatnonzero(found.constant)
     if len(constant) == source.n_features:
         notes.append("every row is the same: there is one cluster at most")

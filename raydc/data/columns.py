@@ -3,20 +3,31 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
+from raydc.data.kinds import TENSORS, extension_of, identifies, is_list, is_number, is_text, plain, storage_of
 from raydc.data.settings import DataSettings
 from raydc.data.source import DataError, Layout
 
 LOOKS_LIKE_LABEL = re.compile(r"y|labels?|targets?|class(es)?|.*_label", re.IGNORECASE)
-LOOKS_LIKE_ID = re.compile(r"ids?|index|idx|.*_id|__index_level_\d+__", re.IGNORECASE)
+LOOKS_LIKE_ID = re.compile(
+    r"ids?|index|idx|row_?(id|index|idx|number|num|no|nr)|[ug]u?id|.*_([ug]u?)?id|.*_(key|pk)|.*[a-z](?-i:Id|ID)|"
+    r"(level|__index_level)_\d+(__)?|unnamed: ?\d+.*",
+    re.IGNORECASE,
+)
 PARTS = ("label_column", "id_column", "weight_column")
 """Settings that name a column which is no feature."""
-TENSORS = {"arrow.fixed_shape_tensor", "ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"}
-"""Extension types that are read, by their storage alone; any other could carry code in its metadata."""
+KEY_ROWS = 2048
+"""Rows that are looked at for whether a column of integers is a key, at most."""
+FEW = 50
+"""Of fewer rows nothing is said."""
+INDEX, PARTITION, PARTLY = "pandas' index", "names of folders", "in some of the files alone"
+KEY = "another integer in each row, as keys have"
+"""Why a column is no feature unless it is named."""
 
 
 @dataclass(frozen=True)
@@ -34,44 +45,41 @@ class Columns:
     notes: tuple[str, ...]
 
 
-def extension_of(field: pa.Field) -> str | None:
-    """Name of a column's extension type, registered in this process or not."""
-    if isinstance(field.type, pa.BaseExtensionType):
-        return str(field.type.extension_name)
-    name = (field.metadata or {}).get(b"ARROW:extension:name")
-    return name.decode(errors="replace") if name is not None else None
+def pandas_index(schema: pa.Schema) -> set[str]:
+    """Columns in which pandas stored its index."""
+    try:
+        columns = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+    except (ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in columns if isinstance(name, str)}
 
 
-def storage_of(field: pa.Field) -> pa.DataType:
-    """How a column's values are stored, extension or not."""
-    return field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
+def is_key(values: np.ndarray, total: int) -> bool:
+    """Whether a column of integers, of which these `values` [n] of `total` rows are known, numbers or names rows.
+
+    All differ, and besides that they ascend or descend, or would repeat if they were drawn by chance from their range
+    (n^2 / 2 pairs, ten times as many as places), or are spread evenly over it, as handed out and hashed keys are and
+    counts or amounts are not (Kolmogorov's test of the uniform distribution at 5 %).
+    """
+    n = len(values)
+    if n < FEW or len(ordered := np.unique(values)) < n:
+        return False
+    if (values[1:] > values[:-1]).all() or (values[1:] < values[:-1]).all():
+        return True
+    span = int(ordered[-1]) - int(ordered[0])
+    if 2 * (span + 1) < total:  # too few places for all rows to differ
+        return False
+    if n * n > 20 * (span + 1):
+        return True
+    places = (ordered.astype(object) - int(ordered[0])).astype(np.float64) / span
+    return bool(np.abs(places - np.linspace(0, 1, n)).max() < 1.36 / np.sqrt(n))
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether each value is a flat list of numbers."""
-    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return listed and is_number(kind.value_type)
+def choose(schema: pa.Schema, settings: DataSettings, apart: Mapping[str, str] | None = None) -> Columns:
+    """Features, label, id and weight of a table with this schema; raises DataError where the choice is the user's.
 
-
-def is_number(kind: pa.DataType) -> bool:
-    """Whether values are numbers (truth values count as 0 and 1)."""
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return numeric or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)
-
-
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type of the values themselves, dictionary-encoded or not."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether values are text."""
-    kind = plain(kind)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def choose(schema: pa.Schema, settings: DataSettings) -> Columns:
-    """Features, label, id and weight of a table with this schema; raises DataError where the choice is the user's."""
+    `apart` are columns that are no features unless the user names them, with the reason.
+    """
     known = schema.names
     twice = sorted({name for name in known if known.count(name) > 1})
     if twice:
@@ -97,28 +105,30 @@ def choose(schema: pa.Schema, settings: DataSettings) -> Columns:
     notes: list[str] = []
     named = {label, weight}
     id_column = settings.id_column or next(
-        (f.name for f in schema if f.name.lower() == "id" and _identifies(f) and f.name not in named), None
+        (
+            f.name
+            for f in schema
+            if f.name.lower() == "id" and identifies(f) and f.name not in named and f.name not in (apart or {})
+        ),
+        None,
     )
-    if id_column is not None and not _identifies(schema.field(id_column)):
+    if id_column is not None and not identifies(schema.field(id_column)):
         raise DataError(
-            f"{settings.path}: column {id_column} is {schema.field(id_column).type}; ids are integers or text"
+            f"{settings.path}: column {id_column} is {schema.field(id_column).type}; ids are integers or text, or what "
+            "is written down as text: uuids, bytes (as hex), decimals, dates and times"
         )
     if settings.columns is not None:
         features = _named(schema, settings)
         if id_column in features and settings.id_column is None:
             id_column = None
     else:
-        features = _found(schema, settings, id_column, notes)
+        features = _found(schema, settings, id_column, apart or {}, notes)
     if id_column is not None and settings.id_column is None:
         notes.append(f"column {id_column} identifies rows; name another one with --id-column")
     first = schema.field(features[0])
     listed = is_list(storage_of(first))
     layout = _layout(first, settings) if listed else Layout.of((len(features),))
     return Columns(features, listed, layout, label, id_column, weight, tuple(notes))
-
-
-def _identifies(field: pa.Field) -> bool:
-    return extension_of(field) is None and (pa.types.is_integer(plain(field.type)) or is_text(field.type))
 
 
 def _need(names: Iterable[str], known: Sequence[str], setting: str, path: str) -> None:
@@ -148,10 +158,16 @@ def _named(schema: pa.Schema, settings: DataSettings) -> tuple[str, ...]:
     return names
 
 
-def _found(schema: pa.Schema, settings: DataSettings, id_column: str | None, notes: list[str]) -> tuple[str, ...]:
-    """The features when none were named: the one list column, else every number that is no label or id."""
+def _found(
+    schema: pa.Schema, settings: DataSettings, id_column: str | None, apart: Mapping[str, str], notes: list[str]
+) -> tuple[str, ...]:
+    """The features when none were named: the one list column, else every number that is no label, id or `apart`."""
     taken = {settings.label_column, settings.weight_column, id_column}
-    others = [field for field in schema if field.name not in taken]
+    others = [field for field in schema if field.name not in taken and field.name not in apart]
+    for reason in dict.fromkeys(apart.values()):
+        names = [name for name in schema.names if apart.get(name) == reason and name not in taken]
+        if names:
+            notes.append(f"left out, {reason}: {_listed(names)}; take one by --columns, --label-column or --id-column")
     lists = [field.name for field in others if is_list(storage_of(field))]
     if len(lists) > 1:
         raise DataError(f"{settings.path}: {_listed(lists)} each hold a list per row; choose one with --columns")

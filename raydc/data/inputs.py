@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from raydc.data.source import DataError, channels_last, is_real, usable
+from raydc.data.source import DataError, channels_last, is_real, to_float32, usable
 
 
 def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features: int | None = None) -> Tensor:
@@ -43,7 +43,7 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
         name = columns[feature] if len(columns) == expected else f"{columns[0] if columns else 'X'}[{feature}]"
         bad = int((~good.all(axis=1)).sum())
         raise DataError(f"row {row}, column {name}: {x[row, feature]:g}; {bad} row(s) cannot be used, leave them out")
-    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32).reshape(-1, *shape))
+    return torch.from_numpy(to_float32(x).reshape(-1, *shape))
 
 
 def _from_frame(frame: pd.DataFrame, columns: list[str], n_features: int) -> np.ndarray:

@@ -131,7 +131,7 @@ def _joined(blocks: list[Block]) -> tuple[np.ndarray, np.ndarray]:
     """Ids and weights of all rows; no weights where they count alike."""
     ids = np.concatenate([block.ids for block in blocks]) if blocks else np.zeros(0, np.int64)
     weights = [block.weights for block in blocks if block.weights is not None]
-    return ids, np.concatenate([np.zeros(0, np.float32), *weights])
+    return ids, np.concatenate([np.zeros(0), *weights]).astype(np.float32)
 
 
 def _place(storage: Storage, size: int, device: torch.device, workers: int) -> Storage:

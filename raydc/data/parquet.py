@@ -4,7 +4,8 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +15,22 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raydc.data.columns import Columns, choose, is_list, plain, storage_of
+from raydc.data.columns import INDEX, KEY, KEY_ROWS, PARTITION, PARTLY, Columns, choose, is_key, pandas_index
+from raydc.data.formats import MAGIC, SUFFIXES, conversion
+from raydc.data.kinds import (
+    UUID,
+    differences,
+    extension_of,
+    is_binary,
+    is_list,
+    is_text,
+    is_wide_integer,
+    numpy_type,
+    plain,
+    storage_of,
+    unified,
+)
+from raydc.data.listing import listed, partition_fields, partition_value
 from raydc.data.settings import DataSettings
 from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout, texts, weights_of
 
@@ -30,13 +46,13 @@ WIDE = 16
 """Columns that are put side by side together: a line of the cache of float32."""
 PLACES, PLACE_ROWS = 8, 256
 """Places all over the data, and rows in each at most, where the length of lists is looked up."""
-SUFFIXES = (".parquet", ".parq", ".pq")
 
 
 class ParquetSource(Source):
     """A fixed-size-list, list or tensor column, or columns of numbers.
 
-    Opening reads the footers only; raises DataError if the files cannot be read, hold no rows, or differ in schema.
+    Opening reads the footers, and where lengths of lists or keys must be told a few rows; raises DataError if the files
+    cannot be read, hold no rows, or do not go together.
     """
 
     kind = "parquet"
@@ -47,32 +63,75 @@ class ParquetSource(Source):
         self._open: tuple[str, pq.ParquetFile] | None = None
         self._cursor: _Cursor | None = None
         self._chunk: tuple[tuple[str, int, int], Block] | None = None
-        self.files = {}
+        self.files, self.times, self._partitions = {}, {}, {}
         schemas: dict[str, pa.Schema] = {}
         row_groups: list[tuple[str, int, int]] = []
-        for found in self._list(info):
-            mark, file = _careful(partial(self._footer, found), found.path)
-            self.files[found.path] = mark
-            schemas[found.path] = file.schema_arrow
+        known: dict[bytes, pa.Schema] = {}
+        listing = _careful(partial(listed, filesystem, info), settings.path)
+        for found, partition in zip(listing.files, listing.partitions, strict=True):
+            mark, file = _careful(partial(self._footer, found.path), found.path)
+            self.files[found.path], self.times[found.path] = mark, f"{found.size} {found.mtime_ns}"
+            self._partitions[found.path] = partition
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             row_groups += [(found.path, i, rows) for i, rows in enumerate(groups)]
-        filled = list(dict.fromkeys(path for path, _, rows in row_groups if rows))
-        if not filled:
+            if any(groups):
+                schema = file.schema_arrow
+                schemas[found.path] = known.setdefault(schema.serialize().to_pybytes(), schema)
+        if not schemas:
             raise DataError(f"{settings.path}: no rows in {len(self.files)} Parquet file(s)")
-        empty = [path for path in self.files if path not in filled]
-        first = filled[0]
-        self._schema = schemas[first]
-        self._chosen: Columns = choose(self._schema, settings)
-        self.columns, self.weights = self._chosen.features, self._chosen.weight
-        self._compare({path: schemas[path] for path in filled}, first)
-        self.notes = self._chosen.notes
-        if empty:
+        self.notes = listing.notes
+        self._choose(schemas, [*known.values()], [group for group in row_groups if group[2]])
+        if empty := [path for path in self.files if path not in schemas]:
             self.notes += (f"{len(empty)} of {len(self.files)} files hold no rows, such as {empty[0]}",)
         self.layout = resolve_layout(self._chosen.layout or self._measure(row_groups), settings)
         self.pieces = cut(row_groups, self.n_features)
         size = max(piece.rows for piece in self.pieces)
         self._chunk_rows = size * max(1, CHUNK_VALUES // (size * self.n_features))
-        self.dtype = np.result_type(*{_numpy_type(self._schema.field(name)) for name in self.columns})
+
+    def _choose(
+        self, schemas: dict[str, pa.Schema], distinct: Sequence[pa.Schema], row_groups: Sequence[tuple[str, int, int]]
+    ) -> None:
+        """The parts that the columns play in all files together; raises DataError where those that count differ."""
+        inside = {name for schema in distinct for name in schema.names}
+        folders = [field for field in partition_fields([*self._partitions.values()]) if field.name not in inside]
+        self._schema = pa.schema([*unified(distinct), *folders])
+        self._folders = {field.name for field in folders}
+        apart = {name: INDEX for schema in distinct for name in sorted(pandas_index(schema))}
+        apart |= {field.name: PARTITION for field in folders}
+        everywhere = set.intersection(*(set(schema.names) for schema in distinct))
+        apart |= {name: PARTLY for name in sorted(inside - everywhere) if name.lower() == "id"}
+        self._take(choose(self._schema, self.settings, apart))
+        self._compare(schemas)
+        if self.settings.columns is None and not self._chosen.listed:
+            keys = self._keys(row_groups)
+            if len(keys) < len(self.columns):
+                self._take(choose(self._schema, self.settings, apart | dict.fromkeys(keys, KEY)))
+        self.notes += self._chosen.notes
+
+    def _take(self, chosen: Columns) -> None:
+        self._chosen = chosen
+        self.columns, self.weights, self.identified = chosen.features, chosen.weight, chosen.id
+        kinds = [storage_of(self._schema.field(name)) for name in chosen.features]
+        self.dtype = numpy_type([kind.value_type if is_list(kind) else kind for kind in kinds])
+
+    def _keys(self, row_groups: Sequence[tuple[str, int, int]]) -> list[str]:
+        """Features of integers that number or name the rows, by a few rows from all over the data."""
+        wide = [name for name in self.columns if is_wide_integer(self._schema.field(name))]
+        if wide:
+            path, number, _ = row_groups[0]
+            narrow = _careful(lambda: _narrow(self._file(path).metadata.row_group(number)), path)
+            wide = [name for name in wide if name not in narrow]
+        if not wide:
+            self._open = None
+            return []
+        among = row_groups[:: -(-len(row_groups) // PLACES)]
+        self._chunk_rows = -(-KEY_ROWS // len(among))
+        tables = [_careful(partial(self._table, path, number, 0, wide), path) for path, number, _ in among]
+        self._cursor = self._open = None
+        total = sum(rows for _, _, rows in row_groups)
+        values = {name: [_one(table[name]) for table in tables] for name in wide}
+        whole = {name: parts for name, parts in values.items() if not any(part.null_count for part in parts)}
+        return [name for name, parts in whole.items() if is_key(np.concatenate([*map(np.asarray, parts)]), total)]
 
     def read(self, piece: Piece) -> Block:
         """The rows of one piece; raises DataError if the file cannot be read or has been replaced."""
@@ -85,7 +144,7 @@ class ParquetSource(Source):
         rows = slice(piece.offset - first, piece.offset - first + piece.rows)
         return Block(
             chunk.x[rows],
-            chunk.ids[rows] if self._chosen.id else np.arange(piece.start, piece.start + piece.rows),
+            chunk.ids[rows] if self.identified else np.arange(piece.start, piece.start + piece.rows),
             None if chunk.nulls is None or not chunk.nulls[rows].any() else chunk.nulls[rows],
             {row - rows.start: what for row, what in chunk.broken.items() if rows.start <= row < rows.stop},
             None if chunk.weights is None else chunk.weights[rows],
@@ -101,29 +160,14 @@ class ParquetSource(Source):
             parts += _careful(partial(self._labels, path, name), path)
         return np.concatenate(parts)
 
-    def _list(self, info: pafs.FileInfo) -> list[pafs.FileInfo]:
-        if info.type == pafs.FileType.File:
-            return [info]
-        root = info.path.rstrip("/")
-        selector = pafs.FileSelector(info.path, recursive=True)
-        found = _careful(lambda: self._filesystem.get_file_info(selector), self.settings.path)
-        files = sorted((f for f in found if f.type == pafs.FileType.File), key=lambda f: f.path)
-        hidden = [f for f in files if any(p[0] in "._" for p in f.path[len(root) + 1 :].split("/"))]
-        rows = [f for f in files if f not in hidden and f.path.lower().endswith(SUFFIXES)]
-        strays = [f.path for f in files if f not in rows]
-        if strays:
-            log.debug("ignored in %s: %s", self.settings.path, ", ".join(strays))
-        if not rows:
-            seen = f"{len(files)} other files, such as {files[0].path}" if files else "nothing"
-            raise DataError(f"{self.settings.path}: no Parquet files ({', '.join(SUFFIXES)}) in it, but {seen}")
-        return rows
-
-    def _footer(self, info: pafs.FileInfo) -> tuple[str, pq.ParquetFile]:
-        """What identifies a file's state, and the file with its footer read."""
-        with self._filesystem.open_input_file(info.path) as stream:
+    def _footer(self, path: str) -> tuple[str, pq.ParquetFile]:
+        """What a glance tells of a file's content, and the file with its footer read."""
+        with self._filesystem.open_input_file(path) as stream:
             size = stream.size()
+            if not path.lower().endswith(SUFFIXES) and (size < 12 or stream.read(4) != MAGIC):
+                raise DataError(f"{path}: is no Parquet file; {conversion(path)}")
             if size < 12:
-                raise DataError(f"{info.path}: {size} bytes, so not a Parquet file; remove it or write it again")
+                raise DataError(f"{path}: {size} bytes, so not a Parquet file; write it again")
             stream.seek(size - 8)
             length = int.from_bytes(stream.read(4), "little")
             stream.seek(max(0, size - 8 - length))
@@ -134,40 +178,34 @@ class ParquetSource(Source):
                 raise
             except ValueError as problem:  # Ray's own reader of tensor columns, where this process has loaded Ray
                 raise DataError(
-                    f"{info.path}: its tensor column's metadata is not written as JSON, so it is not read (it may carry"
+                    f"{path}: its tensor column's metadata is not written as JSON, so it is not read (it may carry"
                     " code); write the file again with Ray 2.55 or newer, or as lists"
                 ) from problem
-        return f"{size} {info.mtime_ns} {footer}", file
+        return f"{size} {footer}", file
 
-    def _compare(self, schemas: dict[str, pa.Schema], first: str) -> None:
-        """Raises DataError listing the files whose columns differ from the first file's."""
-        chosen = self._chosen
-        used = None if self.settings.columns is None else {*chosen.features, chosen.label, chosen.id, chosen.weight}
-
-        def types(schema: pa.Schema) -> dict[str, str]:
-            return {f.name: str(plain(f.type)) for f in schema if used is None or f.name in used}
-
-        expected, lines = types(schemas[first]), []
-        for path, schema in schemas.items():
-            if (seen := types(schema)) != expected:
-                parts = [f"no {name}" for name in expected if name not in seen]
-                parts += [f"{name} besides" for name in seen if name not in expected]
-                both = [name for name in expected if name in seen and seen[name] != expected[name]]
-                parts += [f"{name} is {seen[name]}, not {expected[name]}" for name in both]
-                lines.append(f"  {path}: {', '.join(parts[:5])}")
+    def _compare(self, schemas: dict[str, pa.Schema]) -> None:
+        """Raises DataError listing the files whose columns, as far as they count, do not go with the first file's."""
+        chosen, first = self._chosen, next(iter(schemas))
+        used = {*chosen.features, chosen.label, chosen.id, chosen.weight} - self._folders
+        judged: dict[int, list[str]] = {}
+        for schema in schemas.values():
+            if id(schema) not in judged:
+                judged[id(schema)] = differences(schema, schemas[first], used)
+        lines = [
+            f"  {path}: {', '.join(parts[:5])}" for path, schema in schemas.items() if (parts := judged[id(schema)])
+        ]
         if lines:
             more = f"\n  and {len(lines) - 5} more files" if len(lines) > 5 else ""
             raise DataError(
                 f"{self.settings.path}: columns differ from those of {first} in {len(lines)} file(s):\n"
                 + "\n".join(lines[:5])
-                + f"{more}\nWrite all files with the same columns and types, or name common ones with --columns."
+                + f"{more}\nWrite all files with the same features, or name common ones with --columns."
             )
 
     def _file(self, path: str) -> pq.ParquetFile:
         """The open file, read as `_as_stored` says where that fits it; the last one is kept."""
         if self._open is None or self._open[0] != path:
-            info = self._filesystem.get_file_info(path)
-            mark, file = self._footer(info)
+            mark, file = self._footer(path)
             if mark != self.files[path]:
                 raise DataError(f"{path}: has been replaced since it was opened; start again")
             metadata, stored = file.metadata, _as_stored(file.schema_arrow)
@@ -181,24 +219,38 @@ class ParquetSource(Source):
 
     def _labels(self, path: str, name: str) -> list[np.ndarray]:
         """A file's labels in batches, in each of which equal texts are one object."""
-        batches = self._file(path).iter_batches(columns=[name])
-        return [np.asarray(_plain(batch[name]).to_pandas(integer_object_nulls=True)) for batch in batches]
+        file = self._file(path)
+        if name in self._folders:
+            batches: Iterable[pa.Array] = [self._of_folder(path, name, file.metadata.num_rows)]
+        else:
+            batches = (batch[name] for batch in file.iter_batches(columns=[name]))
+        return [np.asarray(_plain(batch).to_pandas(integer_object_nulls=True)) for batch in batches]
+
+    def _of_folder(self, path: str, name: str, rows: int) -> pa.Array:
+        """The value that a file's folders give to a column, in each row."""
+        kind = self._schema.field(name).type
+        return pa.repeat(partition_value(self._partitions[path].get(name), kind), rows)
 
     def _decode(self, path: str, row_group: int, first: int) -> Block:
         """A chunk of a row group: several pieces, as decoding many columns a few rows at a time is slow."""
-        names = [*self.columns, *filter(None, (self._chosen.id, self.weights))]
-        table = self._table(path, row_group, first, names)
+        names = [*dict.fromkeys([*self.columns, *filter(None, (self.identified, self.weights))])]
+        table = self._table(path, row_group, first, [name for name in names if name not in self._folders])
+        for name in self._folders.intersection(names):
+            table = table.append_column(name, self._of_folder(path, name, table.num_rows))
         broken: dict[int, tuple[str, str]] = {}
         if self._chosen.listed:
-            x, nulls = _lists(table[self.columns[0]], self.columns[0], self.n_features, broken)
+            x, nulls = _lists(table[self.columns[0]], self.columns[0], self.n_features, self.dtype, broken)
             x = self.layout.arrange(x)
             nulls = None if nulls is None else self.layout.arrange(nulls)
         else:
-            x, nulls = _numbers(table, self.columns)
-        ids = _ids(table[self._chosen.id], self._chosen.id, broken) if self._chosen.id else np.zeros(len(x), np.int64)
+            x, nulls = _numbers(table, self.columns, self.dtype)
+        ids = np.zeros(len(x), np.int64)
+        if self.identified:
+            ids = _ids(_one(table[self.identified]), self._schema.field(self.identified), broken)
         weights = None
         if self.weights:
-            weights = weights_of(_values(_one(table[self.weights]))[0], self.weights, broken)
+            values, missing = _values(_one(table[self.weights]))
+            weights = weights_of(values, self.weights, broken, missing)
         return Block(x, ids, nulls, broken, weights)
 
     def _table(self, path: str, row_group: int, first: int, names: list[str]) -> pa.Table:
@@ -281,7 +333,7 @@ def _careful(action: Callable[[], T], what: str, tries: int = 3) -> T:
                 raise DataError(f"{what}: cannot be read after {tries} tries: {error}") from error
             time.sleep(0.1 * 5**attempt)
         except pa.ArrowException as error:
-            raise DataError(f"{what}: cannot be decoded as Parquet: {error}; remove it or write it again") from error
+            raise DataError(f"{what}: cannot be decoded as Parquet: {error}; write it again") from error
     raise AssertionError("unreachable")
 
 
@@ -318,12 +370,16 @@ def _with_schema(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaDat
     return bare
 
 
-def _numpy_type(field: pa.Field) -> np.dtype:
-    kind = storage_of(field)
-    kind = kind.value_type if is_list(kind) else kind
-    if pa.types.is_boolean(kind):
-        return np.dtype(np.uint8)
-    return np.dtype(np.float64) if pa.types.is_decimal(kind) else np.dtype(kind.to_pandas_dtype())
+def _narrow(row_group: pq.RowGroupMetaData) -> set[str]:
+    """Columns in whose range of integers, as the footer has it, there is no room for all rows to differ."""
+    found = set()
+    for at in range(row_group.num_columns):
+        column = row_group.column(at)
+        about = column.statistics if column.is_stats_set else None
+        if about is not None and about.has_min_max and isinstance(about.min, int) and isinstance(about.max, int):
+            if about.max - about.min + 1 < row_group.num_rows:
+                found.add(column.path_in_schema)
+    return found
 
 
 def _values(column: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
@@ -335,10 +391,10 @@ def _values(column: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), column.is_null().to_numpy(False)
 
 
-def _numbers(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Columns of numbers as x [n, D], and which cells were null."""
+def _numbers(table: pa.Table, names: tuple[str, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
+    """Columns of numbers as x [n, D] of the type of all files together, and which cells were null."""
     columns = [_values(_one(table[name])) for name in names]
-    x = np.empty((table.num_rows, len(names)), np.result_type(*{values.dtype for values, _ in columns}))
+    x = np.empty((table.num_rows, len(names)), _holding([mask for _, mask in columns], dtype))
     nulls = None if all(mask is None for _, mask in columns) else np.zeros(x.shape, bool)
     for at in range(0, len(columns), WIDE):
         x[:, at : at + WIDE] = np.stack([values for values, _ in columns[at : at + WIDE]]).T
@@ -348,8 +404,13 @@ def _numbers(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, np.nd
     return x, nulls
 
 
+def _holding(masks: Sequence[np.ndarray | None], dtype: np.dtype) -> np.dtype:
+    """The type of numbers of which some are NaN in place of null: float64."""
+    return dtype if all(mask is None for mask in masks) else np.dtype(np.float64)
+
+
 def _lists(
-    column: pa.ChunkedArray, name: str, width: int, broken: dict[int, tuple[str, str]]
+    column: pa.ChunkedArray, name: str, width: int, dtype: np.dtype, broken: dict[int, tuple[str, str]]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A list column as x [n, width], and which cells were null; rows that do not fit are put into `broken`."""
     lists = _one(column)
@@ -357,6 +418,7 @@ def _lists(
     fits = lengths == width
     if fits.all():
         values, mask = _values(lists.flatten())
+        values = values.astype(_holding([mask], dtype), copy=False)
         return values.reshape(-1, width), None if mask is None else mask.reshape(-1, width)
     for row in np.flatnonzero(~fits):
         text = "null" if lengths[row] < 0 else f"{lengths[row]} values where {width} are expected"
@@ -371,13 +433,19 @@ def _lists(
     return x, nulls
 
 
-def _ids(column: pa.ChunkedArray, name: str, broken: dict[int, tuple[str, str]]) -> np.ndarray:
-    ids = _one(column)
+def _ids(ids: pa.Array, field: pa.Field, broken: dict[int, tuple[str, str]]) -> np.ndarray:
+    """Integers as they are; anything else as the text that it is written down as: uuids with dashes, bytes as hex."""
     for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)):
-        broken.setdefault(int(row), (name, "null"))
-    if pa.types.is_integer(ids.type):
-        return ids.fill_null(0).cast(pa.uint64() if ids.type == pa.uint64() else pa.int64()).to_numpy()
-    return texts(ids.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False))
+        broken.setdefault(int(row), (field.name, "null"))
+    if pa.types.is_integer(plain(field.type)):
+        kind = pa.uint64() if plain(field.type) == pa.uint64() else pa.int64()
+        return ids.cast(kind).fill_null(0).to_numpy()
+    if extension_of(field) == UUID:
+        return texts("" if value is None else uuid.UUID(bytes=value) for value in ids.to_pylist())
+    if is_binary(field.type):
+        return texts("" if value is None else value.hex() for value in ids.to_pylist())
+    kind = pa.string() if is_text(field.type) else plain(field.type)
+    return texts(ids.cast(kind).cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False))
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -64,4 +64,4 @@ class Scaling:
         return Scaling(values["kind"], shift, factor)
 
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.shift).to(x), torch.from_numpy(self.factor).to(x)
+        return torch.tensor(self.shift).to(x), torch.tensor(self.factor).to(x)

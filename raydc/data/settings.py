@@ -1,5 +1,6 @@
 """What data to take and how."""
 
+import csv
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PositiveInt, field_validator
@@ -11,9 +12,10 @@ Storage = Literal["auto", "device", "memory", "disk"]
 
 
 def _parts(value: Any) -> Any:
-    """The text "a, b" as ("a", "b"), for the command line; anything else as it is."""
+    """The text 'a, "b,c"' as ("a", "b,c"), for the command line; anything else as it is."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        lines = list(csv.reader([value], skipinitialspace=True, strict=True)) if value else [[]]
+        return tuple(part.strip() for part in lines[0] if part.strip())
     return (value,) if isinstance(value, int) else value
 
 
@@ -23,11 +25,13 @@ class DataSettings(Settings):
     path: Annotated[str, AfterValidator(public)]
     """Rows: Parquet (file or directory), .npy, .npz (X, optional y), SciPy's sparse .npz, a URI of one, or digits."""
     columns: Annotated[tuple[str, ...] | None, BeforeValidator(_parts)] = None
-    """Feature columns by name (a,b,c); by default all numeric ones that do not look like a label or an id."""
+    """Feature columns by name: a,b,c, and a name that holds a comma in double quotes: '"a,b",c'; by default all numeric
+    ones that do not look like a label, an id or an index."""
     label_column: str | None = None
     """Column of known classes, read for the final scores alone; never a feature."""
     id_column: str | None = None
-    """Column that identifies rows (integers or text) in the assignments; by default id, else the row number."""
+    """Column that identifies rows in the assignments: integers, or what is written there as text (uuids, bytes as hex,
+    decimals, dates, times); by default id, else the row number."""
     weight_column: str | None = None
     """Column of how much each row counts, 0 or more, in a method that takes weights (kmeans); never a feature."""
     shape: Annotated[tuple[PositiveInt, ...] | None, BeforeValidator(_parts)] = None

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -22,6 +22,10 @@ WIDEST = 64
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the file, the place, the value, and what to do."""
+
+
+class DataWarning(UserWarning):
+    """Something about the rows that one should know of, such as features that never change."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,13 @@ class Block:
     x: Any
     """[n, D] numpy or CSR, any real type; NaN where nothing usable stood."""
     ids: np.ndarray
-    """[n], int64, uint64 or text."""
+    """[n], int64, uint64 or text; the rows' positions in the data where it has none."""
     nulls: np.ndarray | None = None
     """bool [n, D]: the cells that were null rather than NaN."""
     broken: dict[int, tuple[str, str]] = field(default_factory=dict)
     """(column, what stood there) of rows that are unusable as a whole: a null list, one of another length, no id."""
     weights: np.ndarray | None = None
-    """[n] float32, 0 or more but in broken rows; None where all rows count alike."""
+    """[n] float64 as stored, 0 or more but in broken rows; None where all rows count alike."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,14 @@ class Source(ABC):
     """Feature columns by name; empty for arrays, whose features go by position."""
     weights: str | None = None
     """What the rows' weights are called, where they have any."""
+    identified: str | None = None
+    """What the rows' ids are called, where they have any."""
     layout: Layout
     dtype: np.dtype
     files: dict[str, str]
-    """Size, modification time and footer hash of each file."""
+    """Of each file, in the order of reading, what a glance tells of its content: its size and a hash of its ends."""
+    times: dict[str, str]
+    """When each file was last written: while that is the same, its content is taken to be."""
     pieces: tuple[Piece, ...]
     notes: tuple[str, ...] = ()
     """What was decided for the user, such as columns left out; to be shown."""
@@ -133,10 +141,13 @@ class Source(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of `files` and of what is read from them; the same while the data are the same."""
-        lines = [f"{name} {mark}" for name, mark in sorted(self.files.items())]
+        """sha256 of what a glance tells of the files' content and of what is read from them, wherever they lie.
+
+        Other values may have the same: a survey's checksums tell those apart.
+        """
         weights = [self.weights] if self.weights else []
-        return hashlib.sha256("\n".join([*lines, *self.columns, *weights, str(self.layout)]).encode()).hexdigest()
+        lines = [*self.files.values(), *self.columns, *weights, str(self.layout)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def name_of(self, feature: int) -> str:
         """What a feature is called in messages."""
@@ -151,6 +162,17 @@ class Source(ABC):
     @abstractmethod
     def labels(self) -> np.ndarray | None:
         """Known classes of all rows [n_rows] of any type, None where there are none; missing ones are None or NaN."""
+
+
+def features_named(columns: Sequence[str], shape: Sequence[int], most: int = 8) -> str:
+    """What is clustered, in words: how many features, and the first of them by name."""
+    values = prod(shape)
+    if len(columns) == 1 and values > 1:
+        return f"features: {values:,}, the values of column {columns[0]}"
+    if not columns:
+        return f"features: {values:,}, the values of each row of an array"
+    more = f" and {len(columns) - most:,} more" if len(columns) > most else ""
+    return f"features: {len(columns):,}: {', '.join(columns[:most])}{more}"
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str], most: int = 5) -> str:
@@ -195,17 +217,23 @@ def usable(values: Any) -> Any:
     return (values >= -HUGE) & (values <= HUGE)
 
 
-def texts(values: np.ndarray) -> np.ndarray:
-    """Texts [n] of objects: in places of equal width, but one by one where one is much longer."""
+def texts(values: Iterable[Any]) -> np.ndarray:
+    """Texts [n] of objects: in places of equal width, but one by one where one is much longer or holds a NUL, at which
+    a place of equal width would end.
+    """
     words = [str(value) for value in values]
-    return np.array(words, object if max(map(len, words), default=0) > WIDEST else str)
+    apart = any(len(word) > WIDEST or "\0" in word for word in words)
+    return np.array(words, object if apart else str)
 
 
-def weights_of(values: np.ndarray, name: str, broken: dict[int, tuple[str, str]]) -> np.ndarray:
-    """Weights as float32 [n]; rows whose weight is negative or unusable (NaN stands for null) are put into `broken`."""
+def weights_of(
+    values: np.ndarray, name: str, broken: dict[int, tuple[str, str]], nulls: np.ndarray | None = None
+) -> np.ndarray:
+    """Weights as float64 [n]; rows whose weight is negative, unusable or null are put into `broken`."""
     for row in np.flatnonzero(~(usable(values) & (values >= 0))):
-        broken.setdefault(int(row), (name, f"{values[row]:g}, where a weight of 0 or more is expected"))
-    return values.astype(np.float32)
+        what = "null" if nulls is not None and nulls[row] else f"{values[row]:g}"
+        broken.setdefault(int(row), (name, f"{what}, where a weight of 0 or more is expected"))
+    return values.astype(np.float64)
 
 
 def is_real(dtype: np.dtype) -> bool:

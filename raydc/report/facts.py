@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
@@ -94,7 +93,7 @@ def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPL
     pieces = [source.pieces[i] for i in spaced]
     total = sum(piece.rows for piece in pieces)
     generator = np.random.default_rng(0)
-    rows, ids = [], []
+    rows, ids, places = [], [], []
     for piece in pieces:
         block = source.read(piece)
         bad = bad_cells(block)
@@ -103,8 +102,9 @@ def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPL
         chosen = np.sort(generator.choice(usable, share, replace=False))
         rows.append(to_float32(block.x[chosen]))
         ids.append(block.ids[chosen])
+        places.append(piece.start + chosen)
     x, names = np.concatenate(rows), np.concatenate(ids)
-    table = _assignments(store, names)
+    table = _assignments(store, np.concatenate(places))
     if table is None and model.refuses:
         raise DataError(f"no assignments are stored, and the model cannot make them: {model.refuses}")
     if table is None:
@@ -159,19 +159,17 @@ def typical(sample: Sample, n_clusters: int, most: int) -> dict[int, tuple[NDArr
     return found
 
 
-def _assignments(store: Store, ids: NDArray[Any]) -> pa.Table | None:
-    """cluster, confidence (and initial) of these rows, and their place among `ids` ("at"); None if none is stored."""
+def _assignments(store: Store, positions: NDArray[np.int64]) -> pa.Table | None:
+    """cluster, confidence (and initial) of the rows at these ascending positions of the data that have an assignment,
+    and their place among them ("at"); None if none is stored.
+    """
     parts = []
-    wanted = pa.table({"id": pa.array(ids), "at": np.arange(len(ids))})
     for name in store.list("assignments"):
         part = pq.read_table(io.BytesIO(store.read_bytes(name)))
-        part = part.filter(pc.is_in(part["id"], wanted["id"]))
-        parts.append(part.join(wanted, "id", join_type="inner"))
-    if not parts:
-        return None
-    table = pa.concat_tables(parts).sort_by("at")
-    first = np.unique(table["at"].to_numpy(), return_index=True)[1]  # ids that are not unique match several rows
-    return table.take(first)
+        at = np.searchsorted(positions, part["row"].to_numpy()).clip(max=len(positions) - 1)
+        part = part.append_column("at", pa.array(at))
+        parts.append(part.filter(pa.array(positions[at] == part["row"].to_numpy())))
+    return pa.concat_tables(parts).sort_by("at") if parts else None
 
 
 def _embed(model: ClusteringModel, x: NDArray[np.float32]) -> NDArray[np.float32] | None:

@@ -73,9 +73,8 @@ class Context:
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """[n], places of the evaluation rows among all rows of the data."""
-        found = self.survey
-        return np.delete(np.arange(found.rows + len(found.dropped_rows)), found.dropped_rows)[self.chosen]
+        """[n], positions of the evaluation rows in the data."""
+        return self.survey.positions(self.chosen)
 
     @property
     def reference_name(self) -> str:
@@ -167,7 +166,7 @@ def stored_rows(source: Source, found: Survey, chosen: NDArray[np.int64]) -> tup
 
 def subsample(found: Survey, keep: NDArray[np.bool_]) -> Survey:
     """The survey of those rows [N] that are kept; its statistics stay those of all rows."""
-    numbers = np.delete(np.arange(found.rows + len(found.dropped_rows)), found.dropped_rows)
+    numbers = found.positions(np.arange(found.rows))
     groups: list[RowGroup] = []
     pieces, checksums, at = [], [], 0
     for group in found.groups:

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from raydc import compat, connection, methods
 from raydc.config import Training
+from raydc.data import features_named
 from raydc.failpoints import failpoint
 from raydc.search import selector
 from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
@@ -332,6 +333,9 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
         connection.check()
     context = prepare(settings, Surveyor(Store(settings.out), settings.concurrent != 0, watch.note, heed))
     context.check_method(default)
+    for note in context.survey.notes:
+        watch.note(f"note: {note}")
+    watch.note(features_named(context.columns, context.shape))
     return Search(context, space, default)
 
 

@@ -1,0 +1,43 @@
+"""Files that are not read: what is said of them, and how their rows become Parquet or NumPy files."""
+
+SUFFIXES = (".parquet", ".parq", ".pq")
+"""Names of Parquet files in a folder."""
+MAGIC = b"PAR1"
+"""Parquet files begin and end with it."""
+READ = f"raydc reads Parquet ({', '.join(SUFFIXES)}), .npy, .npz with X, and SciPy's sparse .npz"
+FRAME = '.to_parquet("rows.parquet", index=False)'
+CONVERSIONS = {
+    ("csv", "tsv", "txt", "csv.gz", "tsv.gz"): f"pandas.read_csv(PATH){FRAME}",
+    ("feather", "arrow", "ipc"): f"pandas.read_feather(PATH){FRAME}",
+    ("json",): f"pandas.read_json(PATH){FRAME}",
+    ("jsonl", "ndjson", "json.gz", "jsonl.gz"): f"pandas.read_json(PATH, lines=True){FRAME}",
+    ("xlsx", "xls"): f"pandas.read_excel(PATH){FRAME}",
+    ("orc",): f"pandas.read_orc(PATH){FRAME}",
+    ("h5", "hdf5", "hdf"): 'numpy.save("rows.npy", h5py.File(PATH)[NAME][:])',
+    ("mat",): 'numpy.save("rows.npy", scipy.io.loadmat(PATH)[NAME])',
+    ("pt", "pth"): 'numpy.save("rows.npy", torch.load(PATH, weights_only=True).numpy())',
+    ("safetensors",): 'numpy.save("rows.npy", safetensors.numpy.load_file(PATH)[NAME])',
+    ("png", "jpg", "jpeg", "bmp", "tif", "tiff"): 'numpy.save("rows.npy", numpy.stack([... a picture each ...]))',
+}
+"""What makes a file that is read, by suffix."""
+PICKLES = ("pkl", "pickle", "joblib", "pkl.gz")
+
+
+def suffix_of(path: str) -> str:
+    """What follows the first dot of a file's name that begins a known suffix, else its last; lower case."""
+    name = path.rsplit("/", 1)[-1].lower()
+    known = [*PICKLES, *(suffix for suffixes in CONVERSIONS for suffix in suffixes)]
+    longest = max((suffix for suffix in known if name.endswith(f".{suffix}")), key=len, default="")
+    return longest or (name.rsplit(".", 1)[1] if "." in name else "")
+
+
+def conversion(path: str) -> str:
+    """What is read, and how this file's rows become that; as words that end a message."""
+    suffix = suffix_of(path)
+    if suffix in PICKLES:
+        return (
+            f"{READ}; a pickle may hold code, so it is never opened: where it was made, write numpy.save('rows.npy', X)"
+            f" or frame{FRAME}"
+        )
+    found = next((how for suffixes, how in CONVERSIONS.items() if suffix in suffixes), None)
+    return f"{READ}; convert it: {found.replace('PATH', repr(path))}" if found else f"{READ}; write the rows as such"
