@@ -135,6 +135,8 @@ class Study:
             f"method.{part}": getattr(config.method, part) for part in ("network", "layerwise", "denoise", "pretrain")
         }
         extra: dict[str, Any] = {f"{at}.{key}": value for at, group in shared.items() for key, value in _leaves(group)}
+        for path in config.method.idle(self.source.shape):
+            extra.pop(f"method.{path}", None)
         extra["data.scaling"] = config.data.scaling or kind.scaling
         extra["training.batch_size"] = config.training.batch_size or kind.batch_size
         return self.config("ae_kmeans", seed, extra)

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from raydc import connection, methods
-from raydc.config import SHORT, Output, RunConfig, Training, read_yaml
+from raydc.config import GROUPS, SHORT, Output, RunConfig, Training, overlaid, read_yaml
 from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
@@ -96,6 +96,8 @@ class _Command(argparse.ArgumentParser):
         options = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
         if options:
             near = difflib.get_close_matches(options[0], re.findall(r"--[\w.-]*\w", self.format_help()), n=1)
+            if options[0].startswith("--method.") and self.prog == "raydc tune":
+                raise SettingsError(f"{options[0]}: every trial has it by --set {options[0].removeprefix('--')}=VALUE")
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
             raise SettingsError(f"{options[0]}: no such option; {hint}")
         if unknown:
@@ -132,13 +134,15 @@ def _plain(value: Any) -> str:
 
 def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> type[Method] | None:
     """The method that the arguments or the configuration file name, so that its own settings are known."""
-    name = _early(arguments, "--method", "--method.name") or values.get("method", {}).get("name")
-    return methods.load(name) if name else None
+    group = values.get("method", {})
+    inside = group.get("name") if isinstance(group, dict) else None
+    name = _early(arguments, "--method", "--method.name") or inside
+    return methods.load(str(name)) if name else None
 
 
-def _from_file(arguments: Sequence[str]) -> dict[str, Any]:
+def _from_file(arguments: Sequence[str], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
     path = _early(arguments, "--config")
-    return read_yaml(path) if path else {}
+    return read_yaml(path, groups) if path else {}
 
 
 def _early(arguments: Sequence[str], *names: str) -> str | None:
@@ -180,7 +184,7 @@ def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
     names = [name.lstrip("-").split("=")[0] for name in unknown if name.startswith("--")]
     dotted = {name: "" for name in names if "." in name}  # refused below, with what is known of their group
     parser.refuse([f"--{name}" for name in names if "." not in name] or ([] if dotted else unknown))
-    return RunConfig.of(unflatten(flatten(values) | flat | dotted)), given.dry_run
+    return RunConfig.of(overlaid(values, flat | dotted)), given.dry_run
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -279,7 +283,7 @@ def _tune(arguments: Sequence[str]) -> int:
     parser.ray()
     parser.settings("settings", "", TuneSettings, leave=["fixed"])
     given = vars(parser.parse_args(arguments))
-    values = _from_file(arguments)
+    values = _from_file(arguments, ["data"])
     fixed = dict(pair.partition("=")[::2] for pair in given.pop("set"))
     given.pop("config"), given.pop("insecure")
     before = values.pop("fixed", {})

@@ -1,7 +1,7 @@
 """One validated, frozen configuration of a run: the same from the command line, a YAML file, Python, or a search."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -31,7 +31,9 @@ SHORT = {
     "tracking-uri": "output.tracking_uri",
     "experiment": "output.experiment",
 }
-"""Short forms of settings on the command line."""
+"""Short forms of settings, on the command line and in files."""
+GROUPS = ("method", "data", "training", "output")
+"""Of a run's settings."""
 
 
 class Workers(int):
@@ -124,10 +126,13 @@ class RunConfig:
         """From nested plain values. Raises SettingsError that lists every problem of every section."""
         problems: list[str] = []
         built: dict[str, Any] = {}
-        known = {"method", "data", "training", "output"}
-        for section in values:
-            if section not in known:
-                problems.append(f"{section}: no such group of settings; there are {', '.join(sorted(known))}")
+        for section, given in values.items():
+            if section not in GROUPS:
+                problems.append(f"{section}: no such group of settings; there are {', '.join(sorted(GROUPS))}")
+            elif not isinstance(given, Mapping):
+                problems.append(f"{section}: expected a group of settings, got {given!r}")
+        if problems:
+            raise SettingsError("\n".join(problems))
         method_values = dict(values.get("method", {}))
         name = method_values.pop("name", None)
         if name is None:
@@ -174,15 +179,40 @@ class RunConfig:
 
     def with_settings(self, changes: Mapping[str, Any]) -> "RunConfig":
         """This configuration with some dotted settings changed."""
-        return RunConfig.of(unflatten(self.flat() | dict(changes)))
+        return RunConfig.of(overlaid(self.resolved(), changes))
+
+
+def overlaid(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with some dotted settings changed.
+
+    Another method or recipe takes the place of what the one before stood for: of its settings, only those stay that
+    are not as it had them. Else a file that lists all settings would leave a new recipe nothing to say.
+    """
+    before = values.get("method", {})
+    named = [path for path in ("method.name", "method.recipe") if path in changes]
+    if named and isinstance(before, Mapping) and "name" in before:
+        usual = _by_recipe(before)
+        own = {path: value for path, value in flatten(before, "method").items() if usual.get(path) != value}
+        values = dict(values) | unflatten(own)
+    return unflatten(flatten(values) | dict(changes))
+
+
+def _by_recipe(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted settings of a method that its recipe decides, as a file has them."""
+    config = methods.load(str(method["name"])).Config
+    made = build(config, {"recipe": method["recipe"]} if "recipe" in method else {}, at="method")
+    return flatten(made.model_dump(mode="json", exclude={"recipe"}), "method")
 
 
 def _redacted(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """Settings of a YAML file, nested or dotted; SettingsError if it cannot be read as that."""
+def read_yaml(path: str, groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+    """Settings of a YAML file, nested; it may have them nested, dotted, or in short forms of settings in these groups.
+
+    SettingsError if it cannot be read as that.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
@@ -191,7 +221,17 @@ def read_yaml(path: str) -> dict[str, Any]:
     except yaml.YAMLError as problem:
         raise SettingsError(f"--config {path}: is no YAML ({problem})") from None
     if not isinstance(values, dict):
-        raise SettingsError(
-            f"--config {path}: expected settings such as 'method: {{name: dec}}', got {type(values).__name__}"
-        )
-    return unflatten(flatten(values))
+        raise SettingsError(f"--config {path}: expected settings such as 'method: dec', got {type(values).__name__}")
+    return _spelled_out(values, {short: path for short, path in SHORT.items() if path.split(".")[0] in groups})
+
+
+def _spelled_out(values: Mapping[Any, Any], short: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        path = str(key) if isinstance(value, Mapping) else short.get(str(key).replace("_", "-"), str(key))
+        for name, one in flatten({path: value}).items():
+            if name in found:
+                raise SettingsError(f"{name}: is given twice, once as {key}")
+            found[name] = one
+    # a group without anything in it is none
+    return unflatten({name: one for name, one in found.items() if "." in name or (one is not None and one != {})})

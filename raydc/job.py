@@ -40,13 +40,14 @@ from raydc.failpoints import failpoint
 from raydc.loop import Loop, Progress, seed_of
 from raydc.methods.base import Method, copy_pretrained
 from raydc.model import ClusteringModel
-from raydc.networks.augment import MOVES
 from raydc.precision import exact_float32
 from raydc.settings import SettingsError
 from raydc.storage import Store
 
 log = logging.getLogger("raydc")
 
+OF_TRAINING = ("batch_size", "precision", "init_from")
+"""Settings of training that have no effect where no network is trained."""
 HOW = ("workers", "device", "threads", "checkpoint_every", "max_failures", "hang_after", "patience")
 """Settings of training that say where and how safely it is done, not what comes out."""
 OnEpoch = Callable[[Progress], bool]
@@ -97,13 +98,6 @@ class Job:
 
     def checked(self) -> Method:
         """The same. DataError where it cannot take so many rows, or such, SettingsError where settings do not fit."""
-        augment, usual = self.config.method.augment, self.kind.Config().augment
-        for name in MOVES if len(self.shape) != 3 else ():
-            if getattr(augment, name) not in (0, getattr(usual, name)):
-                raise SettingsError(
-                    f"method.augment.{name}: moves images, and rows of shape {self.shape} are none: give data.shape, "
-                    "or take noise or dropout"
-                )
         try:
             method = self.method()
             method.check(self.survey.rows)
@@ -148,6 +142,9 @@ def prepare(
             f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "
             "takes them"
         )
+    kind.check_settings(config.method, opened.shape)
+    if not kind.trains():
+        _refuse_training(config)
     if not training.workers:
         local_device(training.device)
     found = surveyed(opened, config.data)
@@ -159,6 +156,18 @@ def prepare(
     if config.training.init_from:
         _pretrained(method, config.training.init_from, job.scaling)
     return job
+
+
+def _refuse_training(config: RunConfig) -> None:
+    usual = type(config.training).model_fields
+    given = {name: getattr(config.training, name) for name in OF_TRAINING}
+    lines = [
+        f"training.{name}: {value} has no effect on {config.method_name}, which trains no network; leave it out"
+        for name, value in given.items()
+        if value != usual[name].default
+    ]
+    if lines:
+        raise SettingsError("\n".join(lines))
 
 
 @exact_float32()

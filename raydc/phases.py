@@ -2,11 +2,11 @@
 
 import math
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raydc.settings import Settings
+from raydc.settings import Settings, fields
 
 
 def _length(value: Any) -> str:
@@ -42,6 +42,17 @@ def steps(length: str, per_epoch: int) -> int:
 class Optimiser(Settings):
     """A step rule and its learning rate over time."""
 
+    acts_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {
+        "momentum": ("name", ("sgd", "rmsprop")),
+        "nesterov": ("name", ("sgd",)),
+        "beta1": ("name", ("adam",)),
+        "beta2": ("name", ("adam",)),
+        "eps": ("name", ("adam", "rmsprop")),
+        "factor": ("schedule", ("step", "inverse")),
+        "every": ("schedule", ("step",)),
+        "power": ("schedule", ("inverse",)),
+        "floor": ("schedule", ("step", "cosine", "inverse")),
+    }
     name: Literal["adam", "sgd", "rmsprop"] = "adam"
     """Step rule."""
     lr: float = Field(1e-3, gt=0)
@@ -90,6 +101,10 @@ class Phase(Settings):
     def left_out(self) -> bool:
         """Whether its length is zero."""
         return not steps(self.length, 1)
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        paths = [path for path, _ in fields(type(self)) if path != "length"]
+        return dict.fromkeys(paths, "the phase has length 0") if self.left_out else super().idle(shape)
 
     def alpha_at(self, progress: float) -> float:
         """Weight of the clustering loss (eq. 11) at this progress in [0, 1) of the phase."""

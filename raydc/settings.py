@@ -6,7 +6,7 @@ and in search spaces. All of them meet in `build`, which reports every problem a
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -22,6 +22,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    acts_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {}
+    """Settings that have an effect only beside some values of another: {setting: (the other one, those values)}."""
 
     @model_validator(mode="before")
     @classmethod
@@ -42,10 +45,40 @@ class Settings(BaseModel):
             return values
         defaults = {key: field.default for key, field in cls.model_fields.items()}
         return values | {
-            key: _merged(defaults[key].model_dump(), given)
+            key: default.completed(given)
             for key, given in values.items()
-            if isinstance(given, dict) and isinstance(defaults.get(key), Settings)
+            if isinstance(given, dict) and isinstance(default := defaults.get(key), Settings)
         }
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        for name in self._without_effect(vars(self)):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                other, values = self.acts_with[name]
+                raise ValueError(
+                    f"{name} has an effect only where {other} is {' or '.join(map(str, values))}, and it is "
+                    f"{getattr(self, other)}: leave it out"
+                )
+        return self
+
+    @classmethod
+    def _without_effect(cls, values: Mapping[str, Any]) -> list[str]:
+        return [name for name, (other, at) in cls.acts_with.items() if values[other] not in at]
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        """Dotted settings that have no effect on rows of this shape, (D,) or (C, H, W), and why."""
+        inner = {name: getattr(self, name) for name in type(self).model_fields}
+        groups = {name: group for name, group in inner.items() if isinstance(group, Settings)}
+        return {f"{name}.{path}": why for name, group in groups.items() for path, why in group.idle(shape).items()}
+
+    def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Nested plain values: those given, and the others as they are here, but for those that lose their effect."""
+        own = self.model_dump()
+        for key, value in given.items():
+            inner = getattr(self, key, None)
+            own[key] = inner.completed(value) if isinstance(inner, Settings) and isinstance(value, Mapping) else value
+        idle = [name for name in self._without_effect(own) if name not in given]
+        return own | {name: type(self).model_fields[name].default for name in idle}
 
 
 def public(uri: str) -> str:
@@ -68,13 +101,6 @@ def _read(value: Any, field: FieldInfo) -> Any:
     reads_itself = any(isinstance(rule, BeforeValidator) for rule in field.metadata)
     several = not reads_itself and any(get_origin(kind) is tuple for kind in kinds)
     return [part.strip() for part in value.split(",") if part.strip()] if several else value
-
-
-def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    return defaults | {
-        key: _merged(defaults[key], value) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
-        for key, value in given.items()
-    }
 
 
 def build(cls: type[T], values: Mapping[str, Any], *, at: str = "") -> T:

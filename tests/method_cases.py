@@ -43,6 +43,16 @@ def blobs(method: type[Method], rows: int = 400, seed: int = 0) -> tuple[Tensor,
     return x / centres.square().mean().sqrt(), y
 
 
+def quick_for(method: type[Method], shape: tuple[int, ...]) -> dict[str, Any]:
+    """The method's quick settings, but for sizes of a network that rows of this shape do not get."""
+    found: dict[str, Any] = {}
+    for path, value in method.quick.items():
+        config = build(method.Config, unflatten(found | {path: value}), at="method")
+        if path not in config.idle(shape):
+            found[path] = value
+    return found
+
+
 def settings(name: str) -> Method.Config:
     method = load(name)
     known = {path for path, _ in fields(method.Config)}
@@ -90,12 +100,17 @@ def short_settings(name: str, folder: Path) -> dict[str, Any]:
     rows, _ = blobs(kind, 120)
     np.save(folder / "rows.npy", rows.numpy())
     known = {path for path, _ in fields(kind.Config, "method")}
-    quick = {f"method.{key}": value for key, value in kind.quick.items()} | {"method.n_clusters": K}
-    short = {path: "2 epochs" for path in known if path.endswith(".length")}
+    of_rows = quick_for(kind, shape := tuple(rows.shape[1:]))
+    quick = {f"method.{key}": value for key, value in of_rows.items()} | {"method.n_clusters": K}
+    idle = build(kind.Config, unflatten(of_rows), at="method").idle(shape)
+    lengths = [path for path in known if path.endswith(".length") and path.removeprefix("method.") not in idle]
+    short = dict.fromkeys(lengths, "2 epochs")
     own = {path: value for path, value in (quick | short).items() if path in known}
     if kind.finds_clusters():
         del own["method.n_clusters"]
-    training = {"batch_size": 60, "precision": "fp32", "checkpoint_every": 0, "workers": 0}
+    training: dict[str, Any] = {"checkpoint_every": 0, "workers": 0}
+    if kind.trains():
+        training |= {"batch_size": 60, "precision": "fp32"}
     place = {"method.name": name, "data.path": str(folder / "rows.npy")}
     return own | place | {f"training.{key}": value for key, value in training.items()}
 

@@ -22,8 +22,8 @@ from raydc.methods import available, load
 from raydc.methods.base import Method, Now, Parts, Player
 from raydc.methods.dcc import DCC
 from raydc.networks.augment import Augment
-from raydc.settings import SettingsError, build, fields, unflatten
-from tests.method_cases import BATCH, K, blobs, flat, loop_over, make, restored, saved, settings
+from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
+from tests.method_cases import BATCH, K, blobs, flat, loop_over, make, quick_for, restored, saved, settings
 
 every_method = pytest.mark.parametrize("name", available())
 
@@ -369,3 +369,62 @@ def test_jule_merges_by_its_settings(setting: str, other: int) -> None:
         method = kind(build(kind.Config, unflatten({**kind.quick, "n_clusters": 5, **changed}), at="method"), (1, 8, 8))
         found.append(method.eval().finish(shard, CollectiveClusters(shard, 0)))
     assert adjusted_rand_score(*found) < 1
+
+
+UNREAD = {
+    "dcc.settled": "a stop rule that a short training does not reach",
+    "jule.rate": "merges that a short training does not reach",
+}
+"""Settings that a short training does not ask for, and why."""
+
+
+def another(value: Any, choices: tuple[Any, ...]) -> Any:
+    """A value of a setting other than this one, that it may have."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return type(value)(value / 2) or 1 if value >= 1 else 0.25 if value != 0.25 else 0.5
+    if isinstance(value, tuple):
+        return tuple(2 * size or 1 for size in value)
+    named = [choice for choice in choices if choice != value]
+    return named[0] if named else "7 steps"
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(16,), (1, 8, 8)], ids=["vectors", "images"])
+def test_a_setting_that_training_never_reads_is_refused_by_name(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, read = load(name), set[tuple[int, str]]()
+    known = {path for path, _ in fields(kind.Config)}
+    given = quick_for(kind, shape) | ({} if kind.finds_clusters() else {"n_clusters": K})
+    usual = flatten(build(kind.Config, unflatten(given), at="method").model_dump())
+    given |= {path: "1 epochs" for path in known if path.endswith(".update_every")}
+    given |= {p: "2 epochs" for p, length in usual.items() if p.endswith(".length") and not length.startswith("0 ")}
+    config = build(kind.Config, unflatten(given), at="method")
+
+    def spy(self: Settings, name: str) -> Any:
+        if name in type(self).model_fields:
+            read.add((id(self), name))
+        return object.__getattribute__(self, name)
+
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(K, *shape, generator=draw).repeat(30, *(1 for _ in shape))
+    x = x / 2 + torch.rand(x.shape, generator=draw) / 2
+    monkeypatch.setattr(Settings, "__getattribute__", spy)
+    shard = Shard.of(x)
+    loop = raydc.loop.Loop(kind(config, shape), shard, CollectiveClusters(shard, 0), 40)
+    for _ in loop:
+        pass
+    loop.finish()
+    monkeypatch.undo()
+
+    options = set(kind.streamed(loop.method) or ())
+    for path, field in fields(kind.Config):
+        *groups, leaf = path.split(".")
+        owner = functools.reduce(getattr, groups, config)
+        if (id(owner), leaf) in read or path in options | {"recipe"} or f"{name}.{path}" in UNREAD:
+            continue
+        value = another(getattr(owner, leaf), get_args(field.annotation))
+        with pytest.raises(SettingsError, match=f"{leaf}|augment"):
+            kind.check_settings(build(kind.Config, unflatten(given | {path: value}), at="method"), shape)

@@ -42,7 +42,7 @@ def test_rows_outside_the_range_that_a_method_needs_are_told_of_its_real_rows(tm
         ("depict", (1, 8, 8), {"method.network.kernels": "0,0"}, SettingsError, "method.network.kernels"),
         ("infogan", (1, 8, 8), {"method.network.hidden": "0"}, SettingsError, "method.network.hidden"),
         ("infogan", (6,), {"method.adversarial.length": 0}, SettingsError, "expected adversarial.length above 0"),
-        ("jule", (6,), {"method.augment.rotate": 20}, SettingsError, "method.augment.rotate: moves images"),
+        ("jule", (6,), {"method.augment.rotate": 20}, SettingsError, "method.augment.rotate: .* it moves images"),
         ("imsat", (6,), {"method.radius": "inf"}, SettingsError, "method.radius.*finite"),
         ("imsat", (6,), {"method.cluster.length": "1e400"}, SettingsError, "method.cluster.length: expected a length"),
         ("rim", (6,), {"method.recipe": ["paper"]}, SettingsError, "method.recipe: .*string"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from raydc.data import DataError
@@ -11,6 +12,7 @@ from raydc.search import SearchError, TuneSettings, trial, tune
 from raydc.search.context import prepare
 from raydc.search.driver import open_study
 from raydc.search.place import same_search
+from raydc.search.space import load_space, suggest
 from raydc.settings import SettingsError
 from tests.searches import FIXED, SPACES, asked, rows, states, written
 
@@ -148,3 +150,59 @@ def test_another_reference_of_the_same_name(data: str, tmp_path: Path) -> None:
         SettingsError, match=r"reference was .*npy, 240 rows, sha256 \w+ and is .*npy, 240 rows, sha256"
     ):
         same_search(prepare(settings), settings)
+
+
+def test_what_the_caller_says_wins_over_the_space_or_is_refused(data: str, tmp_path: Path) -> None:
+    own = tmp_path / "space.py"
+    own.write_text(
+        "def space(trial):\n"
+        "    trial.suggest_int('method.n_clusters', 2, 3)\n"
+        "    trial.suggest_categorical('method.spherical', [False, True])\n"
+        "    return {'method.name': 'kmeans', 'data.scaling': 'power'}\n"
+    )
+    with pytest.raises(SettingsError, match=r"n_clusters: .*space\.py says method\.n_clusters itself"):
+        tune(asked(data, tmp_path / "out", space=str(own)))
+    given = asked(data, tmp_path / "out").model_dump(exclude={"n_clusters"}, exclude_unset=True)
+    given["data"] = given["data"] | {"scaling": "standard"}
+    given["fixed"] = FIXED | {"method.spherical": True}
+    with pytest.raises(SettingsError, match="suggests nothing"):
+        own.write_text(own.read_text().replace("    trial.suggest_int('method.n_clusters', 2, 3)\n", ""))
+        tune(TuneSettings(**given | {"space": str(own)}))
+    given["fixed"] = {"method.restarts": 3}
+    own.write_text(own.read_text().replace("return", "trial.suggest_int('method.restarts', 1, 9)\n    return"))
+    summary = tune(TuneSettings(**given | {"space": str(own), "trials": 2, "replicas": 1}))
+    assert {entry["settings"]["data.scaling"] for entry in summary["trials"] if entry["settings"]} == {"standard"}
+    points = [entry["point"] for entry in summary["trials"] if not entry["baseline"]]
+    assert all(point["method.restarts"] == 3 and point["data.scaling"] == "standard" for point in points)
+    with pytest.raises(SettingsError, match=r"method\.name: expected method\.\* \(but for n_clusters and name\)"):
+        tune(asked(data, tmp_path / "other", fixed={"method.name": "dec"}))
+
+
+def test_a_space_may_not_suggest_what_has_no_effect_on_the_rows(data: str, tmp_path: Path) -> None:
+    own = tmp_path / "space.py"
+    own.write_text(
+        "def space(trial):\n    trial.suggest_int('method.network.kernel', 3, 5)\n    return {'method.name': 'dec'}\n"
+    )
+    with pytest.raises(SettingsError, match=r"space: method.network.kernel: 3 has no effect on rows of shape \(8,\)"):
+        tune(asked(data, tmp_path / "out", space=str(own)))
+    assert not (tmp_path / "out").exists()
+
+
+MIDDLE = {
+    "method.network.latent": 10,
+    "method.denoise.corruption": 0.2,
+    "method.pretrain.length": "50 epochs",
+    "method.pretrain.optimiser.lr": 1e-3,
+    "method.nu": 1.0,
+    "method.power": 2.0,
+    "method.cluster.optimiser.lr": 1e-4,
+    "method.cluster.update_every": "1 epochs",
+}
+
+
+def test_what_is_fixed_takes_the_effect_from_what_a_space_suggests() -> None:
+    space = load_space(SPACES / "dec.py")
+    fixed = {"method.denoise.length": 0}
+    point = suggest(space, optuna.trial.FixedTrial(MIDDLE), (4, 4), fixed=fixed)
+    assert "method.denoise.corruption" not in point
+    assert "method.denoise.corruption" in suggest(space, optuna.trial.FixedTrial(MIDDLE), (4, 4))

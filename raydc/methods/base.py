@@ -16,7 +16,7 @@ from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
 from raydc.phases import Clustering, Optimiser, Phase, Pretraining
-from raydc.settings import Settings, flatten, unflatten
+from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Method(nn.Module):
                 return values
             if name not in cls.recipes:
                 raise ValueError(f"no recipe {name!r}; there are {', '.join(['default', *cls.recipes])}")
-            return unflatten(flatten(cls().model_dump()) | cls.recipes[name] | flatten(values))
+            return cls(**unflatten(cls.recipes[name])).completed(values)
 
         @model_validator(mode="after")
         def _clusters_something(self) -> Self:
@@ -156,6 +156,23 @@ class Method(nn.Module):
     @property
     def n_clusters(self) -> int:
         return self.config.n_clusters
+
+    @classmethod
+    def check_settings(cls, config: Config, shape: tuple[int, ...]) -> None:
+        """SettingsError naming those that differ from their recipe's and have no effect on rows of this shape."""
+        given, usual = flatten(config.model_dump()), flatten(type(config)(recipe=config.recipe).model_dump())
+        idle = {path: why for path, why in config.idle(shape).items() if given[path] != usual[path]}
+        lines = [
+            f"method.{path}: {given[path]} has no effect on rows of shape {shape}: {why}; leave it out"
+            for path, why in idle.items()
+        ]
+        if lines:
+            raise SettingsError("\n".join(lines))
+
+    @classmethod
+    def trains(cls) -> bool:
+        """Whether a network is trained: in batches, at a precision, perhaps from weights of another run."""
+        return cls.streamed is Method.streamed
 
     def check(self, total: int) -> None:
         """Raise ValueError, with both numbers, where the method cannot take `total` rows."""
@@ -276,6 +293,10 @@ class AutoencoderMethod(Method):
         layerwise: Pretraining = Pretraining(length="0 steps", corruption=0.2)
         denoise: Pretraining = Pretraining(length="150 epochs", corruption=0.2)
         pretrain: Pretraining = Pretraining(length="150 epochs", optimiser=Optimiser(schedule="cosine"))
+
+        def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+            paths = [f"layerwise.{path}" for path, _ in fields(Pretraining) if self.network.convolutional(shape)]
+            return super().idle(shape) | dict.fromkeys(paths, "layers are pretrained one at a time in an mlp alone")
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": {

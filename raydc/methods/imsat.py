@@ -11,7 +11,7 @@ that grows with the square root of the number of features and is the authors' 10
 predicted with the running statistics.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ class IMSAT(RIM):
     )
 
     class Config(RIM.Config):
+        acts_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {"probe": ("perturbation", ("vat",))}
         weight_decay: float = Field(0.0, ge=0)
         """Weight of the squared weights, beside self-augmentation."""
         balance: float = Field(4.0, gt=0)

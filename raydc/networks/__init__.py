@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 
 from raydc.networks.autoencoder import Autoencoder
 from raydc.networks.conv import ConvAutoencoder
+from raydc.networks.convolution import NO_CONV, NO_MLP
 from raydc.networks.mlp import MLPAutoencoder
 from raydc.settings import Settings
 
@@ -29,9 +30,18 @@ class Network(Settings):
     initial: Literal["kaiming", "normal", "keras"] = "kaiming"
     """mlp weights at the start: kaiming-uniform, N(0, 0.01^2) (DEC), or uniform with variance 1 / (3 fan_in)."""
 
+    def convolutional(self, shape: tuple[int, ...]) -> bool:
+        """Whether the network for rows of this shape is the conv one."""
+        return self.family == "conv" and len(shape) == 3
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        if self.convolutional(shape):
+            return dict.fromkeys(["hidden", "initial"], NO_MLP)
+        return dict.fromkeys(["channels", "kernel"] + ["family"] * (self.family == "conv"), NO_CONV)
+
     def build(self, shape: tuple[int, ...]) -> Autoencoder:
         """The network for rows of this shape, (D,) or (C, H, W); a conv network needs an image and says so if not."""
-        if self.family == "conv" and len(shape) == 3:
+        if self.convolutional(shape):
             return ConvAutoencoder(shape, self.channels, self.kernel, self.latent)
         if self.family == "conv":
             log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)

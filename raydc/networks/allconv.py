@@ -7,7 +7,7 @@ from itertools import pairwise
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from raydc.networks.convolution import Conv2d
+from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d
 from raydc.networks.initial import begin
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
@@ -24,6 +24,9 @@ class Classifier(Settings):
     """3x3 convolutions in a stage, not padded unless an image is smaller than 28 pixels."""
     hidden: tuple[PositiveInt, ...] = (500, 500)
     """Widths of the hidden layers of the mlp, for rows that are no images."""
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        return {"hidden": NO_MLP} if len(shape) == 3 else dict.fromkeys(["channels", "depth"], NO_CONV)
 
     def build(self, shape: tuple[int, ...], n_clusters: int) -> nn.Sequential:
         """x [B, *shape] to logits [B, K], none of them negative."""

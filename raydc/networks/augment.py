@@ -32,6 +32,13 @@ class Augment(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of a row's values set to zero."""
 
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        if len(shape) != 3:
+            return dict.fromkeys(
+                [*MOVES, "interpolation"], "it moves images, and these rows are none without data.shape"
+            )
+        return {} if self.moves else {"interpolation": "nothing moves the images"}
+
     @property
     def moves(self) -> bool:
         """Whether images are resampled."""

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NO_CONV = "it is of convolutional networks, and these rows have an mlp"
+NO_MLP = "it is of an mlp, and these images have a convolutional network"
+"""Why a size of a network has no effect."""
+
 
 class Conv2d(nn.Conv2d):
     def __init__(self, *sizes: Any, **options: Any) -> None:

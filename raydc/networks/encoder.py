@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from raydc.networks.convolution import Conv2d
+from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d
 from raydc.networks.initial import begin
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
@@ -30,6 +30,9 @@ class Encoder(Settings):
     """Widths of the hidden layers of the mlp, for rows that are no images."""
     latent: int = Field(160, ge=1)
     """Size of the code."""
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        return {"hidden": NO_MLP} if len(shape) == 3 else dict.fromkeys(["channels", "kernel"], NO_CONV)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """x [B, *shape] to [B, latent]; weights N(0, 0.01^2)."""

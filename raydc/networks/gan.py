@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from raydc.networks.convolution import Conv2d, ConvTranspose2d
+from raydc.networks.convolution import NO_CONV, Conv2d, ConvTranspose2d
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
 
@@ -121,12 +121,20 @@ class AdversarialNetwork(Settings):
     leak: float = Field(0.1, ge=0, lt=1)
     """Slope of the critic's leaky ReLU (.01 in the authors' code)."""
 
+    def convolutional(self, shape: tuple[int, ...]) -> bool:
+        """Whether the network for rows of this shape is the conv one: images of at least 4 x 4."""
+        return self.family == "conv" and len(shape) == 3 and min(shape[1:]) >= 4
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        paths = [] if self.convolutional(shape) else ["channels"] + ["family"] * (self.family == "conv")
+        return dict.fromkeys(paths, NO_CONV)
+
     def build(self, shape: tuple[int, ...], inputs: int, clusters: int, continuous: int) -> GAN:
         """A GAN for rows of this shape; conv needs images of at least 4 x 4, and says so where the mlp is used."""
-        images = len(shape) == 3 and min(shape[1:]) >= 4
-        if self.family == "conv" and not images:
+        conv = self.convolutional(shape)
+        if self.family == "conv" and not conv:
             log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)
-        channels = self.channels if self.family == "conv" and images else ()
+        channels = self.channels if conv else ()
         generator = Generator(inputs, shape, self.hidden, channels)
         gan = GAN(generator, Critic(shape, self.hidden, channels, self.leak, clusters, continuous))
         if channels:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from raydc.networks.convolution import Conv2d, ConvTranspose2d
+from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d, ConvTranspose2d
 from raydc.networks.initial import begin
 from raydc.precision import full_precision
 from raydc.settings import Settings
@@ -90,10 +90,19 @@ class LayeredNetwork(Settings):
             )
         return self
 
+    def convolutional(self, shape: tuple[int, ...]) -> bool:
+        """Whether the network for rows of this shape is the conv one."""
+        return self.family == "conv" and len(shape) == 3
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        if self.convolutional(shape):
+            return {"hidden": NO_MLP}
+        return dict.fromkeys(["channels", "kernels", "paddings"] + ["family"] * (self.family == "conv"), NO_CONV)
+
     def build(self, shape: tuple[int, ...], clusters: int) -> LayeredAutoencoder:
         """The network for rows of this shape; conv needs images and says so where the mlp is used instead."""
         latent = self.latent or clusters
-        if self.family == "conv" and len(shape) == 3:
+        if self.convolutional(shape):
             return self._conv(shape, latent)
         if self.family == "conv":
             log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raydc.networks import Network
 from raydc.networks.autoencoder import Autoencoder
-from raydc.networks.convolution import Conv2d, ConvTranspose2d
+from raydc.networks.convolution import NO_MLP, Conv2d, ConvTranspose2d
 from raydc.networks.initial import begin
 
 
@@ -62,6 +62,10 @@ class Strided(Network):
     latent: int = Field(64, ge=1)
     """Size of the mlp's code; the conv network's is what its stages leave."""
 
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        return super().idle(shape) | ({"latent": NO_MLP} if self.convolutional(shape) else {})
+
     def build(self, shape: tuple[int, ...]) -> Autoencoder:
-        conv = self.family == "conv" and len(shape) == 3
-        return StridedAutoencoder(shape, self.channels, self.kernel) if conv else super().build(shape)
+        if self.convolutional(shape):
+            return StridedAutoencoder(shape, self.channels, self.kernel)
+        return super().build(shape)

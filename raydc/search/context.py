@@ -102,7 +102,7 @@ class Context:
         """What a task trains. Raises SettingsError or DataError where its method cannot take these rows."""
         settings, store = self.settings, self.store / task.folder
         kind = methods.load(str(task.point["method.name"]))
-        chosen = task.point | method_settings(kind, settings.fixed)
+        chosen = task.point | method_settings(kind, settings.settled, self.shape)
         values = unflatten({key: value for key, value in chosen.items() if not key.startswith("data.")})
         workers = settings.workers_per_trial
         training = {"seed": self.seed(task, "training"), "workers": 0 if workers == 1 else workers}
@@ -111,6 +111,7 @@ class Context:
         values["training"] = values.get("training", {}) | training
         values["output"] = {"out": (store / "run").root}
         config = RunConfig.of(values)
+        kind.check_settings(config.method, self.shape)
         found = subsample(self.survey, self.kept(task)) if task.replica else self.survey
         scaled = Scaling.of(scaling or kind.scaling, self.survey)  # type: ignore[arg-type]
         source = opened(settings.data, self.survey.fingerprint) if workers == 1 else None

@@ -34,6 +34,7 @@ from raydc.search.space import (
     check_point,
     check_space,
     default_method,
+    gives_clusters,
     load_space,
     method_settings,
     suggest,
@@ -178,7 +179,7 @@ class Planner(Searcher):
         if number < len(self.first):
             point = self.first[number]
         else:
-            point = suggest(self.space, self.asked[number], settings.n_clusters, rows, settings.fixed)
+            point = suggest(self.space, self.asked[number], settings.n_clusters, rows, settings.settled)
         self.asked[number].set_user_attr("method", point["method.name"])  # whose trials it is compared with
         return point
 
@@ -325,13 +326,19 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
         if watch.stop is not None and watch.stop.is_set():
             raise SearchInterrupted("stopped while the rows were read; nothing was begun")
 
+    _check_paths(settings.fixed)
     space = load_space(settings.space)
-    check_space(space, settings.n_clusters)
+    check_space(space, settings.n_clusters, settings.settled)
+    if "n_clusters" in settings.model_fields_set and gives_clusters(space):
+        raise SettingsError(
+            f"n_clusters: {settings.space} says method.n_clusters itself; leave it out of the space, or do not give it"
+        )
     default = default_method(space)
     _check_fixed(settings, default)
     if settings.concurrent != 0:
         connection.check()
     context = prepare(settings, Surveyor(Store(settings.out), settings.concurrent != 0, watch.note, heed))
+    check_space(space, settings.n_clusters, settings.settled, Rows(context.survey.rows, context.shape))
     context.check_method(default)
     for note in context.survey.notes:
         watch.note(f"note: {note}")
@@ -468,19 +475,22 @@ def fixed_training(settings: TuneSettings) -> Training:
     return build(Training, {path.removeprefix("training."): value for path, value in fixed.items()}, at="training")
 
 
+def _check_paths(fixed: Mapping[str, Any]) -> None:
+    """SettingsError for what cannot be fixed, whatever its value."""
+    for path in fixed:
+        if path not in FIXABLE and (not path.startswith("method.") or path in ("method.n_clusters", "method.name")):
+            raise SettingsError(
+                f"fixed: {path}: expected method.* (but for n_clusters and name), or one of {', '.join(FIXABLE)}"
+            )
+
+
 def _check_fixed(settings: TuneSettings, default: str) -> None:
     """SettingsError for fixed settings that no method has, or that the default method or a baseline cannot take."""
     for name in dict.fromkeys([default, "kmeans", "ae_kmeans"]):
         check_point({"method.name": name} | _of_method(name, settings.fixed))
     fixed_training(settings)
     for path, value in settings.fixed.items():
-        if path in FIXABLE:
-            continue
-        if not path.startswith("method.") or path == "method.n_clusters":
-            raise SettingsError(
-                f"fixed: {path}: expected method.* (but for n_clusters), or one of {', '.join(FIXABLE)}"
-            )
-        if not any(_of_method(name, {path: value}) for name in methods.available()):
+        if path.startswith("method.") and not any(_of_method(name, {path: value}) for name in methods.available()):
             check_point({"method.name": default, path: value})
 
 

@@ -108,6 +108,11 @@ class TuneSettings(Settings):
     experiment: str = "raydc"
     """MLflow experiment."""
 
+    @property
+    def settled(self) -> dict[str, Any]:
+        """Dotted settings that every trial has, whatever the space says."""
+        return self.fixed | ({} if self.data.scaling is None else {"data.scaling": self.data.scaling})
+
     @field_validator("n_clusters")
     @classmethod
     def _ascending(cls, bounds: tuple[int, int]) -> tuple[int, int]:
@@ -126,6 +131,8 @@ class TuneSettings(Settings):
     def _together(self) -> Self:
         if self.concurrent == 0 and self.workers_per_trial > 1:
             raise ValueError("concurrent 0 runs trials without Ray, so workers_per_trial must be 1")
+        if self.promote and self.register_as is None:
+            raise ValueError("promote: makes the registered winner champion; give register_as, or leave it out")
         if self.data.weight_column is not None:
             raise ValueError("data.weight_column: a search counts all rows alike; train kmeans with weights")
         if self.neighbours >= self.evaluation_rows:

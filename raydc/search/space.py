@@ -33,9 +33,13 @@ class Rows(NamedTuple):
 TABLE, IMAGES = Rows(1000, (16,)), Rows(1000, (1, 16, 16))
 """Rows for which a space is checked before any are read."""
 Space = Callable[[Any, Rows], dict[str, Any] | None]
+CHOICES = 24
+"""Choices of a categorical setting that are checked, one by one."""
 SAMPLES = 64
 """Random points of a space that are checked before anything starts, beside its corners."""
 OTHERS: dict[str, type[Settings]] = {"data": DataSettings, "training": Training}
+OF_TRAINING = ("training.batch_size", "training.precision")
+"""Settings that have no effect where no network is trained."""
 SEARCHABLE = {"training.batch_size", "data.scaling"}
 """Settings outside of the method that a space may suggest."""
 
@@ -102,16 +106,41 @@ def suggest(
 ) -> dict[str, Any]:
     """Dotted settings of one point: what `space` suggests and returns, and the number of clusters.
 
-    Settings that are fixed are not asked for: nothing is learnt from values that nobody uses.
+    Settings that are fixed are not asked for, and those that have no effect beside them are left out: nothing is learnt
+    from values that nobody uses.
     """
     captured = _Captor(trial, fixed)
-    constants = space(captured, rows) or {}
+    found = _told_by(space, captured, rows)
     low, high = n_clusters
-    found: dict[str, Any] = {**constants, **captured.values}
     if "method.n_clusters" not in found and takes_clusters(found):
         k = captured.suggest_int("method.n_clusters", low, high, log=high >= 4 * low) if low < high else low
         found["method.n_clusters"] = k
-    return found
+    lost = _idle(found | dict(fixed), rows.shape) - _idle(found, rows.shape) if fixed else set()
+    return {name: value for name, value in found.items() if name not in lost}
+
+
+def _idle(point: Mapping[str, Any], shape: tuple[int, ...]) -> set[str]:
+    """Dotted settings without effect at this point, on rows of this shape."""
+    kind = methods.load(str(point["method.name"]))
+    config = build(kind.Config, unflatten(_of_config(kind, point)).get("method", {}), at="method")
+    return {f"method.{path}" for path in config.idle(shape)}
+
+
+def _of_config(kind: type[Method], settings: Mapping[str, Any]) -> dict[str, Any]:
+    known = {path for path, _ in fields(kind.Config, "method")}
+    return {path: value for path, value in settings.items() if path in known}
+
+
+def _told_by(space: Space, captured: "_Captor", rows: Rows) -> dict[str, Any]:
+    """Dotted settings that the space suggests and returns, as they are fixed where they are."""
+    found: dict[str, Any] = {**(space(captured, rows) or {}), **captured.values}
+    return found | {name: value for name, value in captured.fixed.items() if name in found}
+
+
+def gives_clusters(space: Space) -> bool:
+    """Whether the space says the number of clusters itself, for any of its methods."""
+    corners = (_Captor(_Corner(False, choice)) for choice in range(CHOICES))
+    return any("method.n_clusters" in _told_by(space, corner, TABLE) for corner in corners)
 
 
 def takes_clusters(point: Mapping[str, Any]) -> bool:
@@ -173,52 +202,77 @@ def default_method(space: Space) -> str:
     return str(suggest(space, _Corner(high=False), (2, 2))["method.name"])
 
 
-def method_settings(kind: type[Method], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the dotted settings that the method has, or that belong to another group."""
-    known = {path for path, _ in fields(kind.Config, "method")}
-    return {key: value for key, value in fixed.items() if not key.startswith("method.") or key in known}
+def method_settings(
+    kind: type[Method], fixed: Mapping[str, Any], shape: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    """Those of the dotted settings that have an effect on the method, and on rows of this shape where that is known."""
+    own = _of_config(kind, fixed)
+    if shape is not None:
+        config = build(kind.Config, unflatten(own).get("method", {}), at="method")
+        idle = config.idle(shape)
+        own = {key: value for key, value in own.items() if key.removeprefix("method.") not in idle}
+    others = {key: value for key, value in fixed.items() if not key.startswith("method.")}
+    return own | {key: value for key, value in others.items() if kind.trains() or key not in OF_TRAINING}
 
 
-def check_space(space: Space, n_clusters: tuple[int, int]) -> list[str]:
-    """Names that the space suggests, after checking its corners and random points.
+def check_space(
+    space: Space,
+    n_clusters: tuple[int, int],
+    fixed: Mapping[str, Any] = MappingProxyType({}),
+    rows: Rows | None = None,
+) -> list[str]:
+    """Names that the space suggests, after checking its corners and random points, with what is fixed.
 
-    SettingsError for an unknown setting (with the nearest known one), a value out of range, or nothing to suggest.
+    SettingsError for an unknown setting (with the nearest known one), a value out of range, one that has no effect (on
+    these rows, where they are known), or nothing to suggest.
     """
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     optuna.logging.set_verbosity(verbosity)
     corners = [
-        (_Corner(high, choice), rows) for high in (False, True) for choice in range(24) for rows in (TABLE, IMAGES)
+        (_Corner(high, choice), one)
+        for high in (False, True)
+        for choice in range(CHOICES)
+        for one in ((TABLE, IMAGES) if rows is None else (rows,))
     ]
     names: dict[str, None] = {}
-    for trial, rows in [*corners, *((study.ask(), IMAGES) for _ in range(SAMPLES))]:
+    for trial, one in [*corners, *((study.ask(), rows or IMAGES) for _ in range(SAMPLES))]:
         captor = _Captor(trial)
         try:
-            point = suggest(space, captor, n_clusters, rows)
+            point = suggest(space, captor, n_clusters, one, fixed)
         except (TypeError, ValueError) as problem:
             raise problem if isinstance(problem, SettingsError) else SettingsError(f"space: {problem}") from problem
-        check_point(point)
-        names |= dict.fromkeys(captor.values)
+        kind = methods.load(str(point["method.name"]))
+        own = {
+            key: value for key, value in method_settings(kind, fixed, one.shape).items() if key.startswith("method.")
+        }
+        check_point(point | own, None if rows is None else one.shape)
+        names |= dict.fromkeys(name for name in captor.values if name not in fixed)
     if not names:
         raise SettingsError("space: it suggests nothing, so there is nothing to search; use raydc train instead")
     return [*names]
 
 
-def check_point(point: Mapping[str, Any]) -> None:
-    """SettingsError, by name, for settings that do not exist or are out of range."""
+def check_point(point: Mapping[str, Any], shape: tuple[int, ...] | None = None) -> None:
+    """SettingsError, by name, for settings that do not exist, are out of range, or have no effect (on such rows)."""
     kind = methods.load(str(point["method.name"]))
     rest = {key: value for key, value in point.items() if key != "method.name"}
     nested = unflatten(rest)
     problems = []
     try:
-        build(kind.Config, nested.pop("method", {}), at="method")
+        config = build(kind.Config, nested.pop("method", {}), at="method")
+        if shape is not None:
+            kind.check_settings(config, shape)
     except SettingsError as problem:
         problems.append(str(problem))
     for key, value in flatten(nested).items():
         section, _, name = key.partition(".")
         if key not in SEARCHABLE:
             problems.append(f"{key}: a space may suggest method.* and {', '.join(sorted(SEARCHABLE))}")
+            continue
+        if key in OF_TRAINING and not kind.trains():
+            problems.append(f"{key}: has no effect on {point['method.name']}, which trains no network")
             continue
         try:
             build(OTHERS[section], {"path": "", name: value} if section == "data" else {name: value}, at=section)
