@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +61,12 @@ def assign(
     tracking_uri: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
     before_chunk: Callable[[], None] = lambda: None,
+    allow_code: Collection[str] = (),
 ) -> dict[str, Any]:
     """Write id (and row number), cluster and confidence of every row of `data` into `out`; what it came to.
 
-    Runs in this process, where `before_chunk` may raise to end it, or in `workers` Ray actors. Raises RegistryError,
+    Runs in this process, where `before_chunk` may raise to end it, or in `workers` Ray actors. `allow_code` names
+    methods that do not come with raydc and whose code the model may have imported. Raises RegistryError,
     ModelError, DataError or ValueError before any work if the model or the rows cannot be used together, or `out` holds
     other assignments; and as `connection.check` does.
     """
@@ -75,7 +77,7 @@ def assign(
         connection.check()
     from raydc import registry  # here, so that workers need not wait for MLflow to be imported
 
-    model = registry.load(model_uri, tracking_uri)
+    model = registry.load(model_uri, tracking_uri, allow_code)
     if model.refuses:
         raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
     settings = for_model(data, model)
@@ -265,11 +267,11 @@ class _Assigner:
         if self.source.fingerprint != manifest["data"]:
             raise DataError(f"{settings.path} differs between machines, or has been replaced; start again")
 
-    def make(self, warden: "Warden", files: dict[str, bytes], chunk: Chunk) -> None:
-        """`files` are the model; the first call keeps it and has itself watched (a restarted actor's first as well)."""
+    def make(self, warden: "Warden", files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
+        """`files` are the model, of this method; the first call keeps it and is watched (a restarted actor's too)."""
         if self.model is None:
             warden.watch()
-            self.model = ClusteringModel.of(files)
+            self.model = ClusteringModel.of(files, allow_code=[method_name])
             _accelerate(self.model)
         _write(chunk, self.source, self.model, self.store, self.manifest)
 
@@ -296,7 +298,7 @@ def _on_ray(
         actors = [kind.remote(settings, store, manifest) for _ in range(min(workers, len(chunks)))]
         try:
             for _ in ActorPool(actors).map_unordered(
-                lambda actor, chunk: actor.make.remote(warden, files, chunk), chunks
+                lambda actor, chunk: actor.make.remote(warden, files, model.method_name, chunk), chunks
             ):
                 pass
         except RayTaskError as problem:

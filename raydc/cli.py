@@ -107,6 +107,13 @@ class _Command(argparse.ArgumentParser):
         """The option of every command that may work on a Ray cluster."""
         self.add_argument("--insecure", action="store_true", help="use a Ray cluster that asks for no token")
 
+    def allow_code(self) -> None:
+        """The option of every command that loads a model."""
+        self.add_argument(
+            "--allow-code", action="append", default=[], metavar="NAME",
+            help="dotted path of a method of your own, whose code a model of it may have imported; several times",
+        )  # fmt: skip
+
     def settings(self, title: str, at: str, cls: type[Settings], leave: Sequence[str] = ()) -> None:
         """An option for every leaf setting of `cls`, with its default and meaning."""
         group = self.add_argument_group(title)
@@ -231,6 +238,7 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
     parser.add_argument("--out", required=True, help="directory (or URI) for the assignments")
     parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
+    parser.allow_code()
     parser.ray()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     parser.settings(
@@ -244,7 +252,14 @@ def _assign(arguments: Sequence[str]) -> int:
 
     data = build(DataSettings, unflatten(flat).get("data", {}), at="data")
     try:
-        summary = assign(given.model, data, given.out, workers=given.workers, tracking_uri=given.tracking_uri)
+        summary = assign(
+            given.model,
+            data,
+            given.out,
+            workers=given.workers,
+            tracking_uri=given.tracking_uri,
+            allow_code=given.allow_code,
+        )
     except AssignmentFailed as problem:
         return _fail(FAILED, problem)
     console.assigned(summary)
@@ -255,6 +270,7 @@ def _report(arguments: Sequence[str]) -> int:
     parser = _Command("report", "Draw a run or a search: pictures and one HTML page.")
     parser.add_argument("--run", required=True, help="an MLflow run id, or an output directory")
     parser.add_argument("--out", required=True, help="directory for the report")
+    parser.allow_code()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     given = parser.parse_args(arguments)
     from raydc.report import opened, report
@@ -262,7 +278,9 @@ def _report(arguments: Sequence[str]) -> int:
 
     with opened(given.run, given.tracking_uri) as store:
         searched = store.exists("search.json")
-        drawn = redraw(store, Store(given.out)) if searched else report(store.root, given.out)
+        drawn = (
+            redraw(store, Store(given.out)) if searched else report(store.root, given.out, allow_code=given.allow_code)
+        )
     for path in drawn:
         print(path)
     return 0

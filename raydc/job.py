@@ -39,7 +39,7 @@ from raydc.data import (
 from raydc.failpoints import failpoint
 from raydc.loop import Loop, Progress, seed_of
 from raydc.methods.base import Method, copy_pretrained
-from raydc.model import ClusteringModel
+from raydc.model import ABOUT, WEIGHTS, ClusteringModel
 from raydc.precision import exact_float32
 from raydc.settings import SettingsError
 from raydc.storage import Store
@@ -154,7 +154,7 @@ def prepare(
     require(found, config.method.n_clusters, max(config.training.workers, 1))
     method = job.checked()
     if config.training.init_from:
-        _pretrained(method, config.training.init_from, job.scaling)
+        _pretrained(method, config.training.init_from, job)
     return job
 
 
@@ -201,7 +201,7 @@ def _loop(job: Job, shard: Shard, store: Store | None) -> Loop:
     training = job.config.training
     method = job.method()
     if training.init_from:
-        _pretrained(method, training.init_from, job.scaling)
+        _pretrained(method, training.init_from, job)
     method = method.to(shard.device)
     clusters = CollectiveClusters(shard, job.clusters_seed)
     bf16 = _precision(training.precision, shard.device, store) == "bf16"
@@ -209,17 +209,17 @@ def _loop(job: Job, shard: Shard, store: Store | None) -> Loop:
     return Loop(method, shard, clusters, job.batch_size, training.seed, bf16, skip)
 
 
-def _pretrained(method: Method, init_from: str, scaling: Scaling) -> None:
+def _pretrained(method: Method, init_from: str, job: Job) -> None:
     try:
-        files = {name: Store(init_from).read_bytes(f"model/{name}") for name in ("model.json", "state.pt")}
+        files = {name: Store(init_from).read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
     except FileNotFoundError:
         raise DataError(f"training.init_from: {init_from} holds no finished run (no model folder in it)") from None
     try:
-        model = ClusteringModel.of(files)
-        if model.scaling.kind != scaling.kind:
+        model = ClusteringModel.of(files, allow_code=[job.config.method_name])
+        if model.scaling.kind != job.scaling.kind:
             raise ValueError(
-                f"its network knows rows scaled by {model.scaling.kind}, here they are scaled by {scaling.kind}: use "
-                f"data.scaling={model.scaling.kind}"
+                f"its network knows rows scaled by {model.scaling.kind}, here they are scaled by {job.scaling.kind}: "
+                f"use data.scaling={model.scaling.kind}"
             )
         copy_pretrained(method, model.method.state_dict())
     except ValueError as problem:

@@ -1,18 +1,19 @@
 """A trained clustering: the method's weights, how rows are scaled, and what the rows were. No pickle."""
 
 import hashlib
-import io
 import json
-import pickle
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
@@ -22,9 +23,13 @@ from raydc.methods.base import Method
 from raydc.precision import exact_float32
 from raydc.settings import build
 
-FORMAT = 1
-FILE = re.compile(r"model\.json|state\.pt|replica-\d+\.pt")
+FORMAT = 2
+ABOUT, WEIGHTS = "model.json", "state.safetensors"
+"""The files that make a model; its replicas' weights lie beside them."""
+FILE = re.compile(r"model\.json|state\.safetensors|replica-\d+\.safetensors")
 """Names of a model's files; its folder holds no others."""
+ALLOW_CODE = "RAYDC_ALLOW_CODE"
+"""Environment variable: dotted paths of methods, parted by commas, that models may name and so have imported."""
 ANEW = "copy the whole folder anew from where it was made, or name another model"
 
 
@@ -50,6 +55,20 @@ class Replica:
     method: Method
     names: np.ndarray
     """int64 [K], the model's cluster that each of the replica's clusters stands for."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's files say of it without any code of its method being imported."""
+
+    method_name: str
+    n_clusters: int
+    shape: tuple[int, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def n_features(self) -> int:
+        return int(np.prod(self.shape))
 
 
 @dataclass
@@ -156,11 +175,12 @@ class ClusteringModel:
 
     def files(self) -> dict[str, bytes]:
         """The model as files by name; `model.json` has the others' checksums."""
-        files = {"state.pt": _state(self.method)}
-        files |= {f"replica-{i}.pt": _state(replica.method) for i, replica in enumerate(self.replicas)}
+        files = {WEIGHTS: _state(self.method)}
+        files |= {_replica(i): _state(replica.method) for i, replica in enumerate(self.replicas)}
         about = {
             "format": FORMAT,
             "method": self.method_name,
+            "n_clusters": self.n_clusters,
             "config": self.config,
             "shape": list(self.shape),
             "columns": list(self.columns),
@@ -169,7 +189,7 @@ class ClusteringModel:
             "replicas": [replica.names.tolist() for replica in self.replicas],
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
-        return {**files, "model.json": json.dumps(about, indent=1).encode()}
+        return {**files, ABOUT: json.dumps(about, indent=1).encode()}
 
     def weights_hash(self) -> str:
         """sha256 of the weights, without those of replicas."""
@@ -182,64 +202,103 @@ class ClusteringModel:
             (folder / name).write_bytes(data)
 
     @staticmethod
-    def load(folder: str | Path) -> "ClusteringModel":
-        """Raises ModelError if a file is missing, damaged, or of another format."""
-        paths = [path for path in Path(folder).glob("*") if path.is_file()]
-        return ClusteringModel.of({path.name: path.read_bytes() for path in paths}, str(folder))
+    def load(folder: str | Path, allow_code: Collection[str] = ()) -> "ClusteringModel":
+        """As `of`, from a folder."""
+        return ClusteringModel.of(_read_folder(folder), str(folder), allow_code)
 
     @staticmethod
-    def of(files: Mapping[str, bytes], at: str = "") -> "ClusteringModel":
+    def of(files: Mapping[str, bytes], at: str = "", allow_code: Collection[str] = ()) -> "ClusteringModel":
         """From what `files` gave, not in training mode.
 
-        ModelError names the file that is missing or damaged, and where (`at`) it belongs.
+        A model of a method that does not come with raydc has that method's module imported, so only if `allow_code`,
+        or the environment variable RAYDC_ALLOW_CODE, names it. ModelError says which file is missing or damaged and
+        where (`at`) it belongs, or what the model is refused for.
         """
-        try:
-            return ClusteringModel._read(files)
-        except KeyError as missing:
-            problem = f"{missing.args[0]} is missing; {ANEW}"
-        except (json.JSONDecodeError, UnicodeDecodeError) as damage:
-            problem = f"model.json is damaged, it cannot be read as JSON ({damage}); {ANEW}"
-        except ModelError as damage:
-            problem = str(damage)
-        raise ModelError(f"{at}: {problem}" if at else problem)
+        with _complaining(at):
+            about = _checked(files)
+            kind, shape = _method_of(about["method"], allow_code), tuple(about["shape"])
 
-    @staticmethod
-    def _read(files: Mapping[str, bytes]) -> "ClusteringModel":
-        about = json.loads(files["model.json"])
-        if about.get("format") != FORMAT:
-            raise ModelError(f"expected a model of format {FORMAT}, got {about.get('format')!r}: update raydc")
-        for name, digest in about["sha256"].items():
-            if hashlib.sha256(files[name]).hexdigest() != digest:
-                raise ModelError(f"{name} is damaged: it does not have the checksum that model.json states; {ANEW}")
-        kind, shape = methods.load(about["method"]), tuple(about["shape"])
+            def method(name: str) -> Method:
+                made = kind(build(kind.Config, about["config"], at="method"), shape)
+                try:
+                    made.load_state_dict(safetensors.torch.load(files[name]))
+                except SafetensorError as damage:
+                    raise ModelError(f"{name} is no safetensors file ({damage}): it is not read") from None
+                except RuntimeError as other:
+                    raise ModelError(f"{name} holds other weights than a {about['method']} has: {other}") from None
+                return made.eval()
 
-        def method(name: str) -> Method:
-            made = kind(build(kind.Config, about["config"], at="method"), shape)
-            try:
-                state = torch.load(io.BytesIO(files[name]), weights_only=True, map_location="cpu")
-            except pickle.UnpicklingError:
-                raise ModelError(f"{name} holds more than tensors, which may be code: it is not read") from None
-            made.load_state_dict(state)
-            return made.eval()
+            return ClusteringModel(
+                about["method"],
+                method(WEIGHTS),
+                Scaling.from_json(about["scaling"]),
+                shape,
+                tuple(about["columns"]),
+                notes=about["notes"],
+                replicas=tuple(
+                    Replica(method(_replica(i)), np.array(names, np.int64)) for i, names in enumerate(about["replicas"])
+                ),
+            )
 
-        return ClusteringModel(
-            about["method"],
-            method("state.pt"),
-            Scaling.from_json(about["scaling"]),
-            shape,
-            tuple(about["columns"]),
-            notes=about["notes"],
-            replicas=tuple(
-                Replica(method(f"replica-{i}.pt"), np.array(names, np.int64))
-                for i, names in enumerate(about.get("replicas", []))
-            ),
+
+def facts_of(folder: str | Path) -> ModelFacts:
+    """What a model's folder says of it, once its checksums are compared; ModelError as `ClusteringModel.of` raises."""
+    with _complaining(str(folder)):
+        about = _checked(_read_folder(folder))
+        return ModelFacts(about["method"], about["n_clusters"], tuple(about["shape"]), tuple(about["columns"]))
+
+
+def _read_folder(folder: str | Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*") if path.is_file()}
+
+
+@contextmanager
+def _complaining(at: str) -> Iterator[None]:
+    """What is wrong with a model's files, as a ModelError that says where they are."""
+    try:
+        yield
+        return
+    except KeyError as missing:
+        problem = f"{missing.args[0]} is missing; {ANEW}"
+    except (json.JSONDecodeError, UnicodeDecodeError) as damage:
+        problem = f"{ABOUT} is damaged, it cannot be read as JSON ({damage}); {ANEW}"
+    except ModelError as damage:
+        problem = str(damage)
+    raise ModelError(f"{at}: {problem}" if at else problem)
+
+
+def _checked(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """model.json, if it is of this format and the other files have its checksums."""
+    about = json.loads(files[ABOUT])
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
+        older = isinstance(found, int) and found < FORMAT
+        what = "train the model anew, or use the raydc that made it" if older else "update raydc"
+        raise ModelError(f"expected a model of format {FORMAT}, got {found!r}: {what}")
+    for name, digest in about["sha256"].items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise ModelError(f"{name} is damaged: it does not have the checksum that {ABOUT} states; {ANEW}")
+    return about
+
+
+def _method_of(name: str, allow_code: Collection[str]) -> type[Method]:
+    """The method that a file names: one of raydc's, or one that whoever loads it has named too."""
+    if name not in {*methods.available(), *allow_code, *os.environ.get(ALLOW_CODE, "").split(",")}:
+        raise ModelError(
+            f"the model's method is {name!r}, which does not come with raydc: to have its code imported and run, name "
+            f"it by --allow-code {name}, allow_code=[{name!r}] or {ALLOW_CODE}={name}"
         )
+    return methods.load(name)
+
+
+def _replica(index: int) -> str:
+    return f"replica-{index}.safetensors"
 
 
 def _state(method: Method) -> bytes:
-    buffer = io.BytesIO()
-    torch.save({key: value.cpu() for key, value in method.state_dict().items()}, buffer)
-    return buffer.getvalue()
+    """The weights as safetensors; tensors that share memory are written each by itself."""
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in method.state_dict().items()}
+    return safetensors.torch.save(state)
 
 
 def weights_hash(method: Method) -> str:

@@ -1,9 +1,12 @@
-"""Messages to a server that may be away: an append-only file of JSON lines, which says what was sent and answered.
+"""Messages to a server that may be away: append-only JSON lines, which say what was sent, answered and refused.
 
-A message is `{"id", "kind", "body", "time"}`, an acknowledgement `{"sent", "to", "answer"}`. An id is a hash of what
-the message says, so that one which is put in again, by a driver that was killed and started again, is recognised. What
-counts as sent counts for one server; another one gets everything. `{"server", "given"}` says for which one, without its
-password, the messages were written.
+A message is `{"id", "kind", "body", "time"}`, an acknowledgement `{"sent", "to", "answer"}`, and `{"refused", "to",
+"problem"}` says that a server will not take it. An id is a hash of what the message says, so that one which is put in
+again, by a driver that was killed and started again, is recognised. What counts as sent counts for one server; another
+one gets everything, as does one that has lost the run (`{"lost", "by"}`). `{"again"}` offers a server once more what it
+refused. `{"server", "given"}` says for which one, without its password, the messages were written.
+
+A local file is appended to. An object cannot be: there the lines are parts of PART bytes, and the last one is replaced.
 """
 
 import hashlib
@@ -18,6 +21,8 @@ from typing import Any
 from raydc.storage import Store
 
 OUTBOX = "outbox.jsonl"
+PART = 2**14
+"""Bytes from which on a part of an outbox in an object store is whole, and the next one begins."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,24 @@ class Outbox:
         self.messages: dict[str, Message] = {}
         self.answers: dict[tuple[str, str], Any] = {}
         """By id of the message and server."""
+        self.problems: dict[tuple[str, str], str] = {}
+        """Why a server refused a message, by id of the message and server."""
+        self.lost: dict[str, str] = {}
+        """The run that a server had last, and has no longer, by server."""
         self.server: tuple[str, bool] | None = None
         """For which the messages are, without its password, and whether a setting named it; None if none is kept."""
-        self._whole = store.read_bytes(OUTBOX) if store.exists(OUTBOX) else b""
-        for line in self._whole.splitlines():
-            try:
-                self._take(json.loads(line))
-            except ValueError:
-                continue  # cut off by a kill while it was written: nobody was told that it is kept
+        self._parts, self._part = 0, b""
+        """How many parts are whole, and what the one that follows holds."""
+        while store.exists(_name(self._parts)):
+            self._part = store.read_bytes(_name(self._parts))
+            for line in self._part.splitlines():
+                try:
+                    self._take(json.loads(line))
+                except ValueError:
+                    continue  # cut off by a kill while it was written: nobody was told that it is kept
+            if store.local or len(self._part) < PART:
+                break
+            self._parts, self._part = self._parts + 1, b""
 
     def __contains__(self, message: Message) -> bool:
         return message.id in self.messages
@@ -72,8 +87,22 @@ class Outbox:
         self._append([asdict(message) for message in new.values()])
 
     def pending(self, server: str) -> list[Message]:
-        """What a server has not been told, in order."""
-        return [message for message in self.messages.values() if (message.id, server) not in self.answers]
+        """What a server has neither been told nor refused, in order."""
+        done = self.answers.keys() | self.problems.keys()
+        return [message for message in self.messages.values() if (message.id, server) not in done]
+
+    def refused(self, message: Message, server: str, problem: str) -> None:
+        """A server will not take this one."""
+        self._append([{"refused": message.id, "to": server, "problem": problem}])
+
+    def offer_again(self, server: str) -> None:
+        """What a server refused waits for it once more."""
+        if any(to == server for _, to in self.problems):
+            self._append([{"again": server}])
+
+    def forget(self, server: str, run_id: str) -> None:
+        """A server has this run no longer: it is to be told everything anew."""
+        self._append([{"lost": run_id, "by": server}])
 
     def sent(self, messages: Iterable[Message], server: str, answer: Any = None) -> None:
         """A server has acknowledged these."""
@@ -85,12 +114,20 @@ class Outbox:
         return next((answer for answer in reversed(found) if answer is not None), None)
 
     def _take(self, line: dict[str, Any]) -> None:
-        if "server" in line:
-            self.server = line["server"], line["given"]
-        elif "sent" in line:
-            self.answers[line["sent"], line["to"]] = line["answer"]
-        else:
-            self.messages.setdefault(line["id"], Message(**line))
+        match line:
+            case {"server": server, "given": given}:
+                self.server = server, given
+            case {"sent": message, "to": server, "answer": answer}:
+                self.answers[message, server] = answer
+            case {"refused": message, "to": server, "problem": problem}:
+                self.problems[message, server] = problem
+            case {"again": server}:
+                self.problems = _without(self.problems, server)
+            case {"lost": run_id, "by": server}:
+                self.lost[server] = run_id
+                self.answers, self.problems = _without(self.answers, server), _without(self.problems, server)
+            case {"id": message}:
+                self.messages.setdefault(message, Message(**line))
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         if not lines:
@@ -104,8 +141,19 @@ class Outbox:
                 file.write(data if file.read() in (b"", b"\n") else b"\n" + data)
                 file.flush()
                 os.fsync(file.fileno())
-        else:  # an object cannot be appended to
-            self.store.write_bytes(OUTBOX, self._whole + data)
-            self._whole += data
+        else:
+            self.store.write_bytes(_name(self._parts), self._part + data)
+            self._part += data
+            if len(self._part) >= PART:
+                self._parts, self._part = self._parts + 1, b""
         for line in lines:
             self._take(line)
+
+
+def _name(part: int) -> str:
+    """Of a part of the outbox; a local one has but the first."""
+    return OUTBOX if part == 0 else f"outbox-{part:06d}.jsonl"
+
+
+def _without(found: Mapping[tuple[str, str], Any], server: str) -> dict[tuple[str, str], Any]:
+    return {key: value for key, value in found.items() if key[1] != server}

@@ -13,11 +13,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raydc.model import ClusteringModel
+from raydc.model import ModelFacts
 
 Point = tuple[str, float, int, int]
 """A metric: its name, value, time in milliseconds since 1970, and step."""
-PACKAGES = ("raydc", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "pandas", "ray", "mlflow", "optuna")
+PACKAGES = (
+    "raydc",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+    "pyarrow",
+    "pandas",
+    "ray",
+    "mlflow",
+    "optuna",
+)
 
 
 def sha256_of(folder: str | Path) -> str:
@@ -38,7 +50,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def example_rows(model: ClusteringModel, rows: int = 2) -> Any:
+def example_rows(model: ModelFacts, rows: int = 2) -> Any:
     """Rows of zeros as the model takes them: a DataFrame where it has columns, else an array."""
     x = np.zeros((rows, *model.shape), np.float32)
     if not model.columns:
@@ -77,7 +89,7 @@ def beats(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     return ours["raydc.reference"] == theirs["raydc.reference"] and gain > spread
 
 
-def code_of(model: ClusteringModel) -> list[str]:
+def code_of(model: ModelFacts) -> list[str]:
     """Code that the model needs where it is loaded: this package, and that of a method from elsewhere."""
     paths = [str(Path(__file__).parent)]
     if "." in model.method_name:

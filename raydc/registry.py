@@ -5,34 +5,40 @@ answer was lost is simply repeated, by raydc and not by MLflow's client, which w
 """
 
 import contextlib
+import difflib
 import importlib.metadata
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import mlflow
 import mlflow.pyfunc
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus, Metric, Param
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from sqlalchemy.exc import SQLAlchemyError
 
-from raydc.model import FILE, ClusteringModel, ModelError
+from raydc import mlflow_database
+from raydc.mlflow_options import RETRIES, options
+from raydc.model import ABOUT, FILE, ClusteringModel, ModelError, ModelFacts, facts_of
 from raydc.records import Point, beats, code_of, environment, example_rows, sha256_of
 from raydc.redaction import redact
 from raydc.settings import flatten
 from raydc.storage import Store
 
+log = logging.getLogger("raydc")
+
 NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,128}")
 REFERENCE = re.compile(
-    r"models:/(m-[0-9a-f]{32}|[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9._-]{1,128}|/\d+))|runs:/[0-9a-f]{32}/[\w.-]+"
+    r"models:/(m-[0-9a-f]{32}|[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9._-]{1,128}|/(\d+|latest)))|runs:/[0-9a-f]{32}/[\w.-]+"
 )
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 RECORD = ("config.yaml", "summary.json", "metrics.jsonl", "tune.json", "search.json")
@@ -42,10 +48,11 @@ Promotion = Literal["first", "better", "always"]
 LONGEST_VALUE = 6000
 LARGEST_BATCH = 1000
 """Metrics of a request, as MLflow allows."""
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-PICKLES = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
-"""MLflow reads none while raydc asks it; what else the process does with MLflow is not raydc's business."""
-UNLESS_SET = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+REFUSALS = (400, 403, 404, 409, 413, 422)
+"""HTTP statuses of a request that is answered alike however often it is repeated."""
+NAMES_SHOWN = 10
+MOST_EXPERIMENTS = 100
+"""Deleted experiments of one name that are passed over."""
 
 
 class RegistryError(ValueError):
@@ -56,14 +63,21 @@ class RegistryAway(RegistryError, ConnectionError):
     """MLflow cannot be reached, or does not work."""
 
 
+class RegistryRefused(RegistryError):
+    """MLflow says no to what it is asked, and would say so again."""
+
+
 def find(tracking_uri: str | None = None) -> str:
-    """The tracking URI given, else the one that MLflow finds (MLFLOW_TRACKING_URI, or its store in this directory)."""
+    """The tracking URI given, else the one that MLflow finds (MLFLOW_TRACKING_URI, or its store in this directory).
+
+    A sqlite file is named by its absolute path: what is kept for it may be sent from another directory.
+    """
     if tracking_uri and "//***@" in tracking_uri:
         raise RegistryError(
             f"tracking_uri {tracking_uri}: a run does not write its password down; give it again by --tracking-uri, or "
             "by MLFLOW_TRACKING_URI and none in the settings"
         )
-    return tracking_uri or mlflow.get_tracking_uri()
+    return mlflow_database.absolute(tracking_uri or mlflow.get_tracking_uri())
 
 
 def check_name(name: str, what: str = "model name") -> str:
@@ -74,73 +88,62 @@ def check_name(name: str, what: str = "model name") -> str:
 
 
 @contextlib.contextmanager
-def _asking(uri: str, retries: str = "0") -> Iterator[MlflowClient]:
-    """A client for `uri`; what MLflow raises becomes a RegistryError that names it.
+def _asking(uri: str, retries: int = 0) -> Iterator[MlflowClient]:
+    """A client for `uri`; whatever MLflow and its libraries raise becomes a RegistryError that names it.
 
     `retries`: how often MLflow itself repeats a request; never where that could create something twice.
     """
-    environment = {name: os.environ.get(name, value) for name, value in UNLESS_SET.items()}
-    environment |= {PICKLES: "false", RETRIES: retries}
     try:
-        with _environment(environment):
+        with options(retries):
+            mlflow_database.ensure(uri)
             yield MlflowClient(tracking_uri=uri)
-    except RegistryError:
-        raise  # of a call within this one
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as problem:
-        first = redact(str(problem)).strip().split("\n")[0][:400].rstrip(".")
+    except (RegistryError, ModelError):
+        raise
+    except Exception as problem:
+        first = redact(str(problem)).strip().split("\n")[0][:400].rstrip(".") or type(problem).__name__
         said = f"MLflow at {redact(uri)}: {first}"
-        if getattr(problem, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise RegistryError(said) from problem
+        if _is_refusal(problem):
+            raise RegistryRefused(said) from problem
+        if isinstance(problem, mlflow_database.DatabaseUnusable):
+            raise RegistryAway(said) from problem
         hint = "check --tracking-uri (or MLFLOW_TRACKING_URI), and that its server runs"
         raise RegistryAway(f"{said}; {hint}") from problem
 
 
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment, which is where MLflow looks, for as long as this lasts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _is_refusal(problem: Exception) -> bool:
+    """Whether a request would fail again; a database that fails is no refusal, whatever status MLflow gives it."""
+    if isinstance(problem, MlflowException):
+        return problem.get_http_status_code() in REFUSALS and not isinstance(problem.__cause__, SQLAlchemyError)
+    return getattr(getattr(problem, "response", None), "status_code", None) in REFUSALS
 
 
 @contextlib.contextmanager
 def _reading(uri: str) -> Iterator[MlflowClient]:
-    """A client that asks again: two quick retries instead of MLflow's four minutes, unless the environment says."""
-    with _asking(uri, os.environ.get(RETRIES, "2")) as client, _everywhere(uri):
+    """A client that asks again: two quick retries instead of MLflow's four minutes, unless the environment says.
+
+    RegistryError where there is no database: who reads makes none.
+    """
+    path = mlflow_database.file_of(uri)
+    if path is not None and not path.exists():
+        raise RegistryAway(f"MLflow at {uri}: there is no such file; check --tracking-uri (or MLFLOW_TRACKING_URI)")
+    with _asking(uri, RETRIES.get() if RETRIES.name in os.environ else 2) as client:
         yield client
 
 
-@contextlib.contextmanager
-def _everywhere(uri: str) -> Iterator[None]:
-    """`uri` also for those parts of MLflow that take it from the process."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    try:
-        mlflow.set_tracking_uri(uri)
-        yield
-    finally:
-        mlflow.set_tracking_uri(None)  # else what is set now would hide the environment's for ever
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def start_run(experiment: str, run_name: str, key: str, config: Mapping[str, Any], uri: str) -> str:
+def start_run(
+    experiment: str, run_name: str, key: str, config: Mapping[str, Any], uri: str, replaces: str | None = None
+) -> str:
     """The run of this `key` (sha256 of what is computed), found or created; its id.
 
-    `config` (nested) becomes parameters.
+    `config` (nested) becomes parameters; `replaces` is a run of the same key that was deleted.
     """
     check_name(key, "run key")
     with _asking(uri) as client:
         experiment_id = _experiment(client, uri, experiment)
         run = _find_run(client, experiment_id, key)
         if run is None:
-            created = client.create_run(experiment_id, tags={"raydc.run_key": key}, run_name=run_name)
+            tags = {"raydc.run_key": key} | ({} if replaces is None else {"raydc.replaces": replaces})
+            created = client.create_run(experiment_id, tags=tags, run_name=run_name)
             run = _find_run(client, experiment_id, key) or created  # the oldest, if two were made at once
             if run.info.run_id != created.info.run_id:
                 client.set_tag(created.info.run_id, "raydc.duplicate_of", run.info.run_id)
@@ -149,6 +152,23 @@ def start_run(experiment: str, run_name: str, key: str, config: Mapping[str, Any
         _log_parameters(client, run, config)
         client.log_dict(run_id, environment(), "environment.json")
     return run_id
+
+
+def holds_run(run_id: str, uri: str) -> bool:
+    """Whether a run is there, and not deleted."""
+    with _asking(uri) as client:
+        try:
+            return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as problem:
+            if problem.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+
+def remark(run_id: str, refused: Sequence[str], uri: str) -> None:
+    """Write on a run what its record lacks, because MLflow refused it."""
+    with _asking(uri) as client:
+        client.set_tag(run_id, "raydc.refused", _cut(redact("\n".join(refused))))
 
 
 def set_status(run_id: str, status: str, uri: str) -> None:
@@ -171,7 +191,7 @@ def log_points(run_id: str, points: Sequence[Point], uri: str, warnings: Sequenc
 
 def log_folder(run_id: str, folder: str | Path, at: str | None, uri: str) -> None:
     """Every file of a folder, under `at` of the run."""
-    with _asking(uri, "2") as client:
+    with _asking(uri, 2) as client:
         client.log_artifacts(run_id, str(folder), at)
 
 
@@ -205,7 +225,7 @@ def log_model(folder: str | Path, run_id: str, tracking_uri: str | None = None, 
     where float32 was declared, and arrays where columns were. The model checks its input itself, by name and number.
     """
     uri, sha = find(tracking_uri), sha256_of(folder)
-    model = ClusteringModel.load(folder)
+    facts = facts_of(folder)
     with _asking(uri) as client:
         experiment_id = client.get_run(run_id).info.experiment_id
         mine = f"source_run_id = '{run_id}' AND tags.`raydc.sha256` = '{sha}'"
@@ -216,39 +236,46 @@ def log_model(folder: str | Path, run_id: str, tracking_uri: str | None = None, 
         if made is None:
             tags = {"raydc.sha256": sha}
             made = client.create_logged_model(experiment_id, name="model", source_run_id=run_id, tags=tags)
-            _log_files(model, folder, run_id, made.model_id, uri, example)
+            _log_files(client, facts, folder, run_id, made.model_id, uri, example)
         client.set_tag(run_id, "raydc.model_uri", f"models:/{made.model_id}")
         client.set_tag(run_id, "raydc.sha256", sha)
     return f"models:/{made.model_id}"
 
 
-def _log_files(model: ClusteringModel, folder: str | Path, run_id: str, model_id: str, uri: str, example: Any) -> None:
+def _log_files(
+    client: MlflowClient, facts: ModelFacts, folder: str | Path, run_id: str, model_id: str, uri: str, example: Any
+) -> None:
     outputs = [ColSpec(DataType.long, "cluster"), ColSpec(DataType.float, "confidence")]
-    outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in range(model.n_clusters)]
+    outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in range(facts.n_clusters)]
     soft = ParamSpec("soft", DataType.boolean, False)
-    # files of the same names replace each other, so that sending them again does no harm
-    with _everywhere(uri), _environment({RETRIES: "2"}), _undisturbed():
-        Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            model_id=model_id,
-            python_model=str(Path(__file__).with_name("pyfunc.py")),
-            artifacts={"model": str(Path(folder).absolute())},
-            code_paths=code_of(model),
-            signature=ModelSignature(outputs=Schema(outputs), params=ParamSchema([soft])),
-            input_example=example_rows(model) if example is None else example,
-            pip_requirements=_requirements(),
-            metadata={
-                "raydc": {
-                    "method": model.method_name,
-                    "n_clusters": model.n_clusters,
-                    "columns": list(model.columns),
-                    "shape": list(model.shape),
-                }
-            },
-        )
+    with tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
+        copied = shutil.copytree(folder, Path(scratch, "model"))
+        with _undisturbed():
+            mlflow.pyfunc.save_model(
+                path=str(Path(scratch, "logged")),
+                mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                artifacts={"model": copied.as_uri()},  # a URI: MLflow decodes what it is given
+                code_paths=code_of(facts),
+                signature=ModelSignature(outputs=Schema(outputs), params=ParamSchema([soft])),
+                input_example=example_rows(facts) if example is None else example,
+                pip_requirements=_requirements(),
+                metadata={
+                    "raydc": {
+                        "method": facts.method_name,
+                        "n_clusters": facts.n_clusters,
+                        "columns": list(facts.columns),
+                        "shape": list(facts.shape),
+                    }
+                },
+            )
+        for pycache in Path(scratch, "logged").rglob("__pycache__"):
+            shutil.rmtree(pycache)
+        # files of the same names replace each other, so that sending them again does no harm
+        with options(retries=2):
+            client.log_model_artifacts(model_id, str(Path(scratch, "logged")))
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+    client.finalize_logged_model(model_id, LoggedModelStatus.READY)
 
 
 def register(
@@ -260,14 +287,14 @@ def register(
     tracking_uri: str | None = None,
     promotion: Promotion = "first",
 ) -> int:
-    """A version of the registered model `name`: the present one of the same `sha256`, else a new one.
+    """A version of the registered model `name`: the present one of the same `sha256`, else one of `log_model`'s URI.
 
     It becomes champion if it is the `first` version, or also if it is the `better` one by its tags, or `always`; else
     challenger.
     """
     check_name(name)
     uri = find(tracking_uri)
-    with _asking(uri) as client, _everywhere(uri):
+    with _asking(uri) as client:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         marks = {key: _cut(redact(str(value))) for key, value in (tags or {}).items()} | {"raydc.sha256": sha256}
@@ -276,8 +303,10 @@ def register(
                 number = int(version.version)
                 break
         else:
-            model_id = model_uri.removeprefix("models:/") if model_uri.startswith("models:/m-") else None
-            made = client.create_model_version(name, model_uri, run_id=run_id, tags=marks, model_id=model_id)
+            model_id = model_uri.removeprefix("models:/")
+            # a server resolves the URI itself; in this process MLflow would ask the store of the process for it
+            location = model_uri if uri.startswith("http") else client.get_logged_model(model_id).artifact_location
+            made = client.create_model_version(name, location, run_id=run_id, tags=marks, model_id=model_id)
             number = int(made.version)
         aliases = client.get_registered_model(name).aliases
         if CHAMPION not in aliases:
@@ -312,40 +341,48 @@ def alias_of(name: str, version: int, tracking_uri: str | None = None) -> str:
 def champion(name: str, tracking_uri: str | None = None) -> tuple[int, dict[str, str]] | None:
     """Version and tags of the present champion; None if there is none."""
     check_name(name)
-    with _reading(find(tracking_uri)) as client:
+    with _asking(find(tracking_uri)) as client:
         if not client.search_registered_models(f"name = '{name}'"):
             return None
         version = client.get_registered_model(name).aliases.get(CHAMPION)
         return None if version is None else (int(version), dict(client.get_model_version(name, str(version)).tags))
 
 
-def load(uri: str, tracking_uri: str | None = None) -> ClusteringModel:
-    """The model of models:/NAME@alias, models:/NAME/3, models:/m-..., runs:/.../model, or of a folder or URI.
+def load(uri: str, tracking_uri: str | None = None, allow_code: Collection[str] = ()) -> ClusteringModel:
+    """The model of models:/NAME@ALIAS, models:/NAME/3, models:/NAME/latest, models:/m-..., runs:/.../model, or a URI.
 
     A folder may be the model's or a run's output directory. Raises RegistryError or ModelError; checksums are
-    compared, and no code that came with the model is run.
+    compared, and no code that came with the model is run, nor that of another method than raydc's own unless
+    `allow_code` names it.
     """
     if not uri.startswith(("models:", "runs:")):
         store = Store(uri)
-        store = store if store.exists("model.json") else store / "model"
-        if not store.exists("model.json"):
+        store = store if store.exists(ABOUT) else store / "model"
+        if not store.exists(ABOUT):
             raise ModelError(
                 f"no model at {uri}: expected models:/NAME@champion, a run's output directory, or its model/"
             )
-        return ClusteringModel.of({name: store.read_bytes(name) for name in store.list()}, store.root)
-    if not REFERENCE.fullmatch(uri):
-        raise RegistryError(f"expected models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/model, got {uri!r}")
+        return ClusteringModel.of({name: store.read_bytes(name) for name in store.list()}, store.root, allow_code)
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
-        with _reading(find(tracking_uri)) as client:
-            location, expected = _locate(client, uri)
-            target = f"{location}/artifacts/model"
-            model = Path(mlflow.artifacts.download_artifacts(artifact_uri=target, dst_path=folder))
-        others = sorted(path.name for path in model.iterdir() if not FILE.fullmatch(path.name))
-        if others:
-            raise ModelError(f"{uri} is no model of raydc: it also holds {', '.join(others)[:200]}")
-        if expected is not None and sha256_of(model) != expected:
-            raise ModelError(f"{uri} is damaged: its files do not have the checksum of its registration")
-        return ClusteringModel.load(model)
+        return ClusteringModel.load(_download(uri, folder, find(tracking_uri)), allow_code)
+
+
+def _download(uri: str, folder: str, tracking_uri: str) -> Path:
+    """The folder of a model's files, which have the checksum that was recorded."""
+    if not REFERENCE.fullmatch(uri):
+        raise RegistryError(
+            f"expected models:/NAME@ALIAS, models:/NAME/VERSION, models:/NAME/latest or runs:/RUN_ID/model, got {uri!r}"
+        )
+    with _reading(tracking_uri) as client:
+        location, expected = _locate(client, uri)
+        files = f"{location}/artifacts/model"
+        model = Path(mlflow.artifacts.download_artifacts(files, dst_path=folder, tracking_uri=tracking_uri))
+    others = sorted(path.name for path in model.iterdir() if not FILE.fullmatch(path.name))
+    if others:
+        raise ModelError(f"{uri} is no model of raydc: it also holds {', '.join(others)[:200]}")
+    if expected is not None and sha256_of(model) != expected:
+        raise ModelError(f"{uri} is damaged: its files do not have the checksum of its registration")
+    return model
 
 
 def _locate(client: MlflowClient, uri: str) -> tuple[str, str | None]:
@@ -360,31 +397,72 @@ def _locate(client: MlflowClient, uri: str) -> tuple[str, str | None]:
     if not chosen:
         model = client.get_logged_model(name)
         return str(model.artifact_location), model.tags.get("raydc.sha256")
-    find_version = client.get_model_version_by_alias if "@" in uri else client.get_model_version
-    expected = find_version(name, chosen[0]).tags.get("raydc.sha256")
+    version = _version(client, name, chosen[0], "@" in uri)
+    expected = client.get_model_version(name, version).tags.get("raydc.sha256")
     if expected is None:
         raise RegistryError(f"{uri} was not registered by raydc: it has no tag raydc.sha256")
-    return uri, expected
+    location = str(client.get_model_version_download_uri(name, version))
+    if location.startswith("models:/m-"):
+        location = str(client.get_logged_model(location.removeprefix("models:/")).artifact_location)
+    return location, expected
+
+
+def _version(client: MlflowClient, name: str, chosen: str, is_alias: bool) -> str:
+    """The version of a registered model that an alias, a number or "latest" stands for; RegistryError lists others."""
+    versions = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
+    if not versions:
+        known = [model.name for model in client.search_registered_models(max_results=1000)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {_listed(known) or 'none'}"
+        raise RegistryRefused(f"MLflow has no registered model {name!r} with a version; {hint}")
+    if chosen == "latest" and not is_alias:
+        return str(versions[-1])
+    aliases = {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    if is_alias and chosen in aliases:
+        return aliases[chosen]
+    if not is_alias and int(chosen) in versions:
+        return str(int(chosen))
+    held = [*(f"@{alias} (version {version})" for alias, version in sorted(aliases.items()))]
+    held += [f"/{version}" for version in reversed(versions)]
+    what = f"alias {chosen!r}" if is_alias else f"version {chosen}"
+    raise RegistryRefused(f"models:/{name} has no {what}; it has {_listed(held)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def fetch(run_id: str, folder: str | Path, tracking_uri: str | None = None) -> None:
     """Put what a recorded run or search wrote (what its report is drawn from, assignments, model) into `folder`."""
     if not RUN_ID.fullmatch(run_id):
         raise RegistryError(f"expected an MLflow run id (32 hexadecimal digits) or a run's directory, got {run_id!r}")
-    with _reading(find(tracking_uri)) as client:
+    uri = find(tracking_uri)
+    with _reading(uri) as client:
         for item in client.list_artifacts(run_id):
             if item.path in (*RECORD, "assignments"):
                 client.download_artifacts(run_id, item.path, str(folder))
-    load(f"runs:/{run_id}/model", tracking_uri).save(Path(folder, "model"))
+    with tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
+        shutil.copytree(_download(f"runs:/{run_id}/model", scratch, uri), Path(folder, "model"), dirs_exist_ok=True)
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    location = None
-    if uri.startswith("sqlite:///"):  # beside the database, not in whatever directory this runs
-        location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
+    """The experiment of a name, found or made; where it is deleted, that of the name with the next number."""
+    for number in range(1, MOST_EXPERIMENTS + 1):
+        numbered = name if number == 1 else f"{name} ({number})"
+        found = client.get_experiment_by_name(numbered)
+        if found is None:
+            return _make_experiment(client, uri, numbered)
+        if found.lifecycle_stage == "active":
+            return str(found.experiment_id)
+        log.warning("MLflow's experiment %r is deleted; the record goes to %r", numbered, f"{name} ({number + 1})")
+    raise RegistryRefused(f"MLflow's experiment {name!r} and {MOST_EXPERIMENTS - 1} after it are deleted; name another")
+
+
+def _make_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    database = mlflow_database.file_of(uri)
+    # beside the database, not in whatever directory this runs
+    location = None if database is None else (database.absolute().parent / "mlruns").as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
@@ -401,10 +479,27 @@ def _find_run(client: MlflowClient, experiment_id: str, key: str) -> Any:
 
 
 def _log_parameters(client: MlflowClient, run: Any, config: Mapping[str, Any]) -> None:
-    """Those that the run does not have yet; a parameter never changes, so a run that goes on keeps its first ones."""
+    """Those that the run does not have yet; a parameter never changes, so a run that goes on keeps its first ones.
+
+    One that MLflow refuses is left out, and named in a tag.
+    """
     params = [Param(k, _cut(redact(str(v)))) for k, v in flatten(config).items() if k not in run.data.params]
-    for start in range(0, len(params), 100):
-        client.log_batch(run.info.run_id, params=params[start : start + 100])
+    refused = [name for start in range(0, len(params), 100) for name in _log_some(client, run, params[start:][:100])]
+    if refused:
+        client.set_tag(run.info.run_id, "raydc.refused_parameters", _cut(", ".join(refused)))
+
+
+def _log_some(client: MlflowClient, run: Any, params: list[Param]) -> list[str]:
+    """Log parameters together, or each by itself where MLflow refuses some; the names of those."""
+    try:
+        client.log_batch(run.info.run_id, params=params)
+    except MlflowException as problem:
+        if not _is_refusal(problem):
+            raise
+        if len(params) == 1:
+            return [params[0].key]
+        return [name for param in params for name in _log_some(client, run, [param])]
+    return []
 
 
 def _cut(text: str) -> str:
@@ -413,7 +508,8 @@ def _cut(text: str) -> str:
 
 def _requirements() -> list[str]:
     versions = {
-        name: importlib.metadata.version(name).split("+")[0] for name in ("mlflow", "torch", "numpy", "pydantic")
+        name: importlib.metadata.version(name).split("+")[0]
+        for name in ("mlflow", "torch", "numpy", "pydantic", "safetensors")
     }
     return [f"{name}=={version}" for name, version in versions.items()]
 

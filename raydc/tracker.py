@@ -2,7 +2,8 @@
 
 Everything that MLflow is to be told becomes a message in the outbox of the output directory. A thread of the driver
 sends what waits. What is left at the end, because a server was away, `flush` sends at any later time: each message may
-be sent twice, so nothing is lost and nothing is there twice.
+be sent twice, so nothing is lost and nothing is there twice. A message that MLflow refuses is left out, which the log
+and a tag of the run say, and a run that somebody deleted meanwhile is recorded anew.
 """
 
 import hashlib
@@ -20,10 +21,11 @@ from types import MappingProxyType
 from typing import Any
 
 from raydc import registry
+from raydc.model import ModelError
 from raydc.outbox import OUTBOX, Message, Outbox
 from raydc.records import Point, metrics_of, sha256_of, summary_metrics
 from raydc.redaction import redact
-from raydc.registry import Promotion, RegistryError
+from raydc.registry import Promotion, RegistryError, RegistryRefused
 from raydc.settings import flatten
 from raydc.storage import Store, alone
 
@@ -33,6 +35,8 @@ UPLOADED_ASSIGNMENTS = 64 * 2**20
 """Bytes of assignments up to which a run's record holds a copy of them."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts while a server is away."""
+MOST_ANEW = 3
+"""Times that one tracker records a run anew whose record was deleted."""
 
 
 class RecordPending(RuntimeError):
@@ -55,6 +59,7 @@ class Tracker:
         self.problem: Exception | None = None
         """Why the last attempt to send failed."""
         self._every = every
+        self._anew = 0
         self._new: list[Message] = []
         self._lock = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -175,13 +180,48 @@ class Tracker:
             self.outbox.add(new)
             with self._lock:
                 del self._new[: len(new)]
-            for batch in _batches(self.outbox.pending(self.server)):
-                self.outbox.sent(batch, self.server, self._tell(batch))
-        except (RegistryError, OSError) as problem:
+            while batch := next(_batches(self.outbox.pending(self.server)), None):
+                self._deliver(batch)
+        except (ValueError, OSError) as problem:  # of MLflow, or of the files that it is sent
             self.problem = problem
             return False
         self.problem = None
         return True
+
+    def _deliver(self, batch: Sequence[Message]) -> None:
+        """Tell MLflow; what it refuses is left out, so that it holds up nothing else."""
+        try:
+            answer = self._tell(batch)
+        except (RegistryRefused, ModelError) as problem:
+            if batch[0].kind == "run":
+                raise  # without a run there is nothing that the others could be sent to
+            self._leave_out(batch, problem)
+        else:
+            self.outbox.sent(batch, self.server, answer)
+
+    def _leave_out(self, batch: Sequence[Message], problem: Exception) -> None:
+        """Find which of these MLflow refuses, and go on without it; or record the run anew, if that was deleted."""
+        run_id = self.outbox.answer("run", self.server)
+        if not registry.holds_run(run_id, self.uri):
+            self._anew += 1
+            if self._anew > MOST_ANEW:
+                raise problem
+            log.warning("MLflow's run %s was deleted: it is recorded anew", run_id)
+            self.outbox.forget(self.server, run_id)
+        elif len(batch) > 1:
+            for message in batch:
+                if message in self.outbox.pending(self.server):
+                    self._deliver([message])
+        else:
+            log.warning("MLflow refuses a message (%s), which its record will lack: %s", batch[0].kind, problem)
+            self.outbox.refused(batch[0], self.server, redact(str(problem)))
+            registry.remark(run_id, self.refusals(), self.uri)
+
+    def refusals(self) -> list[str]:
+        """What MLflow refused, a line each."""
+        problems = self.outbox.problems
+        found = [(message, problems.get((message.id, self.server))) for message in self.outbox.messages.values()]
+        return [f"{message.kind}: {problem}" for message, problem in found if problem is not None]
 
     def _tell(self, batch: Sequence[Message]) -> Any:
         """Tell MLflow; its answer. Every kind may be told twice."""
@@ -189,7 +229,8 @@ class Tracker:
         body, run_id = message.body, self.outbox.answer("run", self.server)
         match message.kind:
             case "run":
-                return registry.start_run(body["experiment"], body["name"], body["key"], body["settings"], uri)
+                run = body["experiment"], body["name"], body["key"], body["settings"]
+                return registry.start_run(*run, uri, self.outbox.lost.get(self.server))
             case "status":
                 registry.set_status(run_id, body["status"], uri)
             case "epoch":
@@ -209,8 +250,13 @@ class Tracker:
                 with local_folder(self.store, "model") as folder:
                     return registry.log_model(folder, run_id, uri)
             case "register":
+                model = self.outbox.answer("model", self.server)
+                if model is None:
+                    raise RegistryRefused(
+                        f"{body['name']}: MLflow refused the model, so no version of it is registered"
+                    )
                 with local_folder(self.store, "model") as folder:
-                    sha, model = sha256_of(folder), self.outbox.answer("model", self.server)
+                    sha = sha256_of(folder)
                 name = body["name"]
                 version = registry.register(model, name, sha, run_id, body["tags"], uri, body["promotion"])
                 alias = registry.alias_of(name, version, uri)
@@ -234,7 +280,9 @@ class Tracker:
 
 
 def flush(out: str, tracking_uri: str | None = None, patience: float = 10.0) -> tuple[dict[str, int], dict[str, str]]:
-    """Send what an output directory still holds for MLflow: how many messages of each kind, and where everything is.
+    """Send what an output directory still holds for MLflow, and once more what MLflow refused.
+
+    Returns how many messages of each kind were sent, and where everything is.
 
     The tracking URI is the one given, else the one that the run's or search's settings gave, else MLFLOW_TRACKING_URI,
     else where MLflow was found then. Raises ValueError where the directory holds no record, RegistryError where a
@@ -248,9 +296,11 @@ def flush(out: str, tracking_uri: str | None = None, patience: float = 10.0) -> 
         if tracking_uri is None and (given or "MLFLOW_TRACKING_URI" not in os.environ):
             tracking_uri = server
         tracker = Tracker(store, tracking_uri)
+        tracker.outbox.offer_again(tracker.server)
         waiting = tracker.outbox.pending(tracker.server)
         paths = tracker.send(patience)
-    return dict(Counter(message.kind for message in waiting)), paths
+    sent = [message.kind for message in waiting if (message.id, tracker.server) in tracker.outbox.answers]
+    return dict(Counter(sent)), paths
 
 
 @contextmanager

@@ -15,7 +15,7 @@ ORDER = [
     {"methods"},
     {"config", "loop"},
     {"model", "checkpoints"},
-    {"job", "records", "outbox", "elastic", "surveying"},
+    {"job", "records", "outbox", "elastic", "surveying", "mlflow_options", "mlflow_database"},
     {"summary", "streamed", "worker"},
     {"train", "registry", "pyfunc", "report", "estimator"},
     {"tracker"},
@@ -27,7 +27,7 @@ ORDER = [
 """From the bottom up: a module may import from its own layer and from those before it."""
 ONLY = {
     "ray": {"connection", "elastic", "train", "worker", "search", "assign", "clusters/ray", "warden", "surveying"},
-    "mlflow": {"registry", "pyfunc"},
+    "mlflow": {"registry", "pyfunc", "mlflow_options", "mlflow_database"},
     "optuna": {"search"},
 }
 

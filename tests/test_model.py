@@ -44,31 +44,31 @@ def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) 
     model.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model.json",
-        "replica-0.pt",
-        "replica-1.pt",
-        "state.pt",
+        "replica-0.safetensors",
+        "replica-1.safetensors",
+        "state.safetensors",
     ]
     again = ClusteringModel.load(tmp_path)
     assert again.assign(POINTS).confidence.tolist() == [1, 1, 0.5]
     assert again.weights_hash() == model.weights_hash() and identity(again) == identity(model)
     again.replicas = again.replicas[:1]
     assert identity(again) != identity(model)  # it gives other confidences
-    (tmp_path / "replica-1.pt").write_bytes((tmp_path / "replica-0.pt").read_bytes())
-    with pytest.raises(ModelError, match=r"replica-1\.pt is damaged"):
+    (tmp_path / "replica-1.safetensors").write_bytes((tmp_path / "replica-0.safetensors").read_bytes())
+    with pytest.raises(ModelError, match=r"replica-1\.safetensors is damaged"):
         ClusteringModel.load(tmp_path)
-    (tmp_path / "replica-1.pt").unlink()
-    with pytest.raises(ModelError, match=r"replica-1\.pt is missing"):
+    (tmp_path / "replica-1.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"replica-1\.safetensors is missing"):
         ClusteringModel.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "left", "said"),
     [
-        ("state.pt", None, r"state\.pt is missing; copy the whole folder anew"),
-        ("state.pt", b"", r"state\.pt is damaged: .* copy the whole folder anew"),
+        ("state.safetensors", None, r"state\.safetensors is missing; copy the whole folder anew"),
+        ("state.safetensors", b"", r"state\.safetensors is damaged: .* copy the whole folder anew"),
         ("model.json", b"{", r"model\.json is damaged, .* copy the whole folder anew"),
         ("model.json", b"\xff", r"model\.json is damaged, .* copy the whole folder anew"),
-        ("model.json", b'{"format": 1}', r"sha256 is missing"),
+        ("model.json", b'{"format": 2}', r"sha256 is missing"),
     ],
 )
 def test_a_damaged_folder_is_named(model: ClusteringModel, tmp_path: Path, name: str, left: bytes, said: str) -> None:

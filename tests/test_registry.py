@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 
 from raydc import cli, registry
-from raydc.model import ClusteringModel, ModelError
+from raydc.mlflow_options import PICKLES, RETRIES, TIMEOUT
+from raydc.model import ClusteringModel, ModelError, facts_of
 from raydc.records import example_rows
 from raydc.registry import RegistryAway, RegistryError
 from raydc.report import report
@@ -81,11 +84,16 @@ def test_settings_of_the_process_stay(mlflow_uri, monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     before = mlflow.get_tracking_uri()
     registry.champion("nobody", mlflow_uri)
+    environment = dict(os.environ)
     with registry._asking(mlflow_uri):
-        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "MLflow would create things twice"
-        assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
-    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "true", "other models of this process"
-    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+        assert RETRIES.get() == 0, "MLflow would create things twice"
+        assert PICKLES.get() is False and TIMEOUT.get() == 20
+        assert dict(os.environ) == environment and mlflow.get_tracking_uri() == before
+        with ThreadPoolExecutor(1) as elsewhere:
+            assert elsewhere.submit(RETRIES.get).result() == 6, "other threads of this process"
+            assert elsewhere.submit(PICKLES.get).result() is True
+    assert PICKLES.get() is True, "other models of this process"
+    assert dict(os.environ) == environment
     assert mlflow.get_tracking_uri() == before
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     registry.champion("nobody", mlflow_uri)
@@ -194,8 +202,8 @@ def test_signature_and_example(served):
 
 
 def test_nothing_in_the_model_is_pickled(recorded, mlflow_uri, tmp_path):
-    with registry._reading(mlflow_uri):
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=recorded[1], dst_path=str(tmp_path))
+    location = MlflowClient(mlflow_uri).get_logged_model(recorded[1].removeprefix("models:/")).artifact_location
+    folder = mlflow.artifacts.download_artifacts(location, dst_path=str(tmp_path))
     names = {path.name for path in Path(folder).rglob("*") if path.is_file()}
     assert not {name for name in names if name.endswith((".pkl", ".pickle", ".cloudpickle", ".joblib"))}
 
@@ -267,7 +275,7 @@ def test_names_that_are_none(name, mlflow_uri):
 
 @pytest.mark.parametrize(
     "uri",
-    ["models:/../../x/1", "models:/a", "models:/a/latest", "models:/a/b/c", "models:/a@", "runs:/x/model", "models:"],
+    ["models:/../../x/1", "models:/a", "models:/a/newest", "models:/a/b/c", "models:/a@", "runs:/x/model", "models:"],
 )
 def test_uris_that_are_none(uri, mlflow_uri):
     with pytest.raises(RegistryError, match="expected models:/NAME@ALIAS"):
@@ -281,8 +289,13 @@ def test_load_by_every_kind_of_name(recorded, mlflow_uri, run):
     uris = ["models:/named@champion", f"models:/named/{version}", uri, f"runs:/{run_id}/model", run, f"{run}/model"]
     for name in uris:
         assert registry.load(name, mlflow_uri).weights_hash() == expected
-    with pytest.raises(RegistryError, match="nobody"):
+    assert registry.load("models:/named/latest", mlflow_uri).weights_hash() == expected
+    with pytest.raises(RegistryError, match=r"has no alias 'nobody'; it has @champion \(version 1\), /1"):
         registry.load("models:/named@nobody", mlflow_uri)
+    with pytest.raises(RegistryError, match=r"has no version 7; it has @champion \(version 1\), /1"):
+        registry.load("models:/named/7", mlflow_uri)
+    with pytest.raises(RegistryError, match=r"no registered model 'namd' .*; did you mean named\?"):
+        registry.load("models:/namd/latest", mlflow_uri)
     with pytest.raises(ModelError, match="no model at"):
         registry.load(f"{run}/nowhere", mlflow_uri)
 
@@ -292,9 +305,10 @@ def test_a_changed_artifact_is_refused(mlflow_uri, recorded):
     registry.register(uri, "changed", "0" * 64, run_id, None, mlflow_uri)  # not the checksum of these files
     with pytest.raises(ModelError, match="damaged"):
         registry.load("models:/changed@champion", mlflow_uri)
-    with registry._reading(mlflow_uri) as asking:
-        asking.create_registered_model("foreign")
-        asking.create_model_version("foreign", uri, run_id=run_id)
+    client = MlflowClient(mlflow_uri)
+    client.create_registered_model("foreign")
+    location = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+    client.create_model_version("foreign", location, run_id=run_id)
     with pytest.raises(RegistryError, match="not registered by raydc"):
         registry.load("models:/foreign/1", mlflow_uri)
 
@@ -313,8 +327,37 @@ def test_a_recorded_run_can_be_fetched_and_drawn(recorded, mlflow_uri, run, tmp_
 
 
 def test_example_rows_are_what_the_model_takes(run):
-    model = ClusteringModel.load(Path(run, "model"))
-    assert isinstance(example_rows(model), pd.DataFrame)
+    model, facts = ClusteringModel.load(Path(run, "model")), facts_of(Path(run, "model"))
+    assert isinstance(example_rows(facts), pd.DataFrame)
     for columns in ((), ("pixels",)):
-        other = replace(model, columns=columns)
-        assert len(other.predict(example_rows(other))) == 2
+        assert len(replace(model, columns=columns).predict(example_rows(replace(facts, columns=columns)))) == 2
+
+
+def test_who_only_reads_makes_no_database(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for uri in ("sqlite:///new.db", f"sqlite:///{tmp_path}/new.db"):
+        with pytest.raises(RegistryAway, match=r"new\.db: there is no such file; check --tracking-uri"):
+            registry.load("models:/digits@champion", uri)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "problem", [CommandError("Online migration expected to match one row"), KeyError("a8c4a736bde6"), RuntimeError()]
+)
+def test_nothing_raw_leaves_mlflow(mlflow_uri, monkeypatch, tmp_path, problem):
+    def search_runs(*arguments, **options):
+        raise problem
+
+    monkeypatch.setattr(MlflowClient, "search_runs", search_runs)
+    with pytest.raises(RegistryAway, match=f"MLflow at sqlite:.*{str(problem) or 'RuntimeError'}"):
+        registry.start_run("tests", "x", "raw", {}, mlflow_uri)
+    tracker = Tracker(str(tmp_path / "out"), mlflow_uri, every=0.02)
+    tracker.start("tests", "x", "raw", {})
+    with pytest.raises(RecordPending, match="messages for MLflow are kept"):
+        tracker.finish(patience=0.1)
+
+
+def test_a_parameter_that_mlflow_refuses_is_left_out_and_named(client, mlflow_uri):
+    run_id = registry.start_run("tests", "x", "odd-parameter", {"good": 1, "not\ngood": 2}, mlflow_uri)
+    found = client.get_run(run_id).data
+    assert found.params == {"good": "1"} and found.tags["raydc.refused_parameters"] == "not\ngood"

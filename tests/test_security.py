@@ -15,8 +15,10 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from raydc import checkpoints, cli, registry
 from raydc.assign import assign
@@ -24,10 +26,11 @@ from raydc.clusters.service import Plan
 from raydc.clusters.snapshots import Snapshots
 from raydc.data import DataError, DataSettings, open_source
 from raydc.job import prepare
-from raydc.model import ClusteringModel, ModelError
+from raydc.model import ALLOW_CODE, ClusteringModel, ModelError
 from raydc.records import sha256_of
 from raydc.redaction import holds_secret, redact
 from raydc.registry import RegistryError
+from raydc.report import report
 from raydc.search.trial import Record, read_array
 from raydc.settings import SettingsError, build
 from raydc.storage import Store, sealed, unsealed
@@ -197,9 +200,9 @@ def test_a_pickle_in_a_checkpoint(tmp_path, marker, file) -> None:
 
 def plant_in_model(folder: Path, marker: Path) -> None:
     about = json.loads((folder / "model.json").read_text())
-    about["sha256"]["state.pt"] = hashlib.sha256(torch_bomb(marker)).hexdigest()
+    about["sha256"]["state.safetensors"] = hashlib.sha256(torch_bomb(marker)).hexdigest()
     (folder / "model.json").write_text(json.dumps(about))
-    (folder / "state.pt").write_bytes(torch_bomb(marker))
+    (folder / "state.safetensors").write_bytes(torch_bomb(marker))
 
 
 def test_a_pickle_in_a_model(tmp_path, marker, table_run) -> None:
@@ -207,11 +210,11 @@ def test_a_pickle_in_a_model(tmp_path, marker, table_run) -> None:
     shutil.copytree(table_run, tmp_path / "run")
     plant_in_model(tmp_path / "run" / "model", marker)
     data = run_cases.write(run_cases.table(), tmp_path / "rows.parquet")
-    with pytest.raises(ModelError, match="holds more than tensors"):
+    with pytest.raises(ModelError, match="is no safetensors file"):
         ClusteringModel.load(tmp_path / "run" / "model")
-    with pytest.raises(ModelError, match="holds more than tensors"):
+    with pytest.raises(ModelError, match="is no safetensors file"):
         assign(str(tmp_path / "run"), DataSettings(path=data), str(tmp_path / "out"))
-    with pytest.raises(DataError, match="holds more than tensors"):
+    with pytest.raises(DataError, match="is no safetensors file"):
         prepare(runs.config(tmp_path / "new", training__init_from=str(tmp_path / "run")))
 
 
@@ -256,6 +259,80 @@ def test_a_pickle_in_an_assignment_directory_or_an_outbox(tmp_path, marker, tabl
     assert flush(str(tmp_path), mlflow_uri) == ({}, {})
 
 
+@pytest.fixture
+def planted(tmp_path, monkeypatch, table_run):
+    """A run whose model names a method of its own, and the file that this method's module makes when it is imported."""
+    run, made, package = tmp_path / "run", tmp_path / "imported", tmp_path / "planted_methods"
+    shutil.copytree(table_run, run)
+    about = json.loads((run / "model" / "model.json").read_text())
+    (run / "model" / "model.json").write_text(json.dumps(about | {"method": "planted_methods.mine"}))
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "mine.py").write_text(
+        "from pathlib import Path\nfrom raydc.methods.kmeans import KMeans\n\n"
+        f"Path({str(made)!r}).touch()\n\nclass Mine(KMeans):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv(ALLOW_CODE, raising=False)
+    yield run, made
+    for name in [name for name in sys.modules if name.startswith("planted_methods")]:
+        del sys.modules[name]
+
+
+def test_a_model_has_no_code_imported_that_is_not_allowed_by_name(planted, tmp_path, monkeypatch, mlflow_uri) -> None:
+    """Loaded, assigned with, reported, taken as pretrained, and served by MLflow."""
+    run, made = planted
+    data, frame = run_cases.write(run_cases.table(), tmp_path / "rows.parquet"), run_cases.table(9).to_pandas()
+    refused = r"'planted_methods\.mine', which does not come with raydc: .* --allow-code planted_methods\.mine"
+    run_id = registry.start_run("security", "x", "planted-code", {}, mlflow_uri)
+    uri = registry.log_model(run / "model", run_id, mlflow_uri)
+    location = MlflowClient(mlflow_uri).get_logged_model(uri.removeprefix("models:/")).artifact_location
+    for load in (
+        lambda: ClusteringModel.load(run / "model"),
+        lambda: ClusteringModel.load(run / "model", allow_code=["planted_methods", "another.method"]),
+        lambda: registry.load(str(run)),
+        lambda: registry.load(uri, mlflow_uri),
+        lambda: assign(str(run), DataSettings(path=data), str(tmp_path / "out")),
+        lambda: report(str(run), str(tmp_path / "report")),
+        lambda: prepare(runs.config(tmp_path / "new", training__init_from=str(run))),
+        lambda: mlflow.pyfunc.load_model(location),
+    ):
+        with pytest.raises(ValueError, match=refused):
+            load()
+    command = ["assign", "--model", str(run), "--data", data, "--out", str(tmp_path / "assigned")]
+    assert cli.main(command) == cli.DATA_ERROR
+    assert not made.exists() and not (tmp_path / "assigned").exists()
+
+    expected = ClusteringModel.load(run / "model", allow_code=["planted_methods.mine"]).predict(frame)
+    assert made.exists()
+    assert cli.main([*command, "--allow-code", "planted_methods.mine"]) == 0
+    monkeypatch.setenv(ALLOW_CODE, "another.method,planted_methods.mine")
+    assert registry.load(uri, mlflow_uri).predict(frame).tolist() == expected.tolist()
+    assert mlflow.pyfunc.load_model(location).predict(frame)["cluster"].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    "damage", ["another shape", "another name", "a format before", "a format to come", "no object"]
+)
+def test_a_model_of_something_else_is_named(tmp_path, table_run, damage) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(Path(table_run, "model"), folder)
+    about = json.loads((folder / "model.json").read_text())
+    if damage in ("another shape", "another name"):
+        name = "centroids" if damage == "another shape" else "centres"
+        weights = safetensors.torch.save({name: torch.zeros(3, 7)})
+        (folder / "state.safetensors").write_bytes(weights)
+        about["sha256"]["state.safetensors"] = hashlib.sha256(weights).hexdigest()
+    changed = {"a format before": about | {"format": 1}, "a format to come": about | {"format": 99}, "no object": []}
+    (folder / "model.json").write_text(json.dumps(changed.get(damage, about)))
+    said = {"a format before": "got 1: train the model anew", "a format to come": "got 99: update raydc"}
+    otherwise = (
+        "holds other weights than a kmeans has" if damage.startswith("another") else "expected a model of format"
+    )
+    with pytest.raises(ModelError, match=said.get(damage, otherwise)):
+        ClusteringModel.load(folder)
+
+
 class Pickled(mlflow.pyfunc.PythonModel):
     """A model of somebody else's, that MLflow would pickle."""
 
@@ -279,11 +356,10 @@ def test_mlflow_models_with_a_pickle_are_refused(tmp_path, marker, table_run, ml
     plain = tmp_path / "pickled"
     mlflow.pyfunc.save_model(str(plain), python_model=Pickled(), pip_requirements=[])
     (plain / "python_model.pkl").write_bytes(pickle.dumps(Bomb(marker)))
-    with registry._reading(mlflow_uri):
-        client.create_registered_model("pickled")
-        client.create_model_version("pickled", plain.as_uri(), tags={"raydc.sha256": "0" * 64})
-        with pytest.raises(Exception, match=r"(?i)pickle"):
-            mlflow.pyfunc.load_model("models:/pickled/1")
+    client.create_registered_model("pickled")
+    client.create_model_version("pickled", plain.as_uri(), tags={"raydc.sha256": "0" * 64})
+    with registry._reading(mlflow_uri), pytest.raises(MlflowException, match=r"(?i)pickle"):
+        mlflow.pyfunc.load_model(plain.as_uri())
     with pytest.raises(RegistryError):
         registry.load("models:/pickled/1", mlflow_uri)
 

@@ -4,13 +4,17 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from raydc import cli, registry
+from raydc.data import Scaling
 from raydc.loop import Progress
-from raydc.outbox import OUTBOX, Message, Outbox
+from raydc.methods.kmeans import KMeans
+from raydc.model import ClusteringModel
+from raydc.outbox import OUTBOX, PART, Message, Outbox
 from raydc.registry import RegistryError
 from raydc.storage import Store
 from raydc.tracker import RecordPending, Tracker, flush
@@ -18,6 +22,19 @@ from tests import run_cases
 from tests.servers import free_port
 
 PASSWORD = "hunter2"
+
+
+class ObjectStore(Store):
+    """A directory whose files can only be put whole, as objects are; `written` holds the sizes of what was put."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.local = False
+        self.written: list[int] = []
+
+    def write_bytes(self, name: str, data: bytes | memoryview) -> None:
+        self.written.append(len(data))
+        super().write_bytes(name, data)
 
 
 @pytest.fixture
@@ -41,6 +58,13 @@ def epochs(*steps, phase="pretrain"):
     return [
         Progress(phase, i, 9, step, {"network": 1 / step}, None, None, None, False) for i, step in enumerate(steps, 1)
     ]
+
+
+def write_model(store: Store) -> None:
+    """A model in the output directory's model/."""
+    method = KMeans(KMeans.Config(n_clusters=2), (2,))
+    plain = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
+    ClusteringModel("kmeans", method, plain, (2,)).save(Path(store.path) / "model")
 
 
 def history(client, run_id, name="loss.network"):
@@ -87,6 +111,23 @@ def test_a_line_cut_off_by_a_kill_is_no_message_and_harms_no_other(tmp_path, cut
     assert outbox.pending("here") == kept
     outbox.add(messages)
     assert {m.id for m in Outbox(Store(tmp_path)).pending("here")} == {m.id for m in messages}
+
+
+def test_an_outbox_in_an_object_store_is_written_in_parts(tmp_path):
+    """Appending to an object rewrites it: a thousand messages write a few megabytes, not half a gigabyte."""
+    store = ObjectStore(tmp_path)
+    outbox = Outbox(store)
+    messages = [Message.of("epoch", {"step": step, "metrics": {"loss": 0.5}}, str(step)) for step in range(1000)]
+    for message in messages:
+        outbox.add([message])
+        outbox.sent([message], "here")
+    kept = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert len(store.written) == 2000 and max(store.written) <= PART + 500
+    assert sum(store.written) < 2000 * PART < 0.2 * 2000 * kept / 2, "what rewriting the whole each time takes"
+    again = Outbox(store)
+    assert [*again.messages.values()] == messages and again.pending("here") == []
+    again.add([Message.of("status", {"status": "finished"})])
+    assert len(Outbox(store).pending("here")) == 1 and len(Outbox(store).messages) == 1001
 
 
 def test_metrics_by_step_and_none_twice(tracker, client, key, tmp_path, mlflow_uri):
@@ -169,6 +210,81 @@ def test_flush_asks_again_for_a_password_that_is_not_kept(tmp_path, monkeypatch)
     assert PASSWORD not in (tmp_path / OUTBOX).read_text()
     with pytest.raises(RegistryError, match=r"give it again by --tracking-uri"):
         flush(str(tmp_path))
+
+
+def test_a_message_that_mlflow_refuses_holds_up_nothing_else(tracker, client, key, tmp_path, mlflow_uri, caplog):
+    """It is named on the console and on the run; `flush` offers it once more."""
+    write_model(tracker.store)
+    tracker.start("tests", "x", key, {})
+    bad = Progress("pretrain", 9, 9, 6, {"not\na name": 1.0}, None, None, None, False)
+    tracker.log([*epochs(3), bad, *epochs(9)])
+    tracker.log_model()
+    tracker.register("refusals", {})
+    with caplog.at_level(logging.WARNING):
+        paths = tracker.finish()
+    assert "MLflow refuses a message (epoch), which its record will lack" in caplog.text
+    assert paths["registered as"] == "models:/refusals/1 (champion)"
+    run = client.get_run(paths["mlflow run"])
+    assert [step for step, _, _ in history(client, run.info.run_id)] == [3, 9]
+    assert run.info.status == "FINISHED" and run.data.tags["raydc.refused"].startswith("epoch: MLflow at sqlite:")
+    caplog.clear()
+    assert flush(str(tmp_path / "out"), mlflow_uri) == ({}, paths)
+    assert "MLflow refuses a message (epoch)" in caplog.text
+
+
+def test_a_damaged_model_holds_up_nothing_else(tracker, client, key, caplog):
+    write_model(tracker.store)
+    (Path(tracker.store.path) / "model" / "state.safetensors").write_bytes(b"")
+    tracker.start("tests", "x", key, {})
+    tracker.log_model()
+    tracker.register("damaged", {})
+    with caplog.at_level(logging.WARNING):
+        paths = tracker.finish()
+    assert "state.safetensors is damaged" in caplog.text and "MLflow refused the model" in caplog.text
+    assert client.get_run(paths["mlflow run"]).info.status == "FINISHED" and "model" not in paths
+
+
+@pytest.mark.parametrize("deleted", ["run", "experiment"])
+def test_what_somebody_deleted_is_recorded_anew(tmp_path, client, mlflow_uri, key, caplog, deleted):
+    key = key.replace("[", "-").replace("]", "-")
+    out = str(tmp_path / "out")
+    tracker = Tracker(out, mlflow_uri, every=0.02)
+    tracker.start(key, "x", key, {"a": 1})
+    tracker.log(epochs(3, 6))
+    first = tracker.send()["mlflow run"]
+    run = client.get_run(first)
+    if deleted == "run":
+        client.delete_run(first)
+    else:
+        client.delete_experiment(run.info.experiment_id)
+    write_model(tracker.store)
+    tracker.log(epochs(9))
+    tracker.log_model()
+    tracker.register(key, {})
+    with caplog.at_level(logging.WARNING):
+        paths = tracker.finish()
+    assert f"MLflow's run {first} was deleted: it is recorded anew" in caplog.text
+    found = client.get_run(paths["mlflow run"])
+    assert found.info.run_id != first and found.info.status == "FINISHED"
+    assert found.data.tags["raydc.replaces"] == first and found.data.params["a"] == "1"
+    assert [step for step, _, _ in history(client, found.info.run_id)] == [3, 6, 9]
+    assert paths["registered as"] == f"models:/{key}/1 (champion)"
+    experiment = client.get_experiment(found.info.experiment_id).name
+    assert experiment == (key if deleted == "run" else f"{key} (2)")
+    assert Tracker(out, mlflow_uri).send() == paths, "nothing is left, also for who reads the outbox anew"
+
+
+@pytest.mark.parametrize("name", ["run_2024-01-01T00%3A00", "a b#c?ä%2F名"])
+def test_directories_whose_names_mlflow_would_decode_are_recorded(tmp_path, name, mlflow_uri):
+    data = run_cases.write(run_cases.table(), tmp_path / "rows.parquet")
+    command = ["train", "--data", data, "--method", "kmeans", "--n-clusters", "3", "--method.restarts", "2"]
+    command += ["--workers", "0", "--out", str(tmp_path / name), "--register", "odd-directory"]
+    assert cli.main([*command, "--tracking-uri", mlflow_uri]) == 0
+    run_id = Outbox(Store(tmp_path / name)).answer("run", mlflow_uri)
+    held = {item.path for item in MlflowClient(mlflow_uri).list_artifacts(run_id)}
+    assert {"config.yaml", "summary.json", "assignments", "report"} <= held
+    assert registry.load(f"runs:/{run_id}/model", mlflow_uri).n_clusters == 3
+    assert cli.main(["registry", "flush", "--out", str(tmp_path / name)]) == 0
 
 
 @pytest.mark.slow

@@ -39,7 +39,14 @@ def undisturbed(tmp_path_factory):
 
 def test_an_output_directory_is_complete(undisturbed):
     names = set(Store(undisturbed).list())
-    assert {"config.yaml", "run.json", "metrics.jsonl", "summary.json", "model/model.json", "model/state.pt"} <= names
+    assert {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "summary.json",
+        "model/model.json",
+        "model/state.safetensors",
+    } <= names
     table = pq.read_table(undisturbed / "assignments")
     assert table["row"].to_pylist() == list(range(1797))
     assert not any(name.startswith("checkpoints/") for name in names)

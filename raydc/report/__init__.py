@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,13 +20,20 @@ SHOWN_CLUSTERS = 60
 """Clusters of which members are shown, at most."""
 
 
-def report(run: str, to: str, tracking_uri: str | None = None, data: DataSettings | None = None) -> list[str]:
+def report(
+    run: str,
+    to: str,
+    tracking_uri: str | None = None,
+    data: DataSettings | None = None,
+    allow_code: Collection[str] = (),
+) -> list[str]:
     """Draw a finished run, given by its output directory (or URI) or its MLflow run id, into `to`; the files' names.
 
-    Rows are opened where the run's settings say, or where `data` says. Raises ValueError if there is no finished run.
+    Rows are opened where the run's settings say, or where `data` says. Raises ValueError if there is no finished run,
+    or if its method does not come with raydc and `allow_code` does not name it.
     """
     with opened(run, tracking_uri) as store:
-        return write(gather(store, data), Store(to))
+        return write(gather(store, data, allow_code), Store(to))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,8 @@ class Facts:
     """What could not be shown, and why."""
 
 
-def gather(store: Store, settings: DataSettings | None = None) -> Facts:
-    """Facts of the run in `store`. Raises ValueError if it is not finished.
+def gather(store: Store, settings: DataSettings | None = None, allow_code: Collection[str] = ()) -> Facts:
+    """Facts of the run in `store`. Raises ValueError if it is not finished, or as `ClusteringModel.of` does.
 
     Rows that cannot be opened any more are left out of the report, which then says so.
     """
@@ -71,7 +71,7 @@ def gather(store: Store, settings: DataSettings | None = None) -> Facts:
             )
     config = yaml.safe_load(store.read_text("config.yaml"))
     place = store / "model"
-    model = ClusteringModel.of({name: place.read_bytes(name) for name in place.list()}, place.root)
+    model = ClusteringModel.of({name: place.read_bytes(name) for name in place.list()}, place.root, allow_code)
     summary = json.loads(store.read_text("summary.json"))
     lines = store.read_text("metrics.jsonl").splitlines() if store.exists("metrics.jsonl") else []
     missing: list[str] = []

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from raydc import assign
 from raydc.metrics import stability
-from raydc.model import ClusteringModel, Replica
+from raydc.model import ABOUT, WEIGHTS, ClusteringModel, Replica
 from raydc.search import selector
 from raydc.search.context import Context, Labels, plain_kmeans
 from raydc.search.driver import Finished, Search, SearchWatch, check, interrupted, search, simpler
@@ -253,13 +253,14 @@ def _write_model(
             raise interrupted(store)
 
     where = (f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
-    assign.assign(*where, before_chunk=before_chunk)
+    assign.assign(*where, before_chunk=before_chunk, allow_code=[model.method_name])
     return model.weights_hash()
 
 
 def _model(context: Context, record: Record) -> ClusteringModel:
     run = context.store / f"{record.folder}/run"
-    return ClusteringModel.of({name: run.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
+    files = {name: run.read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
+    return ClusteringModel.of(files, allow_code=[str(record.point["method.name"])])
 
 
 def _write_evaluated(context: Context, n_clusters: int, own: Labels, others: list[Labels]) -> None:

@@ -27,7 +27,7 @@ from raydc.methods.base import Method
 from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
 from raydc.metrics.stability import nearest_neighbours
-from raydc.model import ClusteringModel
+from raydc.model import ABOUT, WEIGHTS, ClusteringModel
 from raydc.precision import exact_float32
 from raydc.search.context import Context, Labels, Task
 from raydc.storage import Store
@@ -178,7 +178,8 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     record.loss = sum(losses.values()) if losses else None
     if status == "interrupted":
         raise Stopped(flags.reason(always=True))
-    model = ClusteringModel.of({name: store.read_bytes(f"model/{name}") for name in ("model.json", "state.pt")})
+    files = {name: store.read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
+    model = ClusteringModel.of(files, allow_code=[job.config.method_name])
     record.weights, record.n_clusters = model.weights_hash(), model.n_clusters
     x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
     features = _features(model.method, x, x.device)
