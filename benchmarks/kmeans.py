@@ -28,11 +28,11 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from raydc.clusters import kmeans
-from raydc.clusters.kmeans import FixedPoint, Geometry
-from raydc.clusters.rule import Clustering
-from raydc.clusters.service import Plan, State
-from raydc.clusters.stream import contribution
+from raydc.centroid_service.service import Plan, State
+from raydc.centroid_service.worker import contribution
+from raydc.clustering.kmeans import steps
+from raydc.clustering.kmeans.iteration import Clustering
+from raydc.clustering.kmeans.steps import FixedPoint, Geometry
 from raydc.data import split
 
 SIZES = [(200_000, 64), (200_000, 512), (1_000_000, 64), (1_000_000, 128)]
@@ -45,7 +45,7 @@ def in_memory(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
     groups, centroids = [*x.split(4096)], start.double()[None]
 
     def iteration() -> object:
-        return kmeans.means(*kmeans.statistics(groups, centroids, geometry), centroids, geometry)
+        return steps.means(*steps.statistics(groups, centroids, geometry), centroids, geometry)
 
     return iteration
 

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydc.config import RunConfig
-from raydc.connection import ray_cluster
+from raydc.distributed.ray_cluster import connected
 from raydc.settings import unflatten
-from raydc.train import Watch, check, train
-from tests.clusters import Nodes
+from raydc.training.config import RunConfig
+from raydc.training.trainer import Watch, check, train
+from tests.support.ray_nodes import Nodes
 
 
 def rate(folder: Path, workers: int, rows: int, epochs: int, batch_size: int) -> float:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         pq.write_table(pa.table({"x": values}), folder / "rows.parquet", row_group_size=given.rows // 8)
         with Nodes(folder / "nodes", workers=2, PYTHONPATH=str(Path(__file__).parents[1])) as nodes:
             os.environ |= {"RAY_ADDRESS": nodes.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": nodes.token}
-            with ray_cluster(0):
+            with connected(0):
                 for _ in range(given.repeats):
                     for workers, rates in found.items():
                         rates.append(rate(folder, workers, given.rows, given.epochs, given.batch_size))

@@ -10,8 +10,8 @@ actor, beside a gloo all-reduce of the same bytes between two processes. The sec
 GPUs, 8 to a node, of `--flops` flop/s and `--link` bytes/s, for four ways to bring the sums together:
 
     star        every worker pushes all sums to one actor
-    sharded     to as many actors as raydc starts at this size, each for its clusters (raydc.clusters.shards)
-    nodes       the same, but the workers of a node add theirs up first (raydc.clusters.ledger.merge)
+    sharded     to as many actors as raydc starts at this size, each for its clusters (shards.py)
+    nodes       the same, but the workers of a node add theirs up first (raydc.centroid_service.ledger.merge)
     scattered   sums are reduce-scattered between workers, and each pushes its slice to one of the actors
 
 raydc does the first three. The fourth is what it would take where the third is no longer small beside the assignment.
@@ -37,13 +37,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from raydc.clusters import ray as over_ray
-from raydc.clusters.service import CentroidService, Contribution, Plan
-from raydc.clusters.stream import Service, contribution, work
-from raydc.config import RunConfig
+from raydc.centroid_service import actors as over_ray
+from raydc.centroid_service.service import CentroidService, Contribution, Plan
+from raydc.centroid_service.worker import Service, contribution, work
 from raydc.data import RowGroup, open_source, split
 from raydc.settings import unflatten
-from raydc.train import Watch, check, train
+from raydc.training.config import RunConfig
+from raydc.training.trainer import Watch, check, train
 
 SIZES = [(10, 10), (100, 64), (1000, 512), (10_000, 768)]
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raydc.connection import ray_cluster
+from raydc.distributed.ray_cluster import connected
 from raydc.search import SearchState, SearchWatch, TuneSettings, tune
 
 FIXED = {
@@ -69,10 +69,10 @@ def nested(trials: int, out: Path) -> list[dict[str, float]]:
     def loop(config: dict[str, Any]) -> None:
         import torch
 
-        from raydc.config import RunConfig
-        from raydc.job import prepare, work
         from raydc.settings import unflatten
-        from raydc.storage import Store
+        from raydc.training.config import RunConfig
+        from raydc.training.worker_job import prepare, work
+        from raydc.utils.storage import Store
 
         torch.set_num_threads(1)
         folder = f"{config['out']}/{config['number']}"
@@ -140,7 +140,7 @@ def main() -> None:
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0"}
     out = Path(given.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    with ray_cluster(2):
+    with connected(2):
         lines = {"raydc": ours(given.trials, out), "TorchTrainer in Tune": nested(max(given.nested, 2), out)}
     found = {name: describe(name, part) for name, part in lines.items()}
     (out / "overhead.json").write_text(json.dumps({"summary": found, "trials": lines}, indent=1))

@@ -29,12 +29,12 @@ from sklearn.datasets import load_digits
 
 from raydc.metrics.external import accuracy, ari, contingency, nmi
 from raydc.search import SearchError, SearchInterrupted, SearchWatch, TuneSettings, tune
-from raydc.search.context import prepare
-from raydc.search.finish import candidate
+from raydc.search.conclude import candidate
+from raydc.search.evaluation import prepare
 from raydc.search.selector import Candidate, criteria
 from raydc.search.settings import Criterion
 from raydc.search.trial import Record, read_array
-from raydc.storage import Store
+from raydc.utils.storage import Store
 
 REAL = ("pendigits", "coil20", "mnist", "newsgroups20_tfidf2000")
 SYNTHETIC = ("unbalanced", "nested", "none")

@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from raydc import methods
-from raydc.clusters.local import CollectiveClusters
+from raydc.clustering.collective import CollectiveClusters
 from raydc.data import DataSettings, DenseRows, Shard, deal, open_source, split
-from raydc.loop import Loop
 from raydc.losses.hardening import hardening, sharpen
 from raydc.settings import build, unflatten
+from raydc.training.loop import Loop
 
 console = Console(width=140)
 STAGES = ("pretraining", "dec", "idec")

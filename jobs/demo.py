@@ -22,7 +22,7 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from raydc.cli import main as raydc
+from raydc.cli.main import main as raydc
 from raydc.metrics import external
 
 CLUSTERS = 10

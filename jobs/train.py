@@ -2,7 +2,7 @@
 
 import sys
 
-from raydc.cli import main
+from raydc.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,6 +2,6 @@
 
 import sys
 
-from raydc.cli import main
+from raydc.cli.main import main
 
 sys.exit(main())

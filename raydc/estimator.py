@@ -11,18 +11,18 @@ from sklearn.utils import ClassifierTags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from raydc import methods
-from raydc.config import RunConfig
+from raydc.artifacts.model import ClusteringModel
 from raydc.data import ArraySource, DataWarning
-from raydc.job import in_process, prepare
-from raydc.model import ClusteringModel
 from raydc.settings import SettingsError, unflatten
+from raydc.training.config import RunConfig
+from raydc.training.worker_job import in_process, prepare
 
 
 class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     """A raydc method as a scikit-learn clusterer and transformer.
 
     `settings` are dotted, as everywhere: {"method.nu": 2.0, "training.seed": 1, "data.shape": (28, 28)}. After `fit`:
-    labels_ (int64 [n]), model_ (a `raydc.model.ClusteringModel`), history_ (one entry an epoch), n_features_in_. With
+    labels_ (int64 [n]), model_ (a `ClusteringModel`), history_ (one entry an epoch), n_features_in_. With
     `n_clusters` None the method's own default holds: 10, or as many as a method such as dcc finds.
     """
 
@@ -35,7 +35,7 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
 
     @classmethod
     def of(cls, model: ClusteringModel) -> Self:
-        """A fitted estimator around a trained model, such as `raydc.registry.load("models:/digits@champion")`."""
+        """A fitted estimator around a trained model, such as `registry.load("models:/digits@champion")`."""
         finds = methods.load(model.method_name).finds_clusters()
         estimator = cls(model.method_name, None if finds else model.n_clusters)
         estimator.model_, estimator.n_features_in_ = model, model.n_features

@@ -35,7 +35,7 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def table_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The output directory of a finished run of k-means on a table with named columns."""
-    from tests import run_cases
+    from tests.support import run_cases
 
     folder = tmp_path_factory.mktemp("table")
     data = run_cases.write(run_cases.table(), folder / "rows.parquet")
@@ -45,7 +45,7 @@ def table_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def image_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The output directory of a finished run of DEC on small images."""
-    from tests import run_cases
+    from tests.support import run_cases
 
     folder = tmp_path_factory.mktemp("images")
     data = run_cases.write(run_cases.images(), folder / "rows.parquet")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from raydc import mlflow_database, registry
+from raydc import mlflow_database
 from raydc.mlflow_database import DatabaseUnusable, absolute, ensure, file_of
-from raydc.registry import RegistryAway
+from raydc.tracking import mlflow_client
+from raydc.tracking.mlflow_client import RegistryAway
 
 FRESH = multiprocessing.get_context("spawn")
 
@@ -44,7 +45,7 @@ def execute(path: Path, statement: str) -> None:
 
 def start_run(uri: str, key: str, answers) -> None:
     try:
-        answers.put(registry.start_run("meet", key, key, {"a": 1}, uri))
+        answers.put(mlflow_client.start_run("meet", key, key, {"a": 1}, uri))
     except BaseException as problem:
         answers.put(repr(problem))
         raise
@@ -59,7 +60,7 @@ def test_runs_that_meet_at_a_new_database_are_all_recorded(tmp_path) -> None:
     found = [answers.get(timeout=240) for _ in processes]
     for process in processes:
         process.join()
-    assert all(registry.RUN_ID.fullmatch(run) for run in found) and len(set(found)) == 3, found
+    assert all(mlflow_client.RUN_ID.fullmatch(run) for run in found) and len(set(found)) == 3, found
     assert names(tmp_path / "deep") == {"mlflow.db", ".mlflow.db.lock", "mlruns"}
 
 
@@ -74,7 +75,7 @@ def test_a_maker_that_is_killed_leaves_nothing_half(tmp_path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not (tmp_path / "mlflow.db").exists()
-    assert registry.start_run("killed", "x", "x", {}, uri)
+    assert mlflow_client.start_run("killed", "x", "x", {}, uri)
     assert names(tmp_path) == {"mlflow.db", ".mlflow.db.lock", "mlruns"}
 
 
@@ -93,7 +94,7 @@ def test_a_database_left_half_way_is_named_and_left_alone(database, monkeypatch,
     with pytest.raises(
         RegistryAway, match=r"is no whole database of MLflow .*`mlflow db upgrade sqlite:.*move it away"
     ):
-        registry.start_run("half", "x", "x", {}, f"sqlite:///{database}")
+        mlflow_client.start_run("half", "x", "x", {}, f"sqlite:///{database}")
     assert database.read_bytes() == before
 
 
@@ -126,7 +127,7 @@ def test_an_empty_file_becomes_a_database_and_mlflow_says_nothing_between_our_li
     path = tmp_path / "a b#c.db"
     path.touch()
     ensure(f"sqlite:///{path}")
-    assert registry.start_run("quiet", "x", "x", {}, f"sqlite:///{path}")
+    assert mlflow_client.start_run("quiet", "x", "x", {}, f"sqlite:///{path}")
     assert names(tmp_path) == {path.name, f".{path.name}.lock", "mlruns"}
     shown = "".join(capfd.readouterr())
     assert "alembic" not in shown and "INFO" not in shown
@@ -148,7 +149,7 @@ def test_the_file_of_a_uri(uri: str, file: str | None, tmp_path, monkeypatch) ->
     monkeypatch.chdir(tmp_path)
     assert file_of(uri) == (None if file is None else Path(file))
     assert file_of(absolute(uri)) == (None if file is None else tmp_path / file)
-    assert registry.find(uri) == absolute(uri)
+    assert mlflow_client.find(uri) == absolute(uri)
 
 
 @pytest.mark.parametrize("name", ["run%3A", "a b", "ä#?é"])
@@ -156,5 +157,5 @@ def test_the_default_store_lies_in_the_working_directory_whatever_its_name(tmp_p
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert file_of(registry.find()) == tmp_path / name / "mlflow.db"
-    assert file_of(registry.find("sqlite:///mlflow.db")) == tmp_path / name / "mlflow.db"
+    assert file_of(mlflow_client.find()) == tmp_path / name / "mlflow.db"
+    assert file_of(mlflow_client.find("sqlite:///mlflow.db")) == tmp_path / name / "mlflow.db"

@@ -20,24 +20,26 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from raydc import checkpoints, cli, registry
-from raydc.assign import assign
-from raydc.clusters.service import Plan
-from raydc.clusters.snapshots import Snapshots
+from raydc.artifacts.model import ALLOW_CODE, ClusteringModel, ModelError
+from raydc.centroid_service.service import Plan
+from raydc.centroid_service.snapshots import Snapshots
+from raydc.cli import main as cli
 from raydc.data import DataError, DataSettings, open_source
-from raydc.job import prepare
-from raydc.model import ALLOW_CODE, ClusteringModel, ModelError
-from raydc.records import sha256_of
-from raydc.redaction import holds_secret, redact
-from raydc.registry import RegistryError
+from raydc.pipelines.assign import assign
 from raydc.report import report
 from raydc.search.trial import Record, read_array
 from raydc.settings import SettingsError, build
-from raydc.storage import Store, sealed, unsealed
-from raydc.tracker import flush
-from tests import run_cases, runs
-from tests.servers import free_port
-from tests.test_train import loop_of
+from raydc.settings.redact import holds_secret, redact
+from raydc.tracking import mlflow_client
+from raydc.tracking.mlflow_client import RegistryError
+from raydc.tracking.payloads import sha256_of
+from raydc.tracking.tracker import flush
+from raydc.training import checkpoint
+from raydc.training.worker_job import prepare
+from raydc.utils.storage import Store, sealed, unsealed
+from tests.support import run_cases, runs
+from tests.support.servers import free_port
+from tests.training.test_trainer import loop_of
 
 CANARY = "canary-7f3a9c51"
 SECRETS = (
@@ -115,7 +117,7 @@ def test_names_that_lead_elsewhere(tmp_path, name) -> None:
     """Fifty of them: as a registered model, a run of the service, and a file of an output directory."""
     for what in ("model name", "run key"):
         with pytest.raises(ValueError, match=f"expected a {what} of letters"):
-            registry.check_name(name, what)
+            mlflow_client.check_name(name, what)
     with pytest.raises(SettingsError, match="run: "):
         build(Plan, {"run": name, "n_clusters": 2, "dim": 2, "rows": [2]})
     store = Store(tmp_path / "deep" / "root")
@@ -187,15 +189,15 @@ def test_a_pickle_in_a_checkpoint(tmp_path, marker, file) -> None:
     """Its manifest states the right checksum: whoever can write the one can write the other."""
     loop, store = loop_of(prepare(runs.config(tmp_path / "x")), 1, 0), Store(tmp_path / "run")
     next(iter(loop))
-    checkpoints.save(store, loop, [])
+    checkpoint.save(store, loop, [])
     (manifest,) = (tmp_path / "run").rglob("manifest.json")
     about = unsealed(manifest.read_bytes())
     name = next(name for name in about["files"] if name.startswith(file))
     (manifest.parent / name).write_bytes(torch_bomb(marker))
     about["files"][name] = hashlib.sha256(torch_bomb(marker)).hexdigest()
     manifest.write_bytes(sealed(about))
-    with pytest.raises(checkpoints.CheckpointError, match="holds more than tensors"):
-        checkpoints.load(store, loop)
+    with pytest.raises(checkpoint.CheckpointError, match="holds more than tensors"):
+        checkpoint.load(store, loop)
 
 
 def plant_in_model(folder: Path, marker: Path) -> None:
@@ -284,14 +286,14 @@ def test_a_model_has_no_code_imported_that_is_not_allowed_by_name(planted, tmp_p
     run, made = planted
     data, frame = run_cases.write(run_cases.table(), tmp_path / "rows.parquet"), run_cases.table(9).to_pandas()
     refused = r"'planted_methods\.mine', which does not come with raydc: .* --allow-code planted_methods\.mine"
-    run_id = registry.start_run("security", "x", "planted-code", {}, mlflow_uri)
-    uri = registry.log_model(run / "model", run_id, mlflow_uri)
+    run_id = mlflow_client.start_run("security", "x", "planted-code", {}, mlflow_uri)
+    uri = mlflow_client.log_model(run / "model", run_id, mlflow_uri)
     location = MlflowClient(mlflow_uri).get_logged_model(uri.removeprefix("models:/")).artifact_location
     for load in (
         lambda: ClusteringModel.load(run / "model"),
         lambda: ClusteringModel.load(run / "model", allow_code=["planted_methods", "another.method"]),
-        lambda: registry.load(str(run)),
-        lambda: registry.load(uri, mlflow_uri),
+        lambda: mlflow_client.load(str(run)),
+        lambda: mlflow_client.load(uri, mlflow_uri),
         lambda: assign(str(run), DataSettings(path=data), str(tmp_path / "out")),
         lambda: report(str(run), str(tmp_path / "report")),
         lambda: prepare(runs.config(tmp_path / "new", training__init_from=str(run))),
@@ -307,7 +309,7 @@ def test_a_model_has_no_code_imported_that_is_not_allowed_by_name(planted, tmp_p
     assert made.exists()
     assert cli.main([*command, "--allow-code", "planted_methods.mine"]) == 0
     monkeypatch.setenv(ALLOW_CODE, "another.method,planted_methods.mine")
-    assert registry.load(uri, mlflow_uri).predict(frame).tolist() == expected.tolist()
+    assert mlflow_client.load(uri, mlflow_uri).predict(frame).tolist() == expected.tolist()
     assert mlflow.pyfunc.load_model(location).predict(frame)["cluster"].tolist() == expected.tolist()
 
 
@@ -344,27 +346,27 @@ def test_mlflow_models_with_a_pickle_are_refused(tmp_path, marker, table_run, ml
     client = MlflowClient(mlflow_uri)
     model = tmp_path / "model"
     shutil.copytree(Path(table_run, "model"), model)
-    run_id = registry.start_run("security", "x", "planted", {}, mlflow_uri)
-    uri = registry.log_model(model, run_id, mlflow_uri)
+    run_id = mlflow_client.start_run("security", "x", "planted", {}, mlflow_uri)
+    uri = mlflow_client.log_model(model, run_id, mlflow_uri)
     location = Path(client.get_logged_model(uri.removeprefix("models:/")).artifact_location.removeprefix("file://"))
     (planted,) = location.rglob("artifacts/model")
     (planted / "python_model.pkl").write_bytes(pickle.dumps(Bomb(marker)))
-    registry.register(uri, "planted", sha256_of(planted), run_id, None, mlflow_uri)
+    mlflow_client.register(uri, "planted", sha256_of(planted), run_id, None, mlflow_uri)
     with pytest.raises(ModelError, match=r"it also holds python_model\.pkl"):
-        registry.load("models:/planted@champion", mlflow_uri)
+        mlflow_client.load("models:/planted@champion", mlflow_uri)
 
     plain = tmp_path / "pickled"
     mlflow.pyfunc.save_model(str(plain), python_model=Pickled(), pip_requirements=[])
     (plain / "python_model.pkl").write_bytes(pickle.dumps(Bomb(marker)))
     client.create_registered_model("pickled")
     client.create_model_version("pickled", plain.as_uri(), tags={"raydc.sha256": "0" * 64})
-    with registry._reading(mlflow_uri), pytest.raises(MlflowException, match=r"(?i)pickle"):
+    with mlflow_client._reading(mlflow_uri), pytest.raises(MlflowException, match=r"(?i)pickle"):
         mlflow.pyfunc.load_model(plain.as_uri())
     with pytest.raises(RegistryError):
-        registry.load("models:/pickled/1", mlflow_uri)
+        mlflow_client.load("models:/pickled/1", mlflow_uri)
 
 
 @pytest.mark.parametrize("call", ["pickle.load", "cloudpickle", "weights_only=False", "allow_pickle=True", "torch.jit"])
 def test_no_call_that_runs_code_from_files(call) -> None:
-    for path in Path(registry.__file__).parent.rglob("*.py"):
+    for path in Path(mlflow_client.__file__).parents[1].rglob("*.py"):
         assert call not in path.read_text(encoding="utf-8"), path

@@ -15,7 +15,14 @@ from typing import Any
 
 import psutil
 
-PRELOADED = ["raydc.cli", "raydc.console", "raydc.run", "raydc.search", "raydc.tracker", "tests.runs"]
+PRELOADED = [
+    "raydc.cli.main",
+    "raydc.cli.console",
+    "raydc.pipelines.train",
+    "raydc.search",
+    "raydc.tracking.tracker",
+    "tests.support.runs",
+]
 MARK = "RAYDC_LABORATORY"
 PATIENCE = 300.0
 

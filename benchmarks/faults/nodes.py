@@ -10,12 +10,12 @@ import ray
 
 from benchmarks.faults import service, training
 from benchmarks.faults.lab import MARK, Lab, fault, mtime
-from raydc.clusters import ray as over_ray
-from tests import runs
-from tests.clusters import Nodes
-from tests.test_cli import options
-from tests.test_elastic import Driver
-from tests.test_service_ray import Rows
+from raydc.centroid_service import actors as over_ray
+from tests.centroid_service.test_actors import Rows
+from tests.cli.test_main import options
+from tests.support import runs
+from tests.support.ray_nodes import Nodes
+from tests.training.test_placement import Driver
 
 ROOT = str(Path(__file__).parents[2])
 LONGER = {"method__cluster__length": "60 epochs", "training__workers": 2}

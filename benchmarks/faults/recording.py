@@ -6,11 +6,11 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from benchmarks.faults.lab import Lab, fault
-from raydc.tracker import RecordPending, Tracker, flush
-from tests import run_cases
-from tests.servers import Fate, FirstAnswerLost, MLflowServer, Proxy
-from tests.test_tracker import epochs, history
-from tests.test_tracker_server import record
+from raydc.tracking.tracker import RecordPending, Tracker, flush
+from tests.support import run_cases
+from tests.support.servers import Fate, FirstAnswerLost, MLflowServer, Proxy
+from tests.tracking.test_tracker import epochs, history
+from tests.tracking.test_tracker_server import record
 
 
 def server(lab: Lab) -> str:

@@ -14,10 +14,10 @@ import psutil
 
 from benchmarks.faults.lab import Lab, fault
 from raydc.search import TuneSettings, trial, tune
-from raydc.search.context import Context, Task
+from raydc.search.evaluation import Context, Task
 from raydc.search.trial import Record
-from raydc.storage import Store
-from tests.searches import SPACES, asked, rows, states, table
+from raydc.utils.storage import Store
+from tests.support.searches import SPACES, asked, rows, states, table
 
 PLACES = ("search.asked", "epoch.clustering", "search.record", "search.told")
 

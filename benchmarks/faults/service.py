@@ -12,13 +12,13 @@ import numpy as np
 import ray
 
 from benchmarks.faults.lab import Lab, fault, mtime
-from raydc.clusters import ray as over_ray
-from raydc.clusters.service import CentroidService, Contribution, Plan
-from raydc.clusters.snapshots import Fenced
-from raydc.clusters.stream import contribution, work
+from raydc.centroid_service import actors as over_ray
+from raydc.centroid_service.service import CentroidService, Contribution, Plan
+from raydc.centroid_service.snapshots import Fenced
+from raydc.centroid_service.worker import contribution, work
 from raydc.data.shard import RowGroup, split
-from tests.test_service_ray import POINTS, Mortal, MortalShard, Rows, alone, left
-from tests.test_service_ray import once as first_time
+from tests.centroid_service.test_actors import POINTS, Mortal, MortalShard, Rows, alone, left
+from tests.centroid_service.test_actors import once as first_time
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = 50

@@ -15,15 +15,16 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 
 from benchmarks.faults.lab import Lab, Process, fault, mtime
-from raydc import checkpoints, cli
-from raydc.config import RunConfig
-from raydc.job import prepare
-from raydc.loop import Progress
-from raydc.storage import Store
-from raydc.train import Watch, check, train
-from tests import runs
-from tests.runs import TINY
-from tests.test_train import CHECKPOINT, PLACES, loop_of
+from raydc.cli import main as cli
+from raydc.training import checkpoint
+from raydc.training.config import RunConfig
+from raydc.training.loop import Progress
+from raydc.training.trainer import Watch, check, train
+from raydc.training.worker_job import prepare
+from raydc.utils.storage import Store
+from tests.support import runs
+from tests.support.runs import TINY
+from tests.training.test_trainer import CHECKPOINT, PLACES, loop_of
 
 EPOCH, LOST = "epoch", "workers were lost"
 WORKER_PLACES = ("load", "epoch", "update", "checkpoint.manifest", "epoch.clustering")
@@ -108,7 +109,7 @@ def killed_after_commit(lab: Lab, repeat: int) -> float:
     (committed,) = {path.parent.name for path in (out / "checkpoints").rglob("manifest.json")}
     job = prepare(runs.config(out))
     loop = loop_of(job, 1, 0)
-    assert checkpoints.load(Store(out), loop) and f"{loop.step:010d}" in committed, "a committed step was lost"
+    assert checkpoint.load(Store(out), loop) and f"{loop.step:010d}" in committed, "a committed step was lost"
     began = time.time()
     again(lab, expected)
     return time.time() - began
@@ -289,7 +290,7 @@ def checkpoint_flipped(lab: Lab, repeat: int) -> float:
         data[lab.dice.randrange(len(data))] ^= 1 << lab.dice.randrange(8)
         path.write_bytes(data)
         loop = loop_of(job, 1, 0)
-        checkpoints.load(Store(out), loop)
+        checkpoint.load(Store(out), loop)
         assert older.startswith(f"{loop.step:010d}"), f"a flipped bit of {path.name} was not noticed"
         if flip < 4:
             path.write_bytes(whole)

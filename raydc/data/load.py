@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from raydc.data.check import Survey, checksum, require_same
+from raydc.data.profile import Survey, checksum, require_same
 from raydc.data.scaling import Scaling
 from raydc.data.settings import Storage
 from raydc.data.shard import DenseRows, RowGroup, Rows, Shard

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.data.check import FINE, Survey
+from raydc.data.profile import FINE, Survey
 from raydc.data.settings import ScalingKind
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from raydc import collectives
+from raydc.distributed import collectives
 
 GROUP_VALUES = 2**24
 """Values of a row group at most: 64 MB as float32, and up to 4096 features groups of 4096 rows."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raydc.precision import full_precision
+from raydc.utils.autocast import full_precision
 
 
 @full_precision

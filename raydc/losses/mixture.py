@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raydc.losses.reconstruction import squared_error
-from raydc.precision import full_precision
+from raydc.utils.autocast import full_precision
 
 
 @full_precision

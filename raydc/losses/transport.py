@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from raydc.losses.hardening import squared_distances
-from raydc.precision import full_precision
+from raydc.utils.autocast import full_precision
 
 
 @full_precision

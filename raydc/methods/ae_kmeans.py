@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Shard
 from raydc.losses.hardening import student_t
 from raydc.methods.base import AutoencoderMethod, Card

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Shard
 from raydc.methods.base import Card
 from raydc.methods.dec import DEC
 from raydc.networks import Network
-from raydc.phases import Joint, Optimiser
+from raydc.settings.schedule import Joint, Optimiser
 
 SGD = Optimiser(name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-5)
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
-from raydc.clusters import Clusters, Found
+from raydc.clustering import Clusters, Found
 from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
-from raydc.phases import Clustering, Optimiser, Phase, Pretraining
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
+from raydc.settings.schedule import Clustering, Optimiser, Phase, Pretraining
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
 from raydc.methods.base import Card, Method, Now
 from raydc.networks.allconv import Classifier
 from raydc.networks.augment import Augment
 from raydc.networks.norm import batch_statistics_only
-from raydc.phases import Clustering, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Optimiser, Phase
 
 
 class DAC(Method):

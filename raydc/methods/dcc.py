@@ -21,13 +21,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from raydc.clusters import Clusters
-from raydc.clusters.graph import EdgeGraph
+from raydc.clustering import Clusters
+from raydc.clustering.graph import EdgeGraph
 from raydc.data import Batch, Shard
-from raydc.losses.continuous import annealing_scales, geman_mcclure, linked_pairs
 from raydc.losses.reconstruction import mean_squared_error
+from raydc.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
 from raydc.methods.base import AutoencoderMethod, Card, FoundInRows, Group, Now, Parts, Player
-from raydc.phases import Clustering, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Optimiser, Phase
 
 
 class DCC(AutoencoderMethod):

@@ -15,14 +15,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raydc import collectives
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
+from raydc.distributed import collectives
 from raydc.losses.hardening import squared_distances, student_t
 from raydc.losses.kmeans import kmeans_loss
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, Card, Now, Parts
-from raydc.phases import Clustering, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Optimiser, Phase
 
 
 class DCN(AutoencoderMethod):

@@ -14,12 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import hardening, sharpen, student_t
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
-from raydc.phases import Joint, Optimiser, Phase
+from raydc.settings.schedule import Joint, Optimiser, Phase
 
 
 class DEC(AutoencoderMethod):

@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import sharpen
 from raydc.losses.information import cross_entropy, probabilities
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import Card, Group, Method, Now, Parts, Player
 from raydc.networks.layered import LayeredNetwork
-from raydc.phases import Joint, Optimiser, Phase
+from raydc.settings.schedule import Joint, Optimiser, Phase
 
 ADAM = Optimiser(lr=1e-4)
 UNITS = 2**20

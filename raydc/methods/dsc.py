@@ -17,16 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from raydc import collectives
-from raydc.clusters import Clusters
-from raydc.clusters.subspace import affinity, keep_largest, spectral_labels
+from raydc.clustering import Clusters
+from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
 from raydc.data import Batch, Shard
 from raydc.data.memory import refuse_beyond_memory
-from raydc.losses.expression import coefficient_energy, self_expression
+from raydc.distributed import collectives
 from raydc.losses.reconstruction import squared_error
+from raydc.losses.self_expression import coefficient_energy, self_expression
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
-from raydc.networks.strided import Strided
-from raydc.phases import Clustering, Phase, Pretraining
+from raydc.networks.strided_autoencoder import Strided
+from raydc.settings.schedule import Clustering, Phase, Pretraining
 
 BYTES = 64
 """A pair of rows costs this much: a coefficient, its gradient and moments, and the copies of the spectral step."""

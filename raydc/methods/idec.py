@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from raydc.methods.base import AutoencoderMethod, Card
 from raydc.methods.dec import DEC
-from raydc.phases import Joint, Optimiser
+from raydc.settings.schedule import Joint, Optimiser
 
 
 class IDEC(DEC):

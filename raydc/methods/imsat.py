@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.information import adversarial_direction, cross_entropy, probabilities
 from raydc.methods.base import Card
 from raydc.methods.rim import RIM
 from raydc.networks.norm import batch_statistics_only
-from raydc.phases import Clustering, Joint, Optimiser
+from raydc.settings.schedule import Clustering, Joint, Optimiser
 
 
 class IMSAT(RIM):

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
 from raydc.losses.information import cross_entropy, probabilities
 from raydc.methods.base import Card, Group, Method, Now, Parts, Player
 from raydc.networks.gan import AdversarialNetwork
 from raydc.networks.norm import batch_statistics_only
-from raydc.phases import Joint, Optimiser, Phase
+from raydc.settings.schedule import Joint, Optimiser, Phase
 
 
 class InfoGAN(Method):

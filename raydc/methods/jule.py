@@ -23,16 +23,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from raydc import collectives
-from raydc.clusters import Clusters
-from raydc.clusters.agglomerate import draw_rows, merge_rows
+from raydc.clustering import Clusters
+from raydc.clustering.linkage import draw_rows, merge_rows
 from raydc.data import Batch, Shard
 from raydc.data.memory import refuse_beyond_memory
+from raydc.distributed import collectives
 from raydc.losses.agglomerative import agglomerative_triplets
 from raydc.losses.hardening import student_t
 from raydc.methods.base import Card, Method, Now
 from raydc.networks.encoder import Encoder
-from raydc.phases import Clustering, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Optimiser, Phase
 
 # a row's neighbour costs about this many bytes while clusters are merged (100 measured) and its graph is gathered
 BYTES = 200

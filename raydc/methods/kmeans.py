@@ -10,13 +10,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raydc.clusters import Clusters, Found
+from raydc.clustering import Clusters, Found
 from raydc.data import Shard
 from raydc.losses.hardening import student_t
 from raydc.losses.transport import transport
 from raydc.methods.base import Card, Method
 from raydc.networks.augment import Augment
-from raydc.phases import Phase
+from raydc.settings.schedule import Phase
 
 
 class KMeans(Method):

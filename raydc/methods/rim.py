@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from raydc.clusters import Clusters
+from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.information import cross_entropy, entropy, probabilities
 from raydc.methods.base import Card, Method, Now, Parts
 from raydc.networks.classifier import Classifier
-from raydc.phases import Clustering, Joint, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Joint, Optimiser, Phase
 
 
 class RIM(Method):

@@ -19,13 +19,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from raydc.clusters import Clusters
-from raydc.clusters.mixture import fit_mixture
+from raydc.clustering import Clusters
+from raydc.clustering.gmm import fit_mixture
 from raydc.data import Batch, Shard
 from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
 from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
-from raydc.phases import Joint, Optimiser, Phase
+from raydc.settings.schedule import Joint, Optimiser, Phase
 
 ADAM = Optimiser(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)
 

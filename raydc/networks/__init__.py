@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from raydc.networks.autoencoder import Autoencoder
-from raydc.networks.conv import ConvAutoencoder
+from raydc.networks.conv_autoencoder import ConvAutoencoder
 from raydc.networks.convolution import NO_CONV, NO_MLP
 from raydc.networks.mlp import MLPAutoencoder
 from raydc.settings import Settings

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d
-from raydc.networks.initial import begin
+from raydc.networks.init import begin
 from raydc.networks.norm import BatchNorm
 from raydc.settings import Settings
 

@@ -17,9 +17,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d, ConvTranspose2d
-from raydc.networks.initial import begin
-from raydc.precision import full_precision
+from raydc.networks.init import begin
 from raydc.settings import Settings
+from raydc.utils.autocast import full_precision
 
 log = logging.getLogger("raydc")
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydc.networks.autoencoder import Autoencoder
-from raydc.networks.initial import begin
+from raydc.networks.init import begin
 
 DRAWS: dict[str, Callable[[Tensor], object]] = {
     "kaiming": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),

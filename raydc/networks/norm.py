@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from raydc import collectives
+from raydc.distributed import collectives
 
 
 class BatchNorm(nn.Module):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from raydc.data import DataSettings
 from raydc.report import page, pictures
 from raydc.report.facts import Facts, gather, project, typical
-from raydc.storage import Store
+from raydc.utils.storage import Store
 
 MEMBERS = 8
 SHOWN_CLUSTERS = 60
@@ -42,10 +42,10 @@ def opened(run: str, tracking_uri: str | None = None) -> Iterator[Store]:
     if not re.fullmatch(r"[0-9a-f]{32}", run) or os.path.exists(run):
         yield Store(run)
         return
-    from raydc import registry
+    from raydc.tracking import mlflow_client
 
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
-        registry.fetch(run, folder, tracking_uri)
+        mlflow_client.fetch(run, folder, tracking_uri)
         yield Store(folder)
 
 

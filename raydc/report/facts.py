@@ -13,12 +13,12 @@ import yaml
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from raydc.artifacts.model import ClusteringModel
 from raydc.data import DataError, DataSettings, Source, open_source
-from raydc.data.check import bad_cells
+from raydc.data.profile import bad_cells
 from raydc.data.source import to_float32
-from raydc.model import ClusteringModel
 from raydc.settings import build
-from raydc.storage import Store
+from raydc.utils.storage import Store
 
 SAMPLE = 5000
 """Rows that are looked at, at most."""

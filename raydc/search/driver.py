@@ -20,13 +20,12 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from raydc import compat, connection, methods
-from raydc.config import Training
+from raydc import methods
 from raydc.data import features_named
-from raydc.failpoints import failpoint
+from raydc.distributed import ray_cluster
 from raydc.search import selector
-from raydc.search.context import Context, Task, baselines, kmeans_curve, prepare
-from raydc.search.place import SearchError, open_study, same_search
+from raydc.search.directory import SearchError, open_study, same_search
+from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.settings import TuneSettings
 from raydc.search.space import (
     Rows,
@@ -41,8 +40,11 @@ from raydc.search.space import (
 )
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError, build
-from raydc.storage import Store
-from raydc.surveying import Surveyor
+from raydc.training.config import Training
+from raydc.training.profiling import Surveyor
+from raydc.utils import compat
+from raydc.utils.fault_injection import failpoint
+from raydc.utils.storage import Store
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
@@ -336,7 +338,7 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
     default = default_method(space)
     _check_fixed(settings, default)
     if settings.concurrent != 0:
-        connection.check()
+        ray_cluster.check()
     context = prepare(settings, Surveyor(Store(settings.out), settings.concurrent != 0, watch.note, heed))
     check_space(space, settings.n_clusters, settings.settled, Rows(context.survey.rows, context.shape))
     context.check_method(default)
@@ -411,13 +413,13 @@ def _on_ray(context: Context, planner: Planner) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     with (
-        connection.ray_cluster(settings.workers_per_trial * fixed_training(settings).threads + 1),
+        ray_cluster.connected(settings.workers_per_trial * fixed_training(settings).threads + 1),
         tempfile.TemporaryDirectory(prefix="raydc-") as scratch,
     ):
         import ray
         from ray import tune
 
-        each, most = room(settings, ray.cluster_resources(), connection.joined())
+        each, most = room(settings, ray.cluster_resources(), ray_cluster.joined())
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trainable, context=context), each),
             tune_config=tune.TuneConfig(

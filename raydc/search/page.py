@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raydc.report import page
-from raydc.storage import Store
+from raydc.utils.storage import Store
 
 CAPTIONS = {
     "settings": "Score against each suggested setting; grey: stopped early, red: guarded",

@@ -3,15 +3,15 @@
 import json
 from typing import Any
 
-from raydc import registry
-from raydc.records import summary_metrics
 from raydc.search import page
+from raydc.search.conclude import tune_alone
 from raydc.search.driver import SearchWatch, check
-from raydc.search.finish import tune_alone
 from raydc.search.pictures import draw
 from raydc.search.settings import TuneSettings
-from raydc.storage import Store, alone
-from raydc.tracker import RecordPending, Tracker
+from raydc.tracking import mlflow_client
+from raydc.tracking.payloads import summary_metrics
+from raydc.tracking.tracker import RecordPending, Tracker
+from raydc.utils.storage import Store, alone
 
 STATUS = {"finished": "finished", "stopped": "finished", "guarded": "finished", "failed": "failed"}
 """MLflow's word for a trial that is over; it is told once of each."""
@@ -24,7 +24,7 @@ def tune_and_record(settings: TuneSettings, watch: SearchWatch | None = None) ->
     registry flush`, or the same command, tells it later.
     """
     if settings.register_as:
-        registry.check_name(settings.register_as)
+        mlflow_client.check_name(settings.register_as)
     watch = watch or SearchWatch()
     checked = check(settings, watch)
     with alone(checked.context.store):

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import optuna
 
 from raydc import methods
-from raydc.config import Training
 from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
+from raydc.training.config import Training
 
 
 class Rows(NamedTuple):

@@ -18,21 +18,21 @@ from ray.exceptions import RayError
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from torch import Tensor
 
-from raydc import job as jobs
+from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel
 from raydc.data import DataError
-from raydc.elastic import NoRoom
-from raydc.job import Job
-from raydc.loop import Loop, Progress, TrainingDiverged
 from raydc.methods.base import Method
 from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
 from raydc.metrics.stability import nearest_neighbours
-from raydc.model import ABOUT, WEIGHTS, ClusteringModel
-from raydc.precision import exact_float32
-from raydc.search.context import Context, Labels, Task
-from raydc.storage import Store
-from raydc.summary import assignments
-from raydc.train import TrainingFailed, Watch, on_ray
+from raydc.search.evaluation import Context, Labels, Task
+from raydc.training import worker_job
+from raydc.training.loop import Loop, Progress, TrainingDiverged
+from raydc.training.placement import NoRoom
+from raydc.training.summary import assignments
+from raydc.training.trainer import TrainingFailed, Watch, on_ray
+from raydc.training.worker_job import Job
+from raydc.utils.autocast import exact_float32
+from raydc.utils.storage import Store
 
 RUNGS = 10
 """A trial is scored at every tenth of its training."""
@@ -169,7 +169,7 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
             progress(now)
             return bool(flags.reason(always=found is not None))
 
-        outcome = jobs.in_process(job, store, on_epoch, loops.append)
+        outcome = worker_job.in_process(job, store, on_epoch, loops.append)
         status, trained = outcome.status, outcome.labels
     else:
         status = on_ray(job, store, FlagWatch(progress, look=look, seen=seen, flags=flags))

@@ -1,0 +1,231 @@
+"""What the commands print."""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live as RichLive
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from raydc import methods as all_methods
+from raydc.data import features_named
+from raydc.pipelines.train import Plan
+from raydc.search import SearchState, SearchWatch, TuneSettings, tune_and_record
+from raydc.tracking.tracker import RecordPending
+from raydc.training.loop import Progress
+from raydc.training.worker_job import Job
+
+QUIET = 5.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+def _console(**options: Any) -> Console:
+    """Brackets and colons in paths, settings and errors are no markup."""
+    return Console(markup=False, emoji=False, **options)
+
+
+def _places(console: Console, places: Mapping[str, Any]) -> None:
+    """A line each, whole, so that paths can be copied."""
+    for name, place in places.items():
+        console.print(f"{name}: {place}", soft_wrap=True, highlight=False)
+
+
+class Live:
+    """A run as it goes on: a bar per phase on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or _console()
+        self.bars: Bars | None = None
+        self.task: TaskID | None = None
+        self.phase, self.printed = "", 0.0
+
+    def start(self, job: Job, phases: dict[str, int]) -> None:
+        survey, training = job.survey, job.config.training
+        for note in survey.notes:
+            self.console.print(f"note: {note}", style="dim")
+        where = f"{training.workers.plain()} workers" if training.workers else "this process"
+        what = f"{survey.rows:,} rows of {'x'.join(map(str, job.shape))}"
+        batches = f", batches of {job.batch_size}" if phases else ""  # k-means takes none
+        self.console.print(f"{job.config.method_name} on {what}{batches}, in {where}")
+        self.console.print(features_named(job.columns, job.shape))
+        if self.console.is_terminal:
+            text = TextColumn("{task.description}  {task.completed:.0f}/{task.total:.0f}  {task.fields[state]}")
+            self.bars = Bars(BarColumn(24), text, TimeElapsedColumn(), console=self.console)
+            self.bars.start()
+
+    def progress(self, progress: Progress) -> None:
+        state = " ".join(f"{name} {value:.4g}" for name, value in progress.losses.items())
+        if progress.alive is not None:
+            state += f", {progress.alive} clusters"
+        if progress.changed is not None:
+            state += f", {progress.changed:.2%} changed"
+        if self.bars is not None:
+            if progress.phase != self.phase:
+                self.task = self.bars.add_task(progress.phase, total=progress.epochs, state="")
+            assert self.task is not None
+            total = progress.epoch if progress.last else progress.epochs
+            self.bars.update(self.task, completed=progress.epoch, total=total, state=state)
+        elif progress.last or progress.phase != self.phase or time.monotonic() - self.printed > QUIET:
+            self.console.print(f"{progress.phase} {progress.epoch}/{progress.epochs}: {state}")
+            self.printed = time.monotonic()
+        self.phase = progress.phase
+
+    def note(self, text: str) -> None:
+        self.console.print(text)
+
+    def stop(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+
+    def finish(self, summary: dict[str, Any], paths: dict[str, str]) -> None:
+        self.stop()
+        for warning in summary["warnings"]:
+            self.console.print(f"warning: {warning}", style="yellow")
+        self.console.print(measures(summary))
+        _places(self.console, paths)
+
+
+class LiveSearch:
+    """A search as it goes on: a table on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console, self.printed = console or _console(), 0.0
+
+    def run(self, settings: TuneSettings, stop: threading.Event) -> None:
+        with RichLive(_standing(), console=self.console, transient=True) as live:
+
+            def show(state: SearchState) -> None:
+                if self.console.is_terminal:
+                    live.update(_standing(state))
+                elif time.monotonic() - self.printed > QUIET:
+                    self.console.print(_line(state))
+                    self.printed = time.monotonic()
+
+            try:
+                _, paths = tune_and_record(settings, SearchWatch(show, self.console.print, self.found, stop))
+            except RecordPending as pending:
+                _places(self.console, pending.paths)
+                raise
+        _places(self.console, paths)
+
+    def found(self, summary: dict[str, Any]) -> None:
+        self.console.print(trials(summary))
+        winner = summary["winner"]
+        self.console.print(f"winner: trial {winner['number']}, {winner['method']}, score {winner['score']:.4f}")
+
+
+def _cells(state: SearchState) -> list[str]:
+    best = state.best
+    done, planned = state.replicas
+    left = f"{state.seconds_left:.0f} s" if state.seconds_left is not None else ""
+    shown = [str(best.number), best.method, f"{best.score:.4f}"] if best else ["", "", ""]
+    return [f"{len(state.records)}/{state.asked}", str(len(state.running)), f"{done}/{planned}", *shown, left]
+
+
+def _standing(state: SearchState | None = None) -> Table:
+    """Where a search stands; before it begins, what will be told."""
+    table = Table("finished", "running", "replicas", "best trial", "method", "score", "time left")
+    if state is not None:
+        table.add_row(*_cells(state))
+    return table
+
+
+def _line(state: SearchState) -> str:
+    finished, running, replicas, number, method, score, left = _cells(state)
+    best = f", best {number} ({method}) {score}" if number else ""
+    return f"trials {finished}, {running} running, replicas {replicas}{best}" + (f", {left} left" if left else "")
+
+
+def trials(summary: dict[str, Any]) -> Table:
+    """A search's trials, the best first."""
+    table = Table("trial", "method", "status", "K", "score", "seconds", "finalist", title="trials, best first")
+    ranked = sorted(summary["trials"], key=lambda one: -one["score"])
+    for one in ranked:
+        finalist = "yes" if one["finalist"] else ""
+        cells = [one["number"], one["method"], one["status"], one["n_clusters"]]
+        table.add_row(*map(str, cells), f"{one['score']:.4f}", f"{one['seconds']:.1f}", finalist)
+    return table
+
+
+def measures(summary: dict[str, Any]) -> Table:
+    """A finished run's measures, beside those of the labels when clustering began."""
+    table = Table(title=f"{summary['found']} clusters of {min(summary['sizes'])} to {max(summary['sizes'])} rows")
+    table.add_column("measure")
+    table.add_column("final", justify="right")
+    table.add_column("when clustering began", justify="right")
+    before = summary["initial"] or {}
+    for name, value in summary["measures"].items():
+        table.add_row(name, f"{value:.4f}", f"{before[name]:.4f}" if name in before else "")
+    for name, value in (summary["labels"] or {}).items():
+        table.add_row(name.upper() if len(name) == 3 else name, f"{value:.4f}", "")
+    return table
+
+
+def plan(planned: Plan) -> None:
+    """What a run would do and cost."""
+    job, console = planned.job, _console()
+    training = job.config.training
+    for note in job.survey.notes:
+        console.print(f"note: {note}", style="dim")
+    console.print(features_named(job.columns, job.shape))
+    table = Table(title=f"{job.config.method_name}: {job.survey.rows:,} rows of {'x'.join(map(str, job.shape))}")
+    table.add_column("phase")
+    table.add_column("steps at most", justify="right")
+    table.add_column("minutes at most", justify="right")
+    for name, steps in planned.steps.items():
+        table.add_row(name, f"{steps:,}", f"{planned.seconds[name] / 60:.1f}")
+    for name in planned.unknown:
+        table.add_row(name, "not known", "not known")
+    table.add_row(
+        "all" if not planned.unknown else "the others",
+        f"{sum(planned.steps.values()):,}",
+        f"{sum(planned.seconds.values()) / 60:.1f}",
+    )
+    console.print(table)
+    batches = f"batches of {planned.batch_size}, " if planned.batch_size else ""
+    held = "" if planned.batch_size else " at a time"
+    console.print(
+        f"workers {training.workers.plain()}, {batches}{planned.parameters:,} parameters, "
+        f"{planned.memory / 1e6:,.1f} MB of rows a worker{held}; times are of this machine's CPU in fp32"
+    )
+    state = "is finished there already" if planned.run.finished else "would be written there"
+    console.print(f"{job.config.output.out}: the run {state}; nothing was started")
+
+
+def assigned(summary: dict[str, Any]) -> None:
+    """What an assignment did."""
+    _places(_console(), summary)
+
+
+def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
+    """What was sent to MLflow, and where it is."""
+    console = _console()
+    told = ", ".join(f"{count} {kind}" for kind, count in sent.items())
+    console.print(f"sent: {told or 'nothing was left'}")
+    _places(console, paths)
+
+
+def methods(*, markdown: bool) -> None:
+    """Every method's card."""
+    head = ["method", "source", "network", "network loss", "clustering loss", "updates", "new rows"]
+    rows = []
+    for name in all_methods.available():
+        card = all_methods.load(name).card
+        parts = [card.source, card.architecture, card.network_loss, card.clustering_loss, card.updates]
+        rows.append([name, *parts, "no" if card.refuses else "yes"])
+    if markdown:
+        lines = [head, ["---"] * len(head), *rows]
+        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        return
+    console = _console()
+    if not console.is_terminal:
+        console = _console(width=180)
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,352 @@
+"""The commands. Settings have one spelling, dotted, here and in YAML files, MLflow parameters and search spaces."""
+
+import argparse
+import difflib
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from raydc import methods
+from raydc.data.settings import DataSettings
+from raydc.distributed import ray_cluster
+from raydc.methods.base import Method
+from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
+from raydc.training.config import GROUPS, SHORT, Output, RunConfig, Training, overlaid, read_yaml
+from raydc.utils.storage import Occupied, Store
+
+USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NOT_PERMITTED = (
+    64, 65, 69, 70, 73, 74, 75, 77
+)  # fmt: skip
+"""Exit codes as in sysexits.h: usage; data; no such service; software; output that cannot be made; input or output that
+failed; interrupted, occupied or not yet in MLflow, so try again; permission."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("alembic", "mlflow", "ray", "optuna"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--insecure" in arguments:
+        os.environ[ray_cluster.INSECURE] = "1"  # beside the rest of what is known of the cluster
+    try:
+        return COMMANDS[_named(arguments)](arguments[1:])
+    except SettingsError as problem:
+        return _fail(USAGE_ERROR, problem)
+    except ConnectionError as problem:  # a registry that is away is a ValueError as well
+        return _fail(UNAVAILABLE, problem)
+    except ValueError as problem:
+        return _fail(DATA_ERROR, problem)
+    except ray_cluster.NotPermitted as problem:
+        return _fail(NOT_PERMITTED, problem)
+    except Occupied as problem:
+        return _fail(TRY_AGAIN, problem)
+    except OSError as problem:
+        if problem.errno is None:
+            raise
+        code = NO_OUTPUT if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT) else IO_ERROR
+        return _fail(code, f"{problem}; what was complete is kept, and the same command goes on")
+
+
+def _fail(code: int, problem: BaseException | str) -> int:
+    print(f"raydc: {problem}", file=sys.stderr)
+    return code
+
+
+def _named(arguments: Sequence[str]) -> str:
+    """The command that comes first; shows help where that is asked for, or nothing at all."""
+    name = arguments[0] if arguments else "--help"
+    if name not in COMMANDS and name not in ("-h", "--help"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"first comes one of {', '.join(COMMANDS)}"
+        raise SettingsError(f"{name}: no such command; {hint}")
+    parser = argparse.ArgumentParser(
+        prog="raydc", description="Deep clustering on Ray.", epilog="raydc COMMAND --help lists a command's settings."
+    )
+    parser.add_argument("command", choices=[*COMMANDS], help="what to do")
+    return str(parser.parse_args([name]).command)
+
+
+class _Command(argparse.ArgumentParser):
+    """A parser whose errors are SettingsErrors, and that knows dotted settings."""
+
+    def __init__(self, name: str, description: str = "", add_help: bool = True) -> None:
+        super().__init__(prog=f"raydc {name}", description=description, allow_abbrev=False, add_help=add_help)
+
+    def error(self, message: str) -> Any:
+        raise SettingsError(message.removeprefix("argument "))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; SettingsError, with the nearest option, for what it does not know."""
+        given, unknown = self.parse_known_args(args, namespace)
+        self.refuse(unknown)
+        return given
+
+    def refuse(self, unknown: Sequence[str]) -> None:
+        """SettingsError where there are arguments that are no option of this command."""
+        options = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
+        if options:
+            near = difflib.get_close_matches(options[0], re.findall(r"--[\w.-]*\w", self.format_help()), n=1)
+            if options[0].startswith("--method.") and self.prog == "raydc tune":
+                raise SettingsError(f"{options[0]}: every trial has it by --set {options[0].removeprefix('--')}=VALUE")
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
+            raise SettingsError(f"{options[0]}: no such option; {hint}")
+        if unknown:
+            raise SettingsError(f"{unknown[0]!r}: expected an option; {self.prog} --help lists them")
+
+    def ray(self) -> None:
+        """The option of every command that may work on a Ray cluster."""
+        self.add_argument("--insecure", action="store_true", help="use a Ray cluster that asks for no token")
+
+    def allow_code(self) -> None:
+        """The option of every command that loads a model."""
+        self.add_argument(
+            "--allow-code", action="append", default=[], metavar="NAME",
+            help="dotted path of a method of your own, whose code a model of it may have imported; several times",
+        )  # fmt: skip
+
+    def settings(self, title: str, at: str, cls: type[Settings], leave: Sequence[str] = ()) -> None:
+        """An option for every leaf setting of `cls`, with its default and meaning."""
+        group = self.add_argument_group(title)
+        short = {path: name for name, path in SHORT.items()}
+        for path, field in fields(cls, at):
+            if path not in leave:
+                # a setting without dots has dashes on the command line, as short forms have
+                spelled = path if "." in path else path.replace("_", "-").replace("register-as", "register")
+                names = [f"--{short[path]}"] if path in short else []
+                group.add_argument(
+                    *names, f"--{spelled}", dest=path, metavar="VALUE", default=argparse.SUPPRESS, help=_help(field)
+                )
+
+
+def _help(field: FieldInfo) -> str:
+    default = "" if field.is_required() else f" [{_plain(field.get_default(call_default_factory=True))}]"
+    return f"{field.description or ''}{default}".replace("%", "%%")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> type[Method] | None:
+    """The method that the arguments or the configuration file name, so that its own settings are known."""
+    group = values.get("method", {})
+    inside = group.get("name") if isinstance(group, dict) else None
+    name = _early(arguments, "--method", "--method.name") or inside
+    return methods.load(str(name)) if name else None
+
+
+def _from_file(arguments: Sequence[str], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+    path = _early(arguments, "--config")
+    return read_yaml(path, groups) if path else {}
+
+
+def _early(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of an option that decides which others there are."""
+    parser = _Command("", add_help=False)
+    parser.add_argument(*names, dest="value")
+    value: str | None = parser.parse_known_args(arguments)[0].value
+    return value
+
+
+def _run_parser(kind: type[Method] | None) -> _Command:
+    parser = _Command("train", "Train a method on rows, and register the model.")
+    parser.usage = "raydc train --data PATH --method NAME --out DIR [--SETTING VALUE ...]"
+    parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print plan and cost, start nothing")
+    parser.ray()
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--method", "--method.name", dest="method.name", metavar="NAME", default=argparse.SUPPRESS,
+        help=f"one of {', '.join(methods.available())}, or the dotted path of your own",
+    )  # fmt: skip
+    if kind is not None:
+        parser.settings(f"settings of {kind.__name__}", "method", kind.Config)
+    else:
+        group.description = "Name a method to see its own settings: raydc train --method dec --help."
+    parser.settings("data", "data", DataSettings)
+    parser.settings("training", "training", Training)
+    parser.settings("output", "output", Output)
+    return parser
+
+
+def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
+    """The configuration that arguments and --config give, and whether it is a dry run. SettingsError lists problems."""
+    values = _from_file(arguments)
+    kind = _method_of(arguments, values)
+    parser = _run_parser(kind)
+    given, unknown = parser.parse_known_args(arguments)
+    flat = {key: value for key, value in vars(given).items() if "." in key}
+    names = [name.lstrip("-").split("=")[0] for name in unknown if name.startswith("--")]
+    dotted = {name: "" for name in names if "." in name}  # refused below, with what is known of their group
+    parser.refuse([f"--{name}" for name in names if "." not in name] or ([] if dotted else unknown))
+    return RunConfig.of(overlaid(values, flat | dotted)), given.dry_run
+
+
+def _train(arguments: Sequence[str]) -> int:
+    config, dry = read_run(arguments)
+    from raydc.cli import console
+    from raydc.pipelines import train as train_pipeline
+
+    if dry:
+        console.plan(train_pipeline.plan(config))
+        return 0
+    return _watched(lambda stop: train_pipeline.train_and_record(config, console.Live(), stop))
+
+
+def _watched(action: Callable[[threading.Event], Any]) -> int:
+    """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
+    from raydc.search import SearchError, SearchInterrupted
+    from raydc.tracking.tracker import RecordPending
+    from raydc.training.loop import TrainingDiverged
+    from raydc.training.placement import NoRoom
+    from raydc.training.trainer import Interrupted, TrainingFailed
+
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        print("raydc: saving at the end of this epoch; once more ends it at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        action(stop)
+    except (Interrupted, SearchInterrupted, RecordPending, NoRoom) as problem:
+        return _fail(TRY_AGAIN, problem)
+    except (TrainingDiverged, TrainingFailed, SearchError) as problem:
+        return _fail(FAILED, problem)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _assign(arguments: Sequence[str]) -> int:
+    parser = _Command("assign", "Assign rows to the clusters of a registered model; Parquet in, Parquet out.")
+    parser.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
+    parser.add_argument("--out", required=True, help="directory (or URI) for the assignments")
+    parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
+    parser.allow_code()
+    parser.ray()
+    parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
+    parser.settings(
+        "data", "data", DataSettings, leave=["data.scaling", "data.storage", "data.label_column", "data.weight_column"]
+    )
+    given = parser.parse_args(arguments)
+    flat = {key: value for key, value in vars(given).items() if key.startswith("data.")}
+    from raydc.cli import console
+    from raydc.pipelines.assign import AssignmentFailed, assign
+    from raydc.settings import build
+
+    data = build(DataSettings, unflatten(flat).get("data", {}), at="data")
+    try:
+        summary = assign(
+            given.model,
+            data,
+            given.out,
+            workers=given.workers,
+            tracking_uri=given.tracking_uri,
+            allow_code=given.allow_code,
+        )
+    except AssignmentFailed as problem:
+        return _fail(FAILED, problem)
+    console.assigned(summary)
+    return 0
+
+
+def _report(arguments: Sequence[str]) -> int:
+    parser = _Command("report", "Draw a run or a search: pictures and one HTML page.")
+    parser.add_argument("--run", required=True, help="an MLflow run id, or an output directory")
+    parser.add_argument("--out", required=True, help="directory for the report")
+    parser.allow_code()
+    parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
+    given = parser.parse_args(arguments)
+    from raydc.report import opened, report
+    from raydc.search.record import redraw
+
+    with opened(given.run, given.tracking_uri) as store:
+        searched = store.exists("search.json")
+        drawn = (
+            redraw(store, Store(given.out)) if searched else report(store.root, given.out, allow_code=given.allow_code)
+        )
+    for path in drawn:
+        print(path)
+    return 0
+
+
+def _tune(arguments: Sequence[str]) -> int:
+    from raydc.cli import console
+    from raydc.search import TuneSettings
+    from raydc.settings import build
+
+    parser = _Command("tune", "Search a method's settings without labels, and register the winner.")
+    parser.usage = "raydc tune --data PATH --space tune_spaces/dec.py --trials 24 --out DIR [--SETTING VALUE ...]"
+    parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SETTING=VALUE",
+        help="a setting that every trial has, such as method.pretrain.length=50; may be given several times",
+    )  # fmt: skip
+    parser.ray()
+    parser.settings("settings", "", TuneSettings, leave=["fixed"])
+    given = vars(parser.parse_args(arguments))
+    values = _from_file(arguments, ["data"])
+    fixed = dict(pair.partition("=")[::2] for pair in given.pop("set"))
+    given.pop("config"), given.pop("insecure")
+    before = values.pop("fixed", {})
+    merged = unflatten(flatten(values) | given)
+    merged["fixed"] = flatten(before) | fixed if isinstance(before, dict) else before
+    settings = build(TuneSettings, merged)
+    live = console.LiveSearch()
+    return _watched(lambda stop: live.run(settings, stop))
+
+
+def _registry(arguments: Sequence[str]) -> int:
+    parser = _Command("registry", "Send MLflow what it missed of a run's or a search's record.")
+    parser.add_argument("action", choices=["flush"], help="send what is left in the output directory")
+    parser.add_argument("--out", required=True, help="the output directory")
+    parser.add_argument("--tracking-uri", help="MLflow's store; by default the one it was written for")
+    given = parser.parse_args(arguments)
+    from raydc.cli import console
+    from raydc.tracking.tracker import RecordPending, flush
+
+    try:
+        console.flushed(*flush(given.out, given.tracking_uri))
+    except RecordPending as problem:
+        return _fail(TRY_AGAIN, problem)
+    return 0
+
+
+def _methods(arguments: Sequence[str]) -> int:
+    parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1.")
+    parser.add_argument("--markdown", action="store_true", help="as the README's table")
+    from raydc.cli import console
+
+    console.methods(markdown=parser.parse_args(arguments).markdown)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "tune": _tune,
+    "assign": _assign,
+    "report": _report,
+    "registry": _registry,
+    "methods": _methods,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""Clusters over collectives: the workers of one training, or a single process without any process group."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydc.clustering import KMeansResult
+from raydc.clustering.kmeans import accumulate, kernels, steps
+from raydc.clustering.kmeans.iteration import Clustering, Options
+from raydc.clustering.kmeans.steps import FixedPoint
+from raydc.data.shard import RowGroup, Shard
+from raydc.distributed import collectives
+from raydc.utils.autocast import full_precision
+
+
+class CollectiveClusters:
+    """`Clusters` over torch.distributed: rows stay where they are and integer sums travel, so W changes no result."""
+
+    def __init__(self, shard: Shard, seed: int = 0) -> None:
+        self.shard, self.seed = shard, seed
+
+    def total(self, part: Tensor) -> Tensor:
+        return collectives.total(part)
+
+    @full_precision
+    def sum(self, values: Tensor) -> Tensor:
+        """Each value becomes an integer multiple of a power of two, chosen per column; integers are added.
+
+        Error: at most N / 2^63 of N times the column's largest value. Raises ValueError if a value is not finite.
+        """
+        values = values.double()
+        self._check(values)
+        fixed = FixedPoint.of(self._largest(values), self.shard.total)
+        sums = torch.zeros(values.shape[1:], dtype=torch.int64, device=values.device)
+        for part in values.split(1 << 16):
+            sums += fixed.integers(part).sum(0)
+        return fixed.values(collectives.total(sums))
+
+    def gather(self, values: Tensor) -> Tensor:
+        self._check(values)
+        if values.dtype == torch.bool:
+            return collectives.gather(values.to(torch.uint8), self.shard.sizes).bool()
+        return collectives.gather(values.contiguous(), self.shard.sizes)
+
+    @full_precision
+    @torch.no_grad()
+    def kmeans(
+        self,
+        z: Tensor,
+        n_clusters: int,
+        *,
+        restarts: int = 20,
+        centroids: Tensor | None = None,
+        weights: Tensor | None = None,
+        spherical: bool = False,
+        iterations: int = 300,
+        tolerance: float = 1e-4,
+        start: Literal["k-means++", "k-means||"] = "k-means++",
+        balanced: float = 0.0,
+        batch_groups: int | None = None,
+    ) -> KMeansResult:
+        """As promised by `Clusters`, with the same bits on any number of workers; `tolerance` as in scikit-learn.
+
+        Zero rows on the sphere fall to cluster 0 and move no centroid. Raises ValueError for rows that are not finite
+        or beyond 1e15, for no rows at all, and for weights or starting centroids of another shape.
+        """
+        self._check(z)
+        if n_clusters < 1 or restarts < 1 or self.shard.total < 1:
+            raise ValueError(
+                f"k-means needs rows, clusters and restarts, got {self.shard.total}, {n_clusters} and {restarts}"
+            )
+        if centroids is not None and centroids.shape != (n_clusters, z.shape[1]):
+            raise ValueError(f"expected starting centroids {(n_clusters, z.shape[1])}, got {tuple(centroids.shape)}")
+        z, given = z.float(), None if centroids is None else centroids.to(z.device)
+        largest = float(self._largest(z).max())
+        if largest > steps.LARGEST:
+            raise ValueError(f"expected values up to {steps.LARGEST:g}, got {largest:g}: scale the rows")
+        if weights is not None:
+            weights = self._weights(weights.to(z))
+        asked = Options(
+            n_clusters=n_clusters,
+            restarts=restarts if centroids is None else 1,
+            spherical=spherical,
+            iterations=iterations,
+            tolerance=tolerance,
+            start=start,
+            balanced=balanced,
+            batch_groups=batch_groups,
+            weighted=weights is not None,
+            seed=self.seed,
+        )
+        many = int(collectives.total(torch.tensor([len(self.shard.groups)], device=z.device)))
+        walk = _Walk(self.shard, z, weights)
+        now = Clustering(asked, z.shape[1], self.shard.total, many, given=given)
+        while not now.done:
+            phase, now = now.phase, walk.step(now)
+            if now.phase == "move" and phase != "move":
+                collectives.broadcast([now.arrays["centroids"]])  # one machine decides, were they of different make
+        return self._result(now, z, weights)
+
+    @torch.no_grad()
+    def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As promised by `Clusters`: exact, block by block; of equal distances (in float32) the lower position first.
+
+        Raises ValueError if there are not k other rows.
+        """
+        self._check(z)
+        if not 0 < k < self.shard.total:
+            raise ValueError(f"{k} neighbours need more than {k} rows and k > 0, got {self.shard.total} rows")
+        mean = (self.sum(z.float()) / self.shard.total).to(z.device)
+        x = z.double() - mean
+        norms = x.square().sum(1)
+        far = torch.full((len(z), k), torch.inf, device=z.device)
+        near = torch.full((len(z), k), -1, dtype=torch.int64, device=z.device)
+        noise = 4 * z.shape[1] * torch.finfo(torch.float64).eps
+        for start, block in self._blocks(x):
+            others = block.square().sum(1)
+            for group, span in zip(self.shard.groups, self.shard.spans, strict=True):
+                products = x[span].clone() @ block.T
+                if z.device.type == "cpu":
+                    kernels.closest(
+                        *(t.numpy() for t in (products, norms[span], others)),
+                        start, group.start, noise, far[span].numpy(), near[span].numpy(),
+                    )  # fmt: skip
+                else:
+                    steps.closest(products, norms[span], others, start, group.start, noise, far[span], near[span])
+        return near, far
+
+    def fetch(self, values: Tensor, rows: Tensor) -> Tensor:
+        self._check(values)
+        kind = torch.uint8 if values.dtype == torch.bool else values.dtype
+        wanted = collectives.gather(torch.tensor([len(rows)], device=values.device)).tolist()
+        rows = collectives.gather(rows.to(values.device).long(), wanted)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.shard.total:
+            raise ValueError(f"expected positions from 0 to {self.shard.total - 1}, got {rows.min()} to {rows.max()}")
+        mine = (rows >= self.shard.start) & (rows < self.shard.start + len(values))
+        found = torch.zeros((len(rows), *values.shape[1:]), dtype=kind, device=values.device)
+        found[mine] = values.detach()[rows[mine] - self.shard.start].to(kind)
+        at = sum(wanted[: collectives.rank()])
+        return collectives.total(found)[at : at + wanted[collectives.rank()]].to(values.dtype)
+
+    def _check(self, values: Tensor) -> None:
+        if len(values) != len(self.shard):
+            raise ValueError(f"expected a value for each of the shard's {len(self.shard)} rows, got {len(values)}")
+
+    def _largest(self, values: Tensor) -> Tensor:
+        """Largest absolute value of each column over all workers, float64; ValueError on all of them if not finite."""
+        local = values.new_zeros((1, *values.shape[1:]))
+        largest = torch.cat((local, values.detach().abs())).amax(0).double().nan_to_num(nan=torch.inf, posinf=torch.inf)
+        largest = collectives.maximum(largest)
+        if not bool(largest.isfinite().all()):
+            columns = (~largest.isfinite()).flatten().nonzero()[:5, 0].tolist()
+            raise ValueError(f"expected finite values, got NaN or infinity in column(s) {columns}")
+        return largest
+
+    def _weights(self, weights: Tensor) -> Tensor:
+        self._check(weights)
+        bad = torch.tensor([bool(((weights < 0) | ~weights.isfinite()).any())], dtype=torch.int64)
+        if bool(collectives.maximum(bad.to(weights.device))):
+            raise ValueError("expected weights of 0 or more, got a negative one, NaN or infinity")
+        return weights
+
+    def _result(self, now: Clustering, z: Tensor, weights: Tensor | None) -> KMeansResult:
+        """Labels by the centroids that are returned (float32), clusters with members first."""
+        found = [accumulate.labelled(now, z[span]) for span in self.shard.spans]
+        none = z.new_empty(0)
+        labels = torch.cat([none.long(), *(own for own, _ in found)])
+        squared = torch.cat([none.double(), *(distances for _, distances in found)])
+        settled = now.settled()
+        return KMeansResult(
+            **vars(settled),
+            labels=labels,
+            inertia=float(self.sum(squared if weights is None else squared * weights)),
+            iterations=int(now.arrays["iterations"][0]),
+            found=int((settled.counts > 0).sum()),
+            refilled=int(now.arrays["refilled"][0]),
+        )
+
+    def _blocks(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Every row group of every worker in turn, on all of them: its first position, and its rows."""
+        bounds = torch.tensor([[g.start, g.stop] for g in self.shard.groups], dtype=torch.int64, device=x.device)
+        first, last = self.shard.start, self.shard.start + len(x)
+        for start, stop in collectives.gather(bounds.view(-1, 2)).tolist():
+            mine = first <= start < last
+            block = x[start - first : stop - first].clone() if mine else x.new_zeros((stop - start, x.shape[1]))
+            yield start, collectives.total(block)
+
+
+class _Walk:
+    """Passes over the rows of all workers, who hold them in memory."""
+
+    def __init__(self, shard: Shard, z: Tensor, weights: Tensor | None) -> None:
+        self.shard, self.z, self.weights = shard, z, weights
+        self.around: list[Tensor] = []
+        """This worker's row groups around the origin, once that is known."""
+        self.energies: list[Tensor] = []
+
+    def step(self, now: Clustering) -> Clustering:
+        """The next version."""
+        plain = now.phase in ("move", "count") and not now.options.balanced and self.weights is None
+        if not plain:
+            return now.after(self._parts(now))
+        return now.after(self._sums(now), lambda: self._parts(now))
+
+    def _mine(self, now: Clustering) -> list[int]:
+        """Which of this worker's row groups the version waits for."""
+        expected = now.expected()
+        return [at for at, group in enumerate(self.shard.groups) if expected[group.id]]
+
+    def _sums(self, now: Clustering) -> dict[str, Tensor]:
+        """What is needed as long as no cluster is empty, by the shortest way."""
+        geometry, mine = now.geometry, self._mine(now)
+        if not self.around:
+            fixed = FixedPoint(now.arrays["energy_scale"])
+            self.around = geometry.groups(self.z, self.shard.spans)
+            self.energies = [fixed.integers(steps.squares(x)).sum() for x in self.around]
+        centroids = now.arrays["centroids"][[*now.active]]
+        sums, counts = steps.statistics([self.around[at] for at in mine], centroids, geometry)
+        energy = sum((self.energies[at] for at in mine), counts.new_zeros(()))
+        whole = collectives.total(torch.cat((sums.flatten(), counts.flatten(), energy[None])))
+        sums, counts, energy = whole.split([sums.numel(), counts.numel(), 1])
+        counts = counts.view(centroids.shape[:2])
+        return {"sums": sums.view(centroids.shape), "counts": counts, "mass": counts, "energy": energy}
+
+    def _parts(self, now: Clustering) -> dict[str, Tensor]:
+        """All that a pass gives, over all workers."""
+        step = accumulate.pass_of(now)
+        for span, group in self._spans(now):
+            weights = None if self.weights is None else self.weights[span]
+            step.add(self.z[span], weights, np.arange(group.start, group.start + (span.stop - span.start)))
+        mine, whole = step.result(), {}
+        for name, value in mine.items():
+            part = torch.from_numpy(value).to(self.z.device)
+            if name in accumulate.SUMMED:
+                whole[name] = collectives.total(part)
+            elif name in ("largest", "heaviest", "most"):
+                whole[name] = collectives.maximum(part)
+            else:
+                rows = 1 if "far" in mine else 0
+                whole[name] = collectives.gather(part.transpose(0, rows).contiguous()).transpose(0, rows)
+        merged = accumulate.merge([{name: value.cpu().numpy() for name, value in whole.items()}])
+        return {name: torch.from_numpy(value).to(self.z.device) for name, value in merged.items()}
+
+    def _spans(self, now: Clustering) -> list[tuple[slice, RowGroup]]:
+        """This worker's row groups that are waited for; an empty one where it has none, as it must take part."""
+        mine = [(self.shard.spans[at], self.shard.groups[at]) for at in self._mine(now)]
+        return mine or [(slice(0, 0), RowGroup(0, 0, 0))]

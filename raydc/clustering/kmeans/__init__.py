@@ -1,0 +1,1 @@
+"""k-means whose sums are integers, so that any split of the rows ends in the same bits."""

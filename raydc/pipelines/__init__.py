@@ -1,0 +1,1 @@
+"""What the commands do with rows and models, in the order that loses nothing."""

@@ -1,0 +1,321 @@
+"""Batch assignment: the clusters of any number of rows by a registered model, Parquet in, Parquet out.
+
+The rows are cut into chunks that depend on the data alone. Each chunk becomes one file, which appears complete or not
+at all and says in its footer whose rows it holds; a repeated run makes only the files that are missing. So it does not
+matter which worker did what, or where an earlier run was killed.
+"""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raydc.artifacts.model import ClusteringModel, weights_hash
+from raydc.data import DataError, DataSettings, Source, open_source
+from raydc.data.profile import bad_cells, checksum, complaint, joined
+from raydc.data.source import Piece, to_float32
+from raydc.distributed import ray_cluster
+from raydc.utils.fault_injection import failpoint
+from raydc.utils.storage import Store
+
+if TYPE_CHECKING:
+    from raydc.distributed.watchdog import Warden
+
+MANIFEST, SUMMARY = "assignment.json", "summary.json"
+CHUNK_ROWS = 2**17
+"""Rows of an output file, about; it holds whole pieces of the data."""
+
+
+class AssignmentFailed(RuntimeError):
+    """Workers were lost too often; the same command goes on."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that become one output file."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(piece.rows for piece in self.pieces)
+
+    @property
+    def name(self) -> str:
+        return f"part-{self.pieces[0].start:012d}.parquet"
+
+
+def assign(
+    model_uri: str,
+    data: DataSettings,
+    out: str,
+    workers: int = 0,
+    tracking_uri: str | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    before_chunk: Callable[[], None] = lambda: None,
+    allow_code: Collection[str] = (),
+) -> dict[str, Any]:
+    """Write id (and row number), cluster and confidence of every row of `data` into `out`; what it came to.
+
+    Runs in this process, where `before_chunk` may raise to end it, or in `workers` Ray actors. `allow_code` names
+    methods that do not come with raydc and whose code the model may have imported. Raises RegistryError,
+    ModelError, DataError or ValueError before any work if the model or the rows cannot be used together, or `out` holds
+    other assignments; and as `connection.check` does.
+    """
+    started = time.time()
+    if workers < 0:
+        raise ValueError(f"--workers: expected 0 (this process) or more, got {workers}")
+    if workers:
+        ray_cluster.check()
+    from raydc.tracking import mlflow_client  # here, so that workers need not wait for MLflow to be imported
+
+    model = mlflow_client.load(model_uri, tracking_uri, allow_code)
+    if model.refuses:
+        raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
+    settings = for_model(data, model)
+    source = open_source(settings)
+    if source.n_features != model.n_features:
+        raise DataError(
+            f"{data.path}: rows have {source.n_features} features, the model was trained on {model.n_features}"
+        )
+    store, chunks = Store(out), cut(source.pieces, chunk_rows)
+    manifest = {
+        "model": identity(model),
+        "data": source.fingerprint,
+        "files": [chunk.name for chunk in chunks],
+    }
+    times = [*source.times.values()]
+    sure = _claim(store, manifest, f"{model_uri}, {data.path}") == times
+    drop = settings.on_bad_row == "drop"
+    abouts = [_held(store, chunk, manifest) for chunk in chunks]
+    missing = [
+        chunk
+        for chunk, held in zip(chunks, abouts, strict=True)
+        if held is None or (held["dropped"] and not drop) or not sure
+    ]
+    if workers == 0:
+        _accelerate(model)
+        for chunk in missing:
+            before_chunk()
+            _write(chunk, source, model, store, manifest)
+    elif missing:
+        _on_ray(missing, source.settings, model, store, manifest, workers)
+    store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
+    return _summarise(store, chunks, manifest, model.n_clusters, abouts.count(None), time.time() - started)
+
+
+def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
+    """Settings that take the model's own columns and shape where the user names none."""
+    changes: dict[str, Any] = {}
+    if data.columns is None and model.columns and not (data.path == "digits" or data.path.endswith((".npy", ".npz"))):
+        changes["columns"] = model.columns
+    if data.shape is None and len(model.shape) == 3:
+        changes["shape"] = model.shape
+    return data.model_copy(update=changes)
+
+
+def cut(pieces: Sequence[Piece], chunk_rows: int) -> list[Chunk]:
+    """Consecutive pieces together, up to `chunk_rows` rows, at least one piece each."""
+    chunks: list[Chunk] = []
+    held: list[Piece] = []
+    for piece in pieces:
+        if held and sum(p.rows for p in held) + piece.rows > chunk_rows:
+            chunks.append(Chunk(tuple(held)))
+            held = []
+        held.append(piece)
+    return [*chunks, Chunk(tuple(held))] if held else chunks
+
+
+def identity(model: ClusteringModel) -> str:
+    """sha256 of all that decides which cluster and confidence a row gets."""
+    rest = [model.method_name, model.config, model.shape, model.columns, model.scaling.to_json()]
+    hashes = [weights_hash(method) for method in (model.method, *(replica.method for replica in model.replicas))]
+    rest += [hashes, [replica.names.tolist() for replica in model.replicas]]
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _accelerate(model: ClusteringModel) -> None:
+    """Move a network to this process's GPU, where there is one; rows follow the model's parameters."""
+    if torch.cuda.is_available() and any(True for _ in model.method.parameters()):
+        model.to("cuda")
+
+
+def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | None:
+    """Mark the directory as that of this model and these rows; ValueError if it is another's.
+
+    Returns when the rows' files had been written as its last assignment ended; None where none has ended.
+    """
+    if store.exists(MANIFEST):
+        before = json.loads(store.read_text(MANIFEST))
+        changed = [name for name in manifest if before.get(name) != manifest[name]]
+        if changed:
+            words = {"model": "another model", "data": "other rows"}
+            held = " and ".join(words[name] for name in changed if name in words) or "files of another size"
+            raise ValueError(f"{store.root} holds assignments of {held} than {what}; name another --out")
+        return before.get("times")
+    if store.list():
+        raise ValueError(f"{store.root} holds other files; name a new or empty directory with --out")
+    store.write_text(MANIFEST, json.dumps(manifest, indent=1))
+    return None
+
+
+def _held(store: Store, chunk: Chunk, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What the chunk's file says of itself, if it is there and complete."""
+    if not store.exists(chunk.name):
+        return None
+    try:
+        with store.filesystem.open_input_file(f"{store.path.rstrip('/')}/{chunk.name}") as file:
+            metadata = pq.read_metadata(file)
+    except pa.ArrowInvalid:
+        return None  # damaged since it was written: it will be made again
+    about = json.loads((metadata.metadata or {}).get(b"raydc", b"{}"))
+    right = about.get("model") == manifest["model"] and about.get("data") == manifest["data"]
+    if right and metadata.num_rows + len(about["dropped"]) == chunk.rows:
+        return about
+    return None
+
+
+def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, manifest: dict[str, Any]) -> None:
+    """Make the chunk's file. DataError names the first bad rows, unless they are to be dropped.
+
+    Where it is there, of files that may have been written anew, the rows are read to see whether they are the same.
+    """
+    failpoint("assign")
+    drop = source.settings.on_bad_row == "drop"
+    held = _held(store, chunk, manifest)
+    if held is not None and (drop or not held["dropped"]):
+        if held["checksum"] != joined(checksum(source.read(piece)) for piece in chunk.pieces):
+            raise DataError(
+                f"{store.root} holds assignments of rows whose values have changed since; name another --out"
+            )
+        return
+    columns: dict[str, list[np.ndarray]] = {"row": [], "id": [], "cluster": [], "confidence": []}
+    dropped: list[int] = []
+    checksums: list[int] = []
+    for piece in chunk.pieces:
+        block = source.read(piece)
+        checksums.append(checksum(block))
+        bad = bad_cells(block)
+        rows = np.arange(piece.rows) if bad is None else np.flatnonzero(~bad.any(axis=1))
+        if bad is not None and not drop:
+            raise DataError(complaint(source, piece, block, bad))
+        dropped += (piece.start + np.setdiff1d(np.arange(piece.rows), rows)).tolist()
+        found = model.assign(to_float32(block.x[rows]))
+        columns["row"].append(piece.start + rows)
+        columns["id"].append(block.ids[rows])
+        columns["cluster"].append(found.clusters)
+        columns["confidence"].append(found.confidence)
+    whole: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
+    about = {
+        "model": manifest["model"],
+        "data": manifest["data"],
+        "dropped": dropped,
+        "checksum": joined(checksums),
+        "sizes": np.bincount(whole["cluster"], minlength=model.n_clusters).tolist(),
+        "confidence": float(whole["confidence"].sum(dtype=np.float64)),
+    }
+    if whole["id"].dtype == object:
+        whole["id"] = pa.array(whole["id"], pa.string())  # also where no row is left
+    table = pa.table(whole).replace_schema_metadata({"raydc": json.dumps(about)})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, write_page_checksum=True)
+    store.write_bytes(chunk.name, buffer.getvalue())
+    failpoint("assigned")
+
+
+def _summarise(
+    store: Store, chunks: Sequence[Chunk], manifest: dict[str, Any], n_clusters: int, made: int, seconds: float
+) -> dict[str, Any]:
+    """Counts from the files' own footers, each row once; written beside them."""
+    held = [_held(store, chunk, manifest) for chunk in chunks]
+    if any(about is None for about in held):
+        raise RuntimeError(f"files of {store.root} have vanished while it was written; run the same command again")
+    abouts = [about for about in held if about is not None]
+    sizes = np.sum([about["sizes"] for about in abouts], axis=0).astype(int).tolist()
+    dropped = [row for about in abouts for row in about["dropped"]]
+    summary = {
+        "rows": sum(sizes),
+        "dropped": len(dropped),
+        "dropped_rows": dropped[:100],
+        "n_clusters": n_clusters,
+        "sizes": sizes,
+        "confidence": sum(about["confidence"] for about in abouts) / max(1, sum(sizes)),
+        "files": len(chunks),
+        "written": made,
+        "out": store.root,
+        "seconds": seconds,
+    }
+    store.write_text(SUMMARY, json.dumps(summary, indent=1))
+    return summary
+
+
+class _Assigner:
+    """A Ray actor that makes chunks, reading their rows itself."""
+
+    def __init__(self, settings: DataSettings, store: Store, manifest: dict[str, Any]) -> None:
+        torch.set_num_threads(1)
+        self.source, self.store, self.manifest = open_source(settings), store, manifest
+        self.model: ClusteringModel | None = None
+        if self.source.fingerprint != manifest["data"]:
+            raise DataError(f"{settings.path} differs between machines, or has been replaced; start again")
+
+    def make(self, warden: "Warden", files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
+        """`files` are the model, of this method; the first call keeps it and is watched (a restarted actor's too)."""
+        if self.model is None:
+            warden.watch()
+            self.model = ClusteringModel.of(files, allow_code=[method_name])
+            _accelerate(self.model)
+        _write(chunk, self.source, self.model, self.store, self.manifest)
+
+
+def _on_ray(
+    chunks: Sequence[Chunk],
+    settings: DataSettings,
+    model: ClusteringModel,
+    store: Store,
+    manifest: dict[str, Any],
+    workers: int,
+) -> None:
+    """Every chunk made by some actor; those lost or hanging are replaced, and what they had in hand is done again."""
+    with ray_cluster.connected(workers):
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+        from ray.util import ActorPool
+
+        from raydc.distributed.watchdog import Warden
+
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
+        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)(_Assigner)
+        files, warden = ray.put(model.files()), Warden.start()
+        actors = [kind.remote(settings, store, manifest) for _ in range(min(workers, len(chunks)))]
+        try:
+            for _ in ActorPool(actors).map_unordered(
+                lambda actor, chunk: actor.make.remote(warden, files, model.method_name, chunk), chunks
+            ):
+                pass
+        except RayTaskError as problem:
+            raise problem.cause if isinstance(problem.cause, ValueError) else problem from None
+        except RayActorError as problem:
+            kept = "files that are complete are kept, and the same command makes the others"
+            raise AssignmentFailed(
+                f"workers were lost more often than they are replaced; {kept}: {problem}"
+            ) from problem
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+def read(out: str) -> Iterator[pa.Table]:
+    """The assignments in `out`, a table a file, in the order of the data."""
+    store = Store(out)
+    for name in store.list():
+        if name.endswith(".parquet"):
+            yield pq.read_table(io.BytesIO(store.read_bytes(name)))

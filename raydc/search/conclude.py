@@ -1,0 +1,342 @@
+"""After the trainings: the choice, the winner's model with its evidence, and search.json, which reports draw."""
+
+import io
+import json
+import math
+import threading
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+from optuna.trial import TrialState
+
+from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel, Replica
+from raydc.metrics import stability
+from raydc.pipelines import assign
+from raydc.search import selector
+from raydc.search.driver import Finished, Search, SearchWatch, check, interrupted, search, simpler
+from raydc.search.evaluation import Context, Labels, plain_kmeans
+from raydc.search.selector import Candidate, Choice
+from raydc.search.settings import Criterion, TuneSettings
+from raydc.search.trial import Record, read_array
+from raydc.utils.storage import alone
+
+SHOWN: tuple[Criterion, ...] = (
+    "selector",
+    "stage one",
+    "modularity",
+    "kappa",
+    "agreement",
+    "stability ami",
+    "stability ari",
+    "prediction strength",
+    "consensus",
+    "raw silhouette",
+    "pooled silhouette",
+    "ace",
+)
+"""Criteria that the finalists are shown side by side by, whichever chooses."""
+WITNESSES = 4
+"""Replicas that travel with the winner's model at most; each is as large as the model and costs as much to ask."""
+
+
+def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, Any]:
+    """Search, choose, and write the winner to `out`/model; what search.json holds. Running it again repeats nothing.
+
+    Raises SettingsError or DataError before any work, SearchError where there is no answer, or SearchInterrupted.
+    """
+    watch = watch or SearchWatch()
+    checked = check(settings, watch)
+    with alone(checked.context.store):
+        return tune_alone(checked, watch)
+
+
+def tune_alone(checked: Search, watch: SearchWatch) -> dict[str, Any]:
+    """`tune` in a directory that the caller holds `alone`."""
+    started, store = time.monotonic(), checked.context.store
+    summary = conclude(search(checked, watch), watch.stop)
+    before = json.loads(store.read_text("search.json")) if store.exists("search.json") else {"seconds": 0.0}
+    spent = before["seconds"] + time.monotonic() - started
+    found = json.loads(json.dumps(summary | {"seconds": before["seconds"]}))
+    if found != before:
+        found["seconds"] = spent
+        store.write_text("search.json", json.dumps(found, indent=1))
+    for line in found["notes"]:
+        watch.note(line)
+    return found
+
+
+def labelled(context: Context, record: Record, replicas: list[Record]) -> list[tuple[Record, Labels]]:
+    """Those trainings of a trial that finished, with their labels [n]; none where its first did not."""
+    found = []
+    for one in (record, *replicas):
+        own = read_array(context.store, f"{one.folder}/labels.npy")
+        if one.status == "finished" and own is not None:
+            found.append((one, own.astype(np.int64)))
+    return found if found and found[0][0] is record else []
+
+
+def candidate(context: Context, record: Record, replicas: list[Record]) -> Candidate | None:
+    """A trial with its replicas; None where it has no labels itself."""
+    labels = [own for _, own in labelled(context, record, replicas)]
+    if not labels:
+        return None
+    features = read_array(context.store, f"{record.folder}/features.npy")
+    seconds = float(np.mean([one.seconds for one in (record, *replicas)]))
+    k, guarded = max(int(own.max()) + 1 for own in labels), sum(one.status == "guarded" for one in replicas)
+    return Candidate(record.number, k, seconds, np.stack(labels), features, record.method != "ward", guarded)
+
+
+def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[str, Any]:
+    """Choose, write model and agreement, and sum everything up. SearchInterrupted if asked to stop on the way."""
+    context = finished.context
+    by_number = {record.number: record for record in finished.records}
+    found = [candidate(context, by_number[number], own) for number, own in finished.replicas.items()]
+    able = [one for one in found if one is not None and one.trainings > 1]
+    choice, standings = _choose(finished, able)
+    trainings = labelled(context, by_number[choice.number], finished.replicas.get(choice.number, []))
+    (winner, own), others = trainings[choice.medoid], [one for i, one in enumerate(trainings) if i != choice.medoid]
+    clusters = _clusters(winner, own, [labels for _, labels in others])
+    weights = _write_model(context, winner, own, others, clusters, stop)
+    band = selector.null(
+        context.reference,
+        lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
+        neighbours=context.settings.neighbours,
+        trials=len(finished.records),
+        seed=context.settings.seed,
+    )
+    score = winner.measures["stage one"]
+    notes = [*choice.notes]
+    if band.inside(score):
+        notes.append(
+            f"no structure: the winner's score {score:.4f} is within what k-means reaches on permuted columns "
+            f"(up to {band.columns[1]:.4f}) or rows of one normal distribution (up to {band.gaussian[1]:.4f})"
+        )
+    suggested = [r for r in finished.records if r.number >= len(finished.first) and r.status in ("finished", "stopped")]
+    if len(suggested) > 1 and np.ptp([record.score for record in suggested]) == 0:
+        notes.append(
+            f"every suggested trial scores {suggested[0].score:.4f}: the score does not tell these settings apart"
+        )
+    notes += _left_out(finished)
+    everything = [*finished.records, *(r for own in finished.replicas.values() for r in own)]
+    return {
+        "winner": _entry(winner, len(finished.first)) | {"weights": weights},
+        "best": choice.best,
+        "criterion": context.settings.criterion,
+        "structure": not band.inside(score),
+        "null": {"columns": band.columns, "gaussian": band.gaussian},
+        "notes": notes,
+        "reference": context.reference_name,
+        "baselines": [str(point["method.name"]) for point in finished.first],
+        "trials": [
+            _entry(record, len(finished.first)) | {"finalist": record.number in finished.replicas}
+            for record in finished.records
+        ],
+        "finalists": [vars(standings[one.number]) | {"seconds": one.seconds} for one in able],
+        "criteria": _criteria(context, able),
+        "replicas": [_entry(record, len(finished.first)) for own in finished.replicas.values() for record in own],
+        "importance": importance(finished),
+        "k curve": _k_curve(finished),
+        "clusters": clusters,
+        "cost": {
+            "trainings": len(everything),
+            "seconds of trials": sum(record.seconds for record in finished.records),
+            "seconds of replicas": sum(r.seconds for own in finished.replicas.values() for r in own),
+        },
+    }
+
+
+def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int, selector.Standing]]:
+    context = finished.context
+    if any(one.registrable for one in able):
+        order, criterion = simpler(finished.first), context.settings.criterion
+        choice, standings, _ = selector.choose(able, context.graph, order, criterion, context.reference)
+        opponents = order[: order.index(choice.best)] if choice.best in order else order
+        choice.notes += _not_compared(finished, [number for number in opponents if number not in standings])
+        if collapsed := [f"trial {one.number} ({one.guarded} of {one.trainings})" for one in able if one.guarded]:
+            choice.notes.append(f"replicas that guards refused count as stability 0: {', '.join(collapsed)}")
+        return choice, standings
+    models = [record for record in finished.records if record.has_model(context.store)]
+    best = max(models, key=lambda record: (record.score, -record.number))
+    note = (
+        "no finalist has a replica (out of time, or they failed): chosen by one training alone, its stability unknown"
+    )
+    return Choice(best.number, best.number, 0, [note]), {}
+
+
+def _left_out(finished: Finished) -> list[str]:
+    """What to say of trials that could not take part."""
+    notes = []
+    for record in finished.records:
+        name, why = f"trial {record.number} ({record.method})", "; ".join(record.problems)
+        if record.status == "failed":
+            notes.append(f"{name} failed: {why}")
+        elif record.status == "lost":
+            notes.append(f"{name} was lost, and is tried again by the same command: {why}")
+        elif record.status == "finished" and record.method != "ward" and not record.has_model(finished.context.store):
+            notes.append(f"{name} is left out: its model is gone from {record.folder}")
+    wanted = len(finished.first) + finished.context.settings.trials
+    if len(finished.records) < wanted:
+        notes.append(
+            f"out of time: {wanted - len(finished.records)} of {wanted} trials are not finished; the same command goes "
+            "on with them"
+        )
+    return notes
+
+
+def _not_compared(finished: Finished, opponents: list[int]) -> list[str]:
+    """What to say of simpler trials that the winner did not have to beat."""
+    by_number = {record.number: record for record in finished.records}
+    notes = []
+    for number in opponents:
+        record = by_number.get(number)
+        if record is None:
+            why = "out of time"
+        elif record.status == "finished":
+            why = "it has no replica: out of time, or they failed"
+        else:
+            why = f"{record.status}: {'; '.join(record.problems)}"
+        notes.append(f"the winner was not compared with the simpler trial {number} ({why})")
+    return notes
+
+
+def _clusters(winner: Record, own: Labels, others: list[Labels]) -> list[dict[str, Any]]:
+    """Size, Jaccard stability and mean agreement of each of the winner's clusters, on the evaluation rows."""
+    if not others:
+        return []
+    k = max(winner.n_clusters, *(int(labels.max()) + 1 for labels in others))
+    overlap = stability.cluster_jaccard(own, np.stack(others), k)
+    agree = stability.row_agreement(np.stack([own, *others]), k, 0)
+    found = []
+    for cluster in range(k):
+        rows = own == cluster
+        mean = float(agree[rows].mean()) if rows.any() else 0.0
+        found.append(
+            {"cluster": cluster, "rows": int(rows.sum()), "jaccard": float(overlap[cluster]), "agreement": mean}
+        )
+    return found
+
+
+def _write_model(
+    context: Context,
+    winner: Record,
+    own: Labels,
+    others: list[tuple[Record, Labels]],
+    clusters: list[dict[str, Any]],
+    stop: threading.Event | None = None,
+) -> str:
+    """`out`/model with its replicas as witnesses, and `out`/assignments: every row's cluster and their agreement."""
+    store, model = context.store, _model(context, winner)
+    model.notes = {"search": {"trial": winner.number, "replica": winner.replica, "score": winner.score}}
+    model.notes["clusters"] = clusters
+    if not model.refuses:
+        model.replicas = tuple(
+            Replica(_model(context, other).method, stability.names_in(labels, own, model.n_clusters))
+            for other, labels in others[:WITNESSES]
+        )
+    store.delete("model")
+    for name, data in model.files().items():
+        store.write_bytes(f"model/{name}", data)
+    if model.refuses:
+        _write_evaluated(context, model.n_clusters, own, [labels for _, labels in others])
+        return model.weights_hash()
+    manifest = f"assignments/{assign.MANIFEST}"
+    if not store.exists(manifest) or json.loads(store.read_text(manifest))["model"] != assign.identity(model):
+        store.delete("assignments")  # of the winner of fewer trials
+
+    def before_chunk() -> None:
+        if stop is not None and stop.is_set():
+            raise interrupted(store)
+
+    where = (f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
+    assign.assign(*where, before_chunk=before_chunk, allow_code=[model.method_name])
+    return model.weights_hash()
+
+
+def _model(context: Context, record: Record) -> ClusteringModel:
+    run = context.store / f"{record.folder}/run"
+    files = {name: run.read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
+    return ClusteringModel.of(files, allow_code=[str(record.point["method.name"])])
+
+
+def _write_evaluated(context: Context, n_clusters: int, own: Labels, others: list[Labels]) -> None:
+    """Assignments of the evaluation rows, where a model cannot be asked for those of other rows."""
+    k = max(n_clusters, *(int(labels.max()) + 1 for labels in (own, *others)))
+    agree = stability.row_agreement(np.stack([own, *others]), k, 0) if others else np.full(len(own), np.nan)
+    columns = {"row": context.numbers, "id": pa.array(context.ids), "cluster": own, "confidence": agree.astype("f4")}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, write_page_checksum=True)
+    context.store.delete("assignments")
+    context.store.write_bytes("assignments/part-000000000000.parquet", buffer.getvalue())
+
+
+def _entry(record: Record, baselines: int) -> dict[str, Any]:
+    """A training as a line of a table."""
+    return {
+        "number": record.number,
+        "replica": record.replica,
+        "baseline": record.number < baselines,
+        "method": record.method,
+        "point": record.point,
+        "settings": record.settings,
+        "status": record.status,
+        "problems": record.problems,
+        "score": record.score,
+        "measures": record.measures,
+        "history": record.history,
+        "n_clusters": record.n_clusters,
+        "loss": record.loss if record.loss is None or math.isfinite(record.loss) else None,
+        "seconds": record.seconds,
+        "weights": record.weights,
+    }
+
+
+def _criteria(context: Context, able: list[Candidate]) -> dict[str, dict[str, float | None]]:
+    """Each criterion by finalist's number; none where it has no value."""
+    if not able:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = selector.criteria(able, context.graph, SHOWN, context.reference)
+    return {
+        name: {str(one.number): float(v) if np.isfinite(v) else None for one, v in zip(able, values, strict=True)}
+        for name, values in found.items()
+    }
+
+
+def importance(finished: Finished) -> dict[str, float]:
+    """Share of the score's variance that each setting explains (PED-ANOVA or fANOVA, as Optuna has it).
+
+    Of settings that all suggested trials have, else of those of the method most often suggested; of finished trials
+    alone, as a guarded one's score and a stopped one's are of another kind. Empty under 8 trials.
+    """
+    told = finished.study.get_trials(states=(TrialState.COMPLETE,))
+    trials = [t for t in told if t.params and t.user_attrs.get("status") == "finished"]
+    methods = [str(t.user_attrs.get("method")) for t in trials]
+    if len(set(methods)) > 1:
+        most = max(sorted(set(methods)), key=methods.count)
+        trials = [t for t, name in zip(trials, methods, strict=True) if name == most]
+    if len(trials) < 8 or np.ptp([t.value for t in trials]) == 0:
+        return {}
+    apart = optuna.create_study(direction="maximize")
+    apart.add_trials(trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = optuna.importance.get_param_importances(apart)
+    return {name.rpartition(": ")[2]: float(value) for name, value in found.items()}
+
+
+def _k_curve(finished: Finished) -> dict[str, dict[str, float]]:
+    """Best stage-one score by number of clusters: of raw k-means, and of trials."""
+    best: dict[int, float] = {}
+    for record in finished.records:
+        if record.status == "finished":
+            best[record.n_clusters] = max(record.score, best.get(record.n_clusters, record.score))
+    return {
+        "raw k-means": {str(k): finished.curve[k] for k in sorted(finished.curve)},
+        "trials": {str(k): best[k] for k in sorted(best)},
+    }

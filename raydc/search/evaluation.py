@@ -1,0 +1,223 @@
+"""What is fixed for a whole search: the rows that every trial is scored on, and the graph of their neighbours."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from raydc import methods
+from raydc.data import (
+    DataError,
+    DataSettings,
+    RowGroup,
+    Scaling,
+    Source,
+    Survey,
+    load_shard,
+    open_source,
+    opened,
+    survey,
+)
+from raydc.metrics import graph
+from raydc.search.settings import TuneSettings
+from raydc.search.space import method_settings
+from raydc.settings import unflatten
+from raydc.training.config import RunConfig
+from raydc.training.loop import seed_of
+from raydc.training.worker_job import Job
+from raydc.utils.storage import Store
+
+Labels = NDArray[np.int64]
+CURVE = 12
+"""Numbers of clusters at most for which raw k-means is tried."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: of a trial (replica 0), or of one of its replicas."""
+
+    number: int
+    replica: int
+    point: dict[str, Any]
+    """Dotted settings, with `method.name`, which is `ward` for the shallow opponent."""
+
+    @property
+    def folder(self) -> str:
+        return f"trials/{self.number:04d}" + (f"/replica-{self.replica}" if self.replica else "")
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: TuneSettings
+    """With absolute paths."""
+    survey: Survey
+    shape: tuple[int, ...]
+    columns: tuple[str, ...]
+    chosen: NDArray[np.int64]
+    """Positions of the evaluation rows among all that are used."""
+    rows: NDArray[np.float32]
+    """[n, D], the evaluation rows as stored."""
+    ids: NDArray[Any]
+    """[n], theirs."""
+    reference: NDArray[np.float32]
+    """[n, F], the space in which neighbours count."""
+    graph: graph.NeighbourGraph
+
+    @property
+    def store(self) -> Store:
+        return Store(self.settings.out)
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """[n], positions of the evaluation rows in the data."""
+        return self.survey.positions(self.chosen)
+
+    @property
+    def reference_name(self) -> str:
+        """Which space that is, with a hash: scores of another space are not comparable."""
+        name = self.settings.reference or f"the rows, scaled ({self.settings.data.scaling or 'power'})"
+        return f"{name}, {len(self.chosen)} rows, sha256 {self.reference_digest}"
+
+    @property
+    def reference_digest(self) -> str:
+        return hashlib.sha256(self.reference.tobytes()).hexdigest()[:16]
+
+    def seed(self, task: Task, what: str) -> int:
+        return seed_of(self.settings.seed, what, task.number, task.replica) % 2**31
+
+    def kept(self, task: Task) -> NDArray[np.bool_]:
+        """[N] rows that this task is trained on: all, or a replica's own subsample."""
+        keep = np.ones(self.survey.rows, bool)
+        if task.replica:
+            rng = np.random.default_rng(self.seed(task, "subsample"))
+            out = round((1 - self.settings.subsample) * len(keep))
+            keep[rng.choice(len(keep), out, replace=False)] = False
+        return keep
+
+    def job(self, task: Task) -> Job:
+        """What a task trains. Raises SettingsError or DataError where its method cannot take these rows."""
+        settings, store = self.settings, self.store / task.folder
+        kind = methods.load(str(task.point["method.name"]))
+        chosen = task.point | method_settings(kind, settings.settled, self.shape)
+        values = unflatten({key: value for key, value in chosen.items() if not key.startswith("data.")})
+        workers = settings.workers_per_trial
+        training = {"seed": self.seed(task, "training"), "workers": 0 if workers == 1 else workers}
+        scaling = chosen.get("data.scaling", settings.data.scaling)
+        values["data"] = settings.data.model_copy(update={"scaling": scaling}).model_dump()
+        values["training"] = values.get("training", {}) | training
+        values["output"] = {"out": (store / "run").root}
+        config = RunConfig.of(values)
+        kind.check_settings(config.method, self.shape)
+        found = subsample(self.survey, self.kept(task)) if task.replica else self.survey
+        scaled = Scaling.of(scaling or kind.scaling, self.survey)  # type: ignore[arg-type]
+        source = opened(settings.data, self.survey.fingerprint) if workers == 1 else None
+        job = Job(config, found, scaled, self.shape, self.columns, source)
+        job.checked()
+        return job
+
+    def check_method(self, name: str) -> None:
+        """DataError or SettingsError where the method, with which the search begins, cannot take these rows."""
+        clusters = {} if methods.load(name).finds_clusters() else {"method.n_clusters": self.settings.n_clusters[0]}
+        self.job(Task(0, 0, {"method.name": name, **clusters}))
+
+
+def prepare(settings: TuneSettings, surveyed: Callable[[Source, DataSettings], Survey] = survey) -> Context:
+    """Open and survey the rows, and build the neighbour graph. DataError says what is wrong with them."""
+    source = open_source(settings.data)
+    found = surveyed(source, source.settings)
+    most = settings.n_clusters[1]
+    trained = round(found.rows * settings.subsample)
+    if trained < most:
+        raise DataError(f"{found.rows} rows, of which replicas take {trained}, cannot form {most} clusters")
+    chosen = np.unique(np.linspace(0, found.rows - 1, min(settings.evaluation_rows, found.rows)).astype(np.int64))
+    if len(chosen) < most * (least := graph.least_rows(len(chosen), most, settings.allow_rare)):
+        raise DataError(
+            f"{len(chosen)} evaluation rows cannot form {most} clusters of the {least} rows that one must have to be "
+            f"scored; take evaluation_rows={most * least} or more, fewer clusters, or allow_rare"
+        )
+    if len(chosen) <= settings.neighbours:
+        raise DataError(f"{found.rows} rows are too few for a graph of {settings.neighbours} neighbours")
+    rows, ids = stored_rows(source, found, chosen)
+    if settings.reference is None:
+        scaling = Scaling.of(settings.data.scaling or "power", found)
+        reference = (rows - scaling.shift) * scaling.factor
+    else:
+        reference = _embedding(settings.reference, found.rows, chosen)
+    settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).root})
+    built = graph.neighbour_graph(reference, settings.neighbours)
+    return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
+
+
+def stored_rows(source: Source, found: Survey, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Rows [n, D] at these ascending positions, as stored, and their ids, reading only the groups that hold them."""
+    plain = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
+    parts, ids = [], []
+    for group in found.groups:
+        inside = chosen[(chosen >= group.start) & (chosen < group.stop)] - group.start
+        if len(inside):
+            shard = load_shard(source, found, plain, [[group]], 0, "cpu", "memory")
+            parts.append(shard.rows.take(slice(0, len(group)))[inside].flatten(1).numpy())
+            ids.append(np.asarray(shard.ids)[inside])
+    return np.concatenate(parts), np.concatenate(ids)
+
+
+def subsample(found: Survey, keep: NDArray[np.bool_]) -> Survey:
+    """The survey of those rows [N] that are kept; its statistics stay those of all rows."""
+    numbers = found.positions(np.arange(found.rows))
+    groups: list[RowGroup] = []
+    pieces, checksums, at = [], [], 0
+    for group in found.groups:
+        n = int(keep[group.start : group.stop].sum())
+        if n:
+            groups.append(RowGroup(len(groups), at, at + n))
+            pieces.append(found.pieces[group.id])
+            checksums.append(found.checksums[group.id])
+            at += n
+    dropped = np.sort(np.concatenate([found.dropped_rows, numbers[~keep]]))
+    return replace(
+        found, rows=at, groups=tuple(groups), pieces=tuple(pieces), checksums=tuple(checksums), dropped_rows=dropped
+    )
+
+
+def kmeans_curve(context: Context) -> dict[int, float]:
+    """Stage-one score of raw k-means on the evaluation rows for each number of clusters (at most a dozen of them)."""
+    low, high = context.settings.n_clusters
+    tried = range(low, high + 1)
+    if len(tried) > CURVE:
+        tried = np.unique(np.geomspace(low, high, CURVE).round().astype(int)).tolist()
+    return {k: graph.stage_one_score(plain_kmeans(context.reference, k, 0), context.graph) for k in tried}
+
+
+def plain_kmeans(rows: NDArray[Any], n_clusters: int, seed: int) -> Labels:
+    """Labels [N] of scikit-learn's k-means."""
+    return KMeans(n_clusters, n_init=3, random_state=seed).fit_predict(rows).astype(np.int64)
+
+
+def baselines(context: Context, default: str, curve: Mapping[int, float]) -> list[dict[str, Any]]:
+    """The trials that every search runs first, whatever its space: points by dotted settings.
+
+    Where the number of clusters is free, they take the one that suits raw k-means best.
+    """
+    k = max(curve, key=lambda n: curve[n])
+    names = dict.fromkeys([default, "kmeans", "ae_kmeans", "ward"])
+    free = [name for name in names if name != "ward" and methods.load(name).finds_clusters()]
+    return [{"method.name": name} | ({} if name in free else {"method.n_clusters": k}) for name in names]
+
+
+def _embedding(path: str, rows: int, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The chosen rows [n, F] of a file, which is not read whole."""
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as problem:
+        raise DataError(f"reference: {path} cannot be read as a .npy file: {problem}") from problem
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or len(values) != rows or values.dtype.kind not in "fiu":
+        what = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "an archive"
+        raise DataError(f"reference: expected numbers [{rows}, F], one row for each row that is used, got {what}")
+    found = np.array(values[chosen], np.float32)
+    if not np.isfinite(found).all():
+        raise DataError(f"reference: {path} holds values that are not finite")
+    return found

@@ -1,0 +1,1 @@
+"""MLflow: runs on record, registered models, messages that wait for a server."""

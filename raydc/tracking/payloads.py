@@ -1,0 +1,100 @@
+"""What is put on record of runs and models, as plain values: nothing here knows MLflow."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import math
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raydc.artifacts.model import ModelFacts
+
+Point = tuple[str, float, int, int]
+"""A metric: its name, value, time in milliseconds since 1970, and step."""
+PACKAGES = (
+    "raydc",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+    "pyarrow",
+    "pandas",
+    "ray",
+    "mlflow",
+    "optuna",
+)
+
+
+def sha256_of(folder: str | Path) -> str:
+    """sha256 over the names and bytes of a model folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python and of the packages that matter; nothing about the machine."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def example_rows(model: ModelFacts, rows: int = 2) -> Any:
+    """Rows of zeros as the model takes them: a DataFrame where it has columns, else an array."""
+    x = np.zeros((rows, *model.shape), np.float32)
+    if not model.columns:
+        return x
+    if len(model.columns) == model.n_features:
+        return pd.DataFrame(x, columns=list(model.columns))
+    return pd.DataFrame({model.columns[0]: x.reshape(rows, -1).tolist()})
+
+
+def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """An epoch (`loop.Progress` as a dictionary) as metrics by name."""
+    named = {f"loss.{name.replace(' ', '.')}": value for name, value in line["losses"].items()}
+    named |= {name: line.get(name) for name in ("changed", "alive", "largest", "epoch")}
+    return {name: float(value) for name, value in named.items() if value is not None}
+
+
+def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of summary.json as metrics by name."""
+    groups = {"final": summary.get("measures"), "initial": summary.get("initial"), "labels": summary.get("labels")}
+    named: dict[str, Any] = {
+        f"{group}.{name.replace(' ', '.')}": value
+        for group, values in groups.items()
+        for name, value in (values or {}).items()
+    }
+    named |= {name: summary.get(name) for name in ("rows", "n_clusters", "found", "seconds")}
+    return {name: float(v) for name, v in named.items() if isinstance(v, (int, float))}
+
+
+def beats(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether a model's evidence (tags) beats a champion's by more than the replicas' spread, on the same rows."""
+    names = ("raydc.stage_three", "raydc.spread", "raydc.reference")
+    if any(name not in tags for tags in (ours, theirs) for name in names):
+        return False
+    gain = float(ours["raydc.stage_three"]) - float(theirs["raydc.stage_three"])
+    spread = math.hypot(float(ours["raydc.spread"]), float(theirs["raydc.spread"]))
+    return ours["raydc.reference"] == theirs["raydc.reference"] and gain > spread
+
+
+def code_of(model: ModelFacts) -> list[str]:
+    """Code that the model needs where it is loaded: this package, and that of a method from elsewhere."""
+    paths = [str(Path(__file__).parents[1])]
+    if "." in model.method_name:
+        spec = importlib.util.find_spec(model.method_name.split(".")[0])
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin)
+            paths.append(str(origin.parent if origin.name == "__init__.py" else origin))
+    return paths

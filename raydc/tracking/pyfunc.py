@@ -1,0 +1,32 @@
+"""What `mlflow.pyfunc.load_model` runs: the model folder's arrays and JSON, read by `ClusteringModel`, without pickle.
+
+MLflow executes this file beside a copy of the package, so it also works where raydc is not installed.
+"""
+
+from typing import Any
+
+import mlflow.models
+import mlflow.pyfunc
+import pandas as pd
+
+from raydc.artifacts.model import ClusteringModel
+
+
+class Clusters(mlflow.pyfunc.PythonModel):
+    """Rows, as a DataFrame (columns by name) or an array of any real type, to cluster and confidence."""
+
+    def load_context(self, context: Any) -> None:
+        self.model = ClusteringModel.load(context.artifacts["model"])
+
+    # an array of any real type may come too; MLflow checks nothing under this annotation, `ClusteringModel.rows` does
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """cluster (int64), confidence (float32) and, with params={"soft": True}, memberships p0, p1, ... a row."""
+        found = self.model.assign(model_input)
+        columns: dict[str, Any] = {"cluster": found.clusters, "confidence": found.confidence}
+        if (params or {}).get("soft"):
+            columns |= {f"p{k}": found.memberships[:, k] for k in range(found.memberships.shape[1])}
+        index = model_input.index if isinstance(model_input, pd.DataFrame) else None
+        return pd.DataFrame(columns, index=index)
+
+
+mlflow.models.set_model(Clusters())

@@ -1,0 +1,242 @@
+"""Rows that need not fit in memory, for a method that trains nothing: the centroid service in place of the loop.
+
+Row groups are read, scaled and forgotten again in every iteration, so that a worker's memory does not grow with their
+number. Every finished iteration is on storage: a run that is killed goes on from there, with any number of workers. The
+service can be looked up in the cluster by the name of the run (raydc.centroid_service.actors.find).
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydc.artifacts.model import ClusteringModel
+from raydc.centroid_service.service import Plan, serve
+from raydc.centroid_service.worker import rows_of, work
+from raydc.clustering.kmeans import accumulate
+from raydc.clustering.kmeans.iteration import Clustering
+from raydc.data import RowGroup, opened, read_group
+from raydc.data.source import Block, to_float32
+from raydc.distributed.ray_cluster import gpu_for_each
+from raydc.methods.base import Method
+from raydc.training.loop import Progress
+from raydc.training.worker_job import Job, local_device, write_assignments
+from raydc.utils.autocast import exact_float32
+from raydc.utils.fault_injection import failpoint
+from raydc.utils.storage import Store
+
+SNAPSHOTS = "checkpoints/centroids"
+PART_ROWS = 2**17
+"""Rows of a file of assignments, about."""
+MEMBERSHIPS = 2**19
+"""Memberships that are held at once."""
+
+
+def plan_of(job: Job, run: str) -> Plan | None:
+    """What the service is asked to do; None where the method is trained on its rows."""
+    options = job.method().streamed()
+    if options is None:
+        return None
+    rows = tuple(map(len, job.survey.groups))
+    weighted = job.config.data.weight_column is not None
+    return Plan(run=run, dim=int(np.prod(job.shape)), rows=rows, weighted=weighted, seed=job.clusters_seed, **options)
+
+
+def seconds_of_an_iteration(plan: Plan, job: Job) -> float:
+    """Of one worker over all rows, on this machine: from the first row group, read, scaled and counted a few times."""
+    group, draw = job.survey.groups[0], torch.Generator().manual_seed(plan.seed)
+    torch.set_num_threads(job.config.training.threads)
+    now = plan.model_copy(update={"rows": (len(group),)}).begin()
+    now = replace(now, given=torch.randn(plan.n_clusters, plan.dim, generator=draw))
+    rows, reading, counting = Rows(job), [], []
+    for _ in range(4):  # the survey, an iteration that compiles, and two that count
+        began = time.perf_counter()
+        x, weights = rows_of(plan, group, rows)
+        read = time.perf_counter()
+        step = accumulate.pass_of(now)
+        step.add(x, weights, np.arange(len(group)))
+        reading.append(read - began)
+        counting.append(time.perf_counter() - read)
+        now = now if now.version else now.after({name: torch.from_numpy(a) for name, a in step.result().items()})
+    return (min(reading) + plan.restarts * min(counting[1:])) * job.survey.rows / len(group)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Reads the row groups of a job, in whatever process."""
+
+    job: Job
+
+    @cached_property
+    def method(self) -> Method:
+        return self.job.method().eval()
+
+    def __call__(self, group: RowGroup) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Features [n, D] of a row group, as the method clusters them; with their weights, where they have any."""
+        x, block = self.scaled(group)
+        features = self.method.features(x).numpy()
+        return features if block.weights is None else (features, block.weights)
+
+    def scaled(self, group: RowGroup) -> tuple[Tensor, Block]:
+        """Rows [n, ...] as the method takes them, and as they are stored."""
+        failpoint("stream")
+        job = self.job
+        block = read_group(opened(job.config.data, job.survey.fingerprint), job.survey, group)
+        return job.scaling.apply(torch.from_numpy(to_float32(block.x))).view(-1, *job.shape), block
+
+
+def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+    """Cluster and write everything in this process; False if it was asked to stop before the end."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.config.training.threads)
+    try:
+        return _in_process(plan, job, store, watch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+    service = serve((store / SNAPSHOTS).root, plan)
+    rows, device = Rows(job), local_device(job.config.training.device)
+    while not service.state(centroids=False).done:
+        work(service, plan, job.survey.groups, rows, device)
+        if watch.heard(status := service.status()) and not status["done"]:
+            return False
+    now = service.state().clustering
+    assert now is not None
+    for part in parts_of(job.survey.groups, PART_ROWS):
+        write_part((rows, now, store, device), part)
+    _conclude(job, store, now, service.status())
+    return True
+
+
+def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+    """The same by Ray tasks around the service's actor. Raises what the tasks raise."""
+    from raydc.centroid_service import actors as over_ray
+
+    training, groups = job.config.training, job.survey.groups
+    gpu = gpu_for_each(training.device, training.workers.least)
+    each: dict[str, Any] = {
+        "threads": training.threads,
+        "gpu": gpu,
+        "max_failures": training.max_failures,
+        "hang_after": training.hang_after,
+    }
+    service = over_ray.start(plan, (store / SNAPSHOTS).root)
+    rows = Rows(job)
+
+    def on_version() -> bool:
+        return watch.heard(service.status())
+
+    if not over_ray.advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **each):
+        return False
+    now = service.state().clustering
+    assert now is not None
+    written = {*store.list("assignments")}
+    missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
+    lots = [missing[at :: training.workers] for at in range(training.workers)]
+    over_ray.tasks(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), **each)([lot for lot in lots if lot])
+    _conclude(job, store, now, service.status())
+    return True
+
+
+@dataclass
+class Listener:
+    """Tells the caller of each iteration, once."""
+
+    progress: Callable[[Progress], None]
+    stopping: Callable[[], bool]
+    iterations: int
+    told: int = 0
+
+    def heard(self, status: dict[str, Any]) -> bool:
+        """Tell what is new in the service's status; whether to stop."""
+        history = progress_of(status, self.iterations)
+        for entry in history[self.told :]:
+            self.progress(entry)
+        self.told = len(history)
+        return self.stopping()
+
+
+def progress_of(status: dict[str, Any], iterations: int) -> list[Progress]:
+    """The service's iterations as epochs of a phase."""
+    entries = status["history"]
+    over = status["done"] or status["phase"] == "count"
+    return [
+        Progress(
+            phase="iterations",
+            epoch=at,
+            epochs=iterations,
+            step=at,
+            losses={"inertia": entry["inertia"], "refilled": float(entry["refilled"])},
+            changed=None,
+            alive=None,
+            largest=None,
+            last=over and at == len(entries),
+        )
+        for at, entry in enumerate(entries, start=1)
+    ]
+
+
+def parts_of(groups: Sequence[RowGroup], rows: int) -> list[list[RowGroup]]:
+    """Consecutive row groups for each file of assignments, about `rows` rows in each."""
+    parts: list[list[RowGroup]] = []
+    for group in groups:
+        if not parts or sum(map(len, parts[-1])) + len(group) > rows:
+            parts.append([])
+        parts[-1].append(group)
+    return parts
+
+
+def _name(part: Sequence[RowGroup]) -> str:
+    return f"assignments/part-{part[0].start:012d}.parquet"
+
+
+Shared = tuple[Rows, Clustering, Store, str]
+"""What all parts are made from, and on which device."""
+
+
+def _write_parts(shared: Shared, parts: Sequence[list[RowGroup]]) -> None:
+    for part in parts:
+        write_part(shared, part)
+
+
+@exact_float32()
+def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
+    """The assignments of some row groups, unless they are written already."""
+    rows, now, store, device = shared
+    if store.exists(_name(part)):
+        return
+    failpoint("stream.part")
+    now, method = now.to(device), rows.method.to(device)
+    method.keep(now.settled())
+    first, total = part[0].start, sum(map(len, part))
+    clusters, confidence = np.empty(total, np.int64), np.empty(total, np.float32)
+    ids = []
+    tile = max(1, MEMBERSHIPS // method.n_clusters)
+    for group in part:
+        x, block = rows.scaled(group)
+        x, at = x.to(device), slice(group.start - first, group.stop - first)
+        clusters[at] = accumulate.labelled(now, method.features(x))[0].cpu().numpy()
+        likeliest = [method.assign(some).max(1).values.float() for some in x.split(tile)]
+        confidence[at] = torch.cat(likeliest).cpu().numpy()
+        ids.append(block.ids)
+    columns = {"row": rows.job.survey.positions(np.arange(first, first + total)), "id": np.concatenate(ids)}
+    write_assignments(store, _name(part), columns | {"cluster": clusters, "confidence": confidence})
+
+
+def _conclude(job: Job, store: Store, now: Clustering, status: dict[str, Any]) -> None:
+    """The model and the history."""
+    method = job.method()
+    method.keep(now.settled())
+    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns)
+    for name, data in model.files().items():
+        store.write_bytes(f"model/{name}", data)
+    history = progress_of(status, now.options.iterations)
+    store.write_text("metrics.jsonl", "".join(json.dumps(asdict(entry)) + "\n" for entry in history))

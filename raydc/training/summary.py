@@ -1,0 +1,103 @@
+"""What a finished run came to: sizes, label-free measures beside those when clustering began, and warnings."""
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydc.data import Source, load_shard, open_source, read_labels
+from raydc.metrics import external, graph, monitors
+from raydc.training.worker_job import Job
+from raydc.utils.storage import Store
+
+SAMPLE = 4000
+"""Rows on which the label-free measures are taken, evenly spaced."""
+
+
+def assignments(store: Store) -> Iterator[pa.Table]:
+    """Assignments part by part in the order of the data: row, id, cluster, confidence, initial."""
+    for name in sorted(store.list("assignments")):
+        yield pq.read_table(io.BytesIO(store.read_bytes(name)))
+
+
+def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
+    """Write summary.json from what the workers wrote, and return it. Labels are read here, and nowhere before."""
+    rows, confidence, counts = job.survey.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
+    chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
+    positions = job.survey.positions(chosen)
+    drawn: dict[str, list[np.ndarray]] = {"cluster": [], "initial": []}
+    for part in assignments(store):
+        own = np.bincount(part["cluster"].to_numpy(), minlength=len(counts))
+        own[: len(counts)] += counts
+        counts, confidence = own, confidence + float(part["confidence"].to_numpy().sum(dtype=np.float64))
+        inside = np.isin(part["row"].to_numpy(), positions, assume_unique=True)
+        for name in drawn.keys() & {*part.column_names}:
+            drawn[name].append(part[name].to_numpy()[inside])
+    n_clusters = len(counts)
+    source = job.source or open_source(job.config.data)
+    reference = graph.neighbour_graph(_rows(job, source, chosen), min(graph.N_NEIGHBOURS, len(chosen) - 1))
+    measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
+    if math.isfinite(confidence):  # some methods define none
+        measures["mean confidence"] = confidence / rows
+    warnings = [message for message in (monitors.collapsed(counts), monitors.splintered(counts)) if message]
+    initial = None
+    if drawn["initial"]:
+        initial = _measures(reference, np.concatenate(drawn["initial"]), n_clusters)
+        if measures["score"] < initial["score"] - 1e-9:
+            warnings.append(
+                f"the clusters score {measures['score']:.4f} on the rows' neighbour graph, below the "
+                f"{initial['score']:.4f} of the first ones: prefer other settings, or a baseline such as ae_kmeans"
+            )
+    summary = {
+        "rows": rows,
+        "dropped": len(job.survey.dropped_rows),
+        "n_clusters": n_clusters,
+        "found": int((counts > 0).sum()),
+        "sizes": counts.tolist(),
+        "measures": measures,
+        "initial": initial,
+        **_against_labels(job, source, store, n_clusters),
+        "warnings": warnings,
+        "notes": [*job.survey.notes],
+        "seconds": seconds,
+    }
+    store.write_text("summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+def _measures(reference: graph.NeighbourGraph, labels: np.ndarray, n_clusters: int) -> dict[str, float]:
+    counts = np.bincount(labels, minlength=n_clusters)
+    return {
+        "score": graph.stage_one_score(labels, reference),
+        "modularity": graph.modularity(labels, reference),
+        "agreement": graph.agreement(labels, reference),
+        "balance": monitors.balance(counts),
+        "largest share": monitors.largest_share(counts),
+    }
+
+
+def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> dict[str, Any]:
+    classes = read_labels(source, job.survey)
+    if classes is None or (classes < 0).all():
+        return {"labels": None, "table": None}
+    table = np.zeros((n_clusters, int(classes.max()) + 1), np.int64)
+    for part in assignments(store):
+        own = classes[job.survey.places(part["row"].to_numpy())]
+        table += external.contingency(part["cluster"].to_numpy()[own >= 0], own[own >= 0], *table.shape)
+    return {"labels": external.external_scores(table), "table": table.tolist()}
+
+
+def _rows(job: Job, source: Source, chosen: np.ndarray) -> np.ndarray:
+    """Scaled rows [n, D] at these positions, reading only the groups that hold them."""
+    drawn = np.empty((len(chosen), source.n_features), np.float32)  # kept pieces would break up what groups leave free
+    for group in job.survey.groups:
+        first, last = np.searchsorted(chosen, [group.start, group.stop])
+        if first < last:
+            shard = load_shard(source, job.survey, job.scaling, [[group]], 0, "cpu", "memory")
+            drawn[first:last] = shard[slice(0, len(group))].flatten(1).numpy()[chosen[first:last] - group.start]
+    return drawn

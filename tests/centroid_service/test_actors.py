@@ -1,0 +1,221 @@
+"""The service on real actors and tasks that are killed where it hurts; RAYDC_FAULT_REPEATS times, by default once."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import WorkerCrashedError
+
+from raydc.centroid_service import actors as over_ray
+from raydc.centroid_service.service import CentroidService, Plan, Refused
+from raydc.centroid_service.shards import ClusterShard
+from raydc.centroid_service.worker import work
+from raydc.data.shard import split
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+REPEATS = int(os.environ.get("RAYDC_FAULT_REPEATS", "1"))
+POINTS = ("push.before_apply", "push.after_apply", "save.before", "save.during", "save.after")
+
+
+def once(marker: Path) -> bool:
+    """Whether this is the first time anybody asks."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+class Mortal(CentroidService):
+    """Kills its own process, once at each point."""
+
+    def __init__(self, folder, plan, save_every, shards=()):
+        self.graves = Path(folder).parent / "graves"
+        self.graves.mkdir(exist_ok=True)
+        super().__init__(folder, plan, save_every, shards)
+        self.snapshots.during = self.during
+
+    def during(self) -> None:
+        self.reached("save.during")
+
+    def reached(self, point: str) -> None:
+        if self.version and once(self.graves / point):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MortalShard(ClusterShard):
+    """The same for the second shard of a run."""
+
+    def __init__(self, folder, plan, at):
+        self.graves = Path(folder).parents[1] / "graves"
+        super().__init__(folder, plan, at)
+        self.snapshots.during = lambda: self.reached("save.during")
+
+    def reached(self, point: str) -> None:
+        if self.at == 1 and once(self.graves / f"shard-{point}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Rows:
+    """Reads rows, and kills or stops its own process the first time that it reads some of the groups."""
+
+    def __init__(self, x, graves=None, number=signal.SIGKILL):
+        self.x, self.graves, self.number = x, graves, number
+
+    def __call__(self, group):
+        if self.graves is not None and group.id in (0, 7) and once(self.graves / f"worker-{group.id}"):
+            os.kill(os.getpid(), self.number)
+        return self.x[group.start : group.stop]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=environment, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+VERSIONS = 5
+"""Of a problem: the survey, three moves of the centroids, and the count of their members."""
+
+
+def problem(run, **settings):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(1200, 4)) + 3 * rng.integers(3, size=(1200, 1))).astype(np.float32)
+    groups = split(1200, 100)
+    plan = Plan(run=run, n_clusters=5, dim=4, rows=tuple(map(len, groups)), iterations=3, tolerance=0.0, **settings)
+    return plan, groups, x
+
+
+def alone(folder, plan, groups, x):
+    service = CentroidService(folder, plan)
+    while not service.state().done:
+        work(service, plan, groups, Rows(x))
+    return service.centroids()[1]
+
+
+def left(run, within_s=60):
+    """Whether the actor of a run, or of `run/shard`, is gone in time."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(f"centroids-{run}", namespace=over_ray.NAMESPACE)
+        except ValueError:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("repeat", range(REPEATS))
+def test_deaths_of_actor_and_workers_change_no_byte(cluster, tmp_path, repeat):
+    plan, groups, x = problem(f"mortal-{repeat}", seed=repeat)
+    expected = alone(tmp_path / "alone", plan, groups, x)
+    (tmp_path / "graves").mkdir()
+    read = Rows(x, tmp_path / "graves")
+    centroids, counts, status = over_ray.fit_service(plan, groups, read, tmp_path / "run", workers=2, service=Mortal)
+    graves = {path.name for path in (tmp_path / "graves").iterdir()}
+    assert centroids.tobytes() == expected.tobytes()
+    assert counts.sum() == 1200 and status["done"] and status["version"] == VERSIONS
+    assert graves == {"worker-0", "worker-7", *POINTS}
+    assert status["incarnation"] == 1 + len(POINTS), "every death of the actor is an incarnation"
+    assert left(plan.run), "the actor outlived its run"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("repeat", range(REPEATS))
+def test_deaths_of_service_shards_and_workers_change_no_byte(cluster, tmp_path, repeat):
+    plan, groups, x = problem(f"shards-{repeat}", seed=repeat, restarts=2, shards=2)
+    expected = alone(tmp_path / "alone", plan, groups, x)
+    (tmp_path / "graves").mkdir()
+    read = Rows(x, tmp_path / "graves")
+    centroids, counts, status = over_ray.fit_service(
+        plan, groups, read, tmp_path / "run", workers=2, service=Mortal, shard=MortalShard
+    )
+    graves = {path.name for path in (tmp_path / "graves").iterdir()}
+    assert centroids.tobytes() == expected.tobytes()
+    assert counts.sum() == 1200 and status["done"] and status["version"] == VERSIONS
+    assert graves == {"worker-0", "worker-7", *POINTS, "settled", *(f"shard-{point}" for point in POINTS)}
+    assert status["incarnation"] == 2 + len(POINTS)
+    assert [shard["incarnation"] for shard in status["shards"]] == [1, 1 + len(POINTS)]
+    assert all(left(name) for name in (plan.run, f"{plan.run}/0", f"{plan.run}/1")), "an actor outlived its run"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_workers_hang_and_are_replaced(cluster, tmp_path, workers):
+    plan, groups, x = problem(f"hung-{workers}")
+    expected = alone(tmp_path / "alone", plan, groups, x)
+    (tmp_path / "graves").mkdir()
+    read = Rows(x, tmp_path / "graves", signal.SIGSTOP)
+    remote = over_ray.start(plan, tmp_path / "run")
+    assert over_ray.advance(remote, plan, groups, read, workers=workers, hang_after=2.0)
+    assert len(list((tmp_path / "graves").iterdir())) == 2
+    assert remote.centroids()[1].tobytes() == expected.tobytes()
+    with pytest.raises(WorkerCrashedError):
+        over_ray.tasks(stopped, None, max_failures=1, hang_after=1.0)([0])
+
+
+def stopped(shared, part):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def slow(shared, part):
+    time.sleep(4)
+    if part == 0:
+        os.kill(os.getpid(), signal.SIGSTOP if once(shared) else 0)
+
+
+def test_work_may_take_longer_than_a_worker_may_be_silent(cluster, tmp_path):
+    began = time.monotonic()
+    run = over_ray.tasks(slow, tmp_path / "marker", max_failures=1, hang_after=1.0)
+    run([0, 1])
+    run([1])
+    assert (tmp_path / "marker").exists() and time.monotonic() - began > 12
+
+
+class Unhurried(CentroidService):
+    """Takes its time to close a version."""
+
+    def close(self, version: int) -> int:
+        time.sleep(0 if self.missing else 15)
+        return super().close(version)
+
+
+def test_a_busy_service_is_waited_for_and_one_that_gives_no_sign_of_life_is_not(cluster, tmp_path):
+    plan, groups, x = problem("busy")
+    actor = over_ray.start(plan, tmp_path, service=Unhurried).actor
+    remote = over_ray.RemoteService(actor, timeout_s=16.0)
+    assert work(remote, plan, groups, Rows(x)).version == 1
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError, match="no sign of life from the centroid service in 16 s"):
+        remote.status()
+    os.kill(pid, signal.SIGCONT)
+    assert remote.status()["version"] == 1
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_another_job_finds_the_service_by_name_and_it_leaves_when_its_lease_ends(cluster, tmp_path, shards):
+    run, lease_s = f"leased-{shards}", 5.0
+    plan, groups, x = problem(run, shards=shards)
+    with pytest.raises(ValueError, match=f"no centroid service runs for '{run}'"):
+        over_ray.find(run)
+    over_ray.start(plan, tmp_path, lease_s=lease_s)
+    with pytest.raises(ValueError, match="no centroids yet"):
+        over_ray.find(run).centroids()
+    centroids, _, _ = over_ray.fit_service(plan, groups, Rows(x), tmp_path, workers=2, lease_s=lease_s)
+    version, found, _ = over_ray.find(run).centroids()
+    assert version == VERSIONS and found.tobytes() == centroids.tobytes()
+    assert all(left(name) for name in (run, f"{run}/0", f"{run}/2")), "an actor outlived its lease"
+
+
+def test_rows_that_cannot_be_used_end_the_run_with_their_message(cluster, tmp_path):
+    plan, groups, x = problem("nan")
+    x[777, 2] = np.nan
+    with pytest.raises(Refused, match="row 777: expected finite values"):
+        over_ray.fit_service(plan, groups, Rows(x), tmp_path, workers=2)

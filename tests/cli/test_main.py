@@ -1,0 +1,116 @@
+"""The commands as a user types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raydc import methods
+from raydc.cli import console
+from raydc.cli import main as cli
+from raydc.distributed import ray_cluster
+from raydc.tracking.tracker import RecordPending
+from tests.support.runs import TINY
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def options(**changes: object) -> list[str]:
+    values = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return [f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items()]
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    assert cli.main(["train", *options(), f"--out={tmp_path / 'out'}", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "denoise" in printed and "parameters" in printed and not (tmp_path / "out").exists()
+
+
+def test_train_assign_and_report(tmp_path, capsys):
+    store = f"--tracking-uri=sqlite:///{tmp_path}/mlflow.db"
+    assert cli.main(["train", *options(), f"--out={tmp_path / 'run'}", "--register=digits", store]) == 0
+    assert "registered as: models:/digits/1" in capsys.readouterr().out
+    again = cli.main(["train", f"--config={tmp_path / 'run' / 'config.yaml'}"])
+    assert again == 0 and "finished: nothing to do" in capsys.readouterr().out
+    code = cli.main(["assign", "--model=models:/digits@champion", "--data=digits", f"--out={tmp_path / 'new'}", store])
+    assert code == 0
+    assert "rows: 1797" in capsys.readouterr().out
+    assert cli.main(["report", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'report'}"]) == 0
+    assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bogus"], "bogus: no such command; first comes one of train, tune, assign, "),
+        (["trian"], "trian: no such command; did you mean train?"),
+        (["--insecure", "train"], "--insecure: no such command; first comes one of"),
+        (["train", "--config"], "--config: expected one argument"),
+        (["train", "--method"], "--method/--method.name: expected one argument"),
+        (["train", "--method=dec", "--n_clusters", "5"], "--n_clusters: no such option; did you mean --n-clusters?"),
+        (["train", "5"], "'5': expected an option; raydc train --help lists them"),
+        (["tune", "--trails", "3"], "--trails: no such option; did you mean --trials?"),
+        (["tune", "--config"], "--config: expected one argument"),
+        (["methods", "--colour"], "--colour: no such option; raydc methods --help lists them"),
+        (["registry"], "the following arguments are required: action, --out"),
+    ],
+)
+def test_what_is_no_command_or_option_is_a_usage_error(capsys, monkeypatch, arguments, said):
+    monkeypatch.setenv(ray_cluster.INSECURE, "")  # which --insecure sets
+    assert cli.main(arguments) == cli.USAGE_ERROR == 64
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"raydc: {said}") and "usage:" not in shown.out + shown.err
+
+
+def test_a_search_whose_record_waits_says_where_everything_is(tmp_path, monkeypatch, capsys):
+    def pending(*arguments: object) -> None:
+        problem = RecordPending("MLflow is away")
+        problem.paths = {"report": "out/report/index.html"}
+        raise problem
+
+    monkeypatch.setattr(console, "tune_and_record", pending)
+    assert cli.main(["tune", "--data=digits", "--space=any.py", f"--out={tmp_path / 'out'}"]) == cli.TRY_AGAIN
+    shown = capsys.readouterr()
+    assert "report: out/report/index.html" in shown.out and "MLflow is away" in shown.err
+
+
+def test_help_without_a_command(capsys):
+    with pytest.raises(SystemExit) as asked:
+        cli.main([])
+    assert asked.value.code == 0 and "raydc COMMAND --help" in capsys.readouterr().out
+
+
+def test_help_knows_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--method", "dec", "--help"])
+    text = capsys.readouterr().out
+    assert "--method.cluster.optimiser.lr" in text and "[0.0001]" in text and "Degrees of freedom" in text
+
+
+def test_the_readme_lists_every_method_from_its_card(capsys):
+    assert cli.main(["methods", "--markdown"]) == 0
+    table = capsys.readouterr().out.strip()
+    assert table in README.read_text(), "put the output of `raydc methods --markdown` into README.md"
+    assert all(f"| {name} |" in table for name in methods.available())
+
+
+def test_brackets_in_paths_and_errors_are_printed_as_they_are(capsys):
+    console.Live().note("rank 1: [/src/transport/pair.cc:553] Connection closed, runs/[a] is kept")
+    assert "rank 1: [/src/transport/pair.cc:553] Connection closed, runs/[a] is kept" in capsys.readouterr().out
+
+
+def test_fixed_settings_of_a_file(tmp_path, monkeypatch):
+    (tmp_path / "search.yaml").write_text(
+        "data: {path: digits}\nspace: s.py\nout: here\n"
+        "fixed:\n  method: {pretrain: {length: 5}}\n  training.batch_size: 64\n  method.nu: 2\n"
+    )
+    seen = []
+    monkeypatch.setattr(console.LiveSearch, "run", lambda self, settings, stop: seen.append(settings.fixed))
+    command = ["tune", "--config", str(tmp_path / "search.yaml")]
+    assert cli.main(command) == 0 and cli.main([*command, "--set", "method.nu=3"]) == 0
+    assert seen[0] == {"method.pretrain.length": 5, "method.nu": 2, "training.batch_size": 64}
+    assert seen[1] == seen[0] | {"method.nu": "3"}
+    (tmp_path / "search.yaml").write_text("data: {path: digits}\nspace: s.py\nout: here\nfixed: [5]\n")
+    assert cli.main(command) == cli.USAGE_ERROR

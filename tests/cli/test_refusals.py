@@ -1,0 +1,50 @@
+import pytest
+
+from raydc.data import memory
+from raydc.methods.dac import DAC
+from raydc.methods.dcc import DCC
+from raydc.methods.dsc import DSC
+from raydc.methods.jule import JULE
+from raydc.networks.encoder import Encoder
+from raydc.networks.strided_autoencoder import Strided
+from raydc.settings import SettingsError, build
+
+
+def test_dcc_refuses_a_number_of_clusters_with_the_reason() -> None:
+    with pytest.raises(SettingsError, match=r"method\.n_clusters: this method finds the number of clusters"):
+        build(DCC.Config, {"n_clusters": 10}, at="method")
+    assert build(DCC.Config, DCC.Config().model_dump(), at="method").n_clusters == 0, "what it writes, it reads"
+
+
+@pytest.mark.parametrize(
+    ("method", "fits", "need"), [(DSC(DSC.Config(), (4,)), 4000, "64.0"), (JULE(JULE.Config(), (4,)), 250_000, "64.0")]
+)
+def test_rows_beyond_memory_are_refused_with_both_numbers(
+    monkeypatch: pytest.MonkeyPatch, method: DSC | JULE, fits: int, need: str
+) -> None:
+    free = 64 * 4000**2 if isinstance(method, DSC) else 4000 * 250_000
+    monkeypatch.setattr(memory, "free_memory", lambda: free)
+    method.check(fits)
+    many = 31_623 if isinstance(method, DSC) else 16_000_000
+    with pytest.raises(
+        ValueError, match=rf"{many} rows .* {need} GB.* 1\.0 GB are free: at most {fits} rows fit; train on"
+    ):
+        method.check(many)
+
+
+def test_dacs_thresholds_meet_at_the_end() -> None:
+    method = DAC(DAC.Config(), (4,))
+    assert method.thresholds(0.0) == pytest.approx((0.95, 0.455))
+    upper, lower = method.thresholds(1.0)
+    assert upper == pytest.approx(lower) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("side", "features", "stages"), [(28, 3200, 2), (16, 1800, 1), (128, 1250, 4), (8, 3200, 1)])
+def test_encoder_has_jules_sizes(side: int, features: int, stages: int) -> None:
+    network = Encoder().build((1, side, side))
+    assert network.code.in_features == features and len(network.convs) == stages  # type: ignore[union-attr, arg-type]
+
+
+def test_strided_stages_need_an_odd_kernel() -> None:
+    with pytest.raises(ValueError, match=r"method\.network\.kernel: expected an odd size.*got 4"):
+        Strided(family="conv", kernel=4).build((1, 8, 8))

@@ -1,0 +1,217 @@
+"""Two workers must give the loss and the gradient of one worker with the same global batch, for every method.
+
+`pytest -s tests/methods/test_parallel.py` prints the table.
+"""
+
+import datetime
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from raydc.clustering.collective import CollectiveClusters
+from raydc.data import Batch, Shard
+from raydc.data.shard import DenseRows, split
+from raydc.distributed import collectives
+from raydc.methods import available, load
+from raydc.methods.base import Method, Now
+from raydc.settings.schedule import Clustering
+from raydc.training.loop import Loop, share_gradients
+from tests.support.method_cases import blobs, settings
+
+ROWS, GROUP, FIRST = 48, 8, 32
+"""Rows in all, in a row group, and in the first of two shards."""
+POSITIONS = torch.randperm(ROWS, generator=torch.Generator().manual_seed(3))[:31].sort().values
+"""The global batch."""
+ALONE = torch.arange(FIRST - 5)
+"""Another, of which the second worker has no row."""
+TOLERANCE = 1e-6
+
+
+class GlobalDraws(TorchFunctionMode):
+    """Random draws with an entry per row become slices of one draw for the global batch.
+
+    So that two workers and one see the same noise at the same row; raydc's workers draw independently.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        start = sum(sizes[: collectives.rank()])
+        self.own, self.total = sizes[collectives.rank()], sum(sizes)
+        self.mine = slice(start, start + self.own)
+
+    def _sliced(self, size: tuple[int, ...], draw: Any) -> Tensor:
+        if size and size[0] == self.own:
+            return draw((self.total, *size[1:]))[self.mine]
+        return draw(size)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.rand, torch.randn, torch.randint):
+            before = args[:-1] if function is torch.randint else ()
+            size = args[-1] if isinstance(args[-1], tuple | list | torch.Size) else args
+            return self._sliced(tuple(size), lambda shape: function(*before, shape, **kwargs))
+        if function in (torch.rand_like, torch.randn_like):
+            draw = torch.rand if function is torch.rand_like else torch.randn
+            return self._sliced(tuple(args[0].shape), lambda shape: draw(shape, dtype=args[0].dtype))
+        if function is torch.nn.functional.dropout:
+            x, p, *rest = (*args, *[kwargs[key] for key in ("p", "training") if key in kwargs])
+            if p == 0 or (rest and not rest[0]):
+                return x
+            return x * (self._sliced(tuple(x.shape), torch.rand) >= p).to(x) / (1 - p)
+        if function in (torch.Tensor.bernoulli_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.bernoulli):
+            raise NotImplementedError(f"{function}: draw by torch.rand, torch.randn or dropout, rows first")
+        return function(*args, **kwargs)
+
+
+def shard_of(x: Tensor, workers: int, rank: int) -> Shard:
+    groups = split(len(x), GROUP)
+    if workers == 1:
+        return Shard(DenseRows(x, x.device), groups, (len(x),))
+    mine = slice(0, FIRST) if rank == 0 else slice(FIRST, len(x))
+    held = tuple(g for g in groups if mine.start <= g.start < mine.stop)
+    return Shard(DenseRows(x[mine], x.device), held, (FIRST, len(x) - FIRST))
+
+
+def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
+    """Losses and gradients by phase and player, and final labels of methods that do not train."""
+    cls = load(name)
+    x = blobs(cls, ROWS)[0].double()
+    shard = shard_of(x, workers, rank)
+    clusters = CollectiveClusters(shard, 0)
+    torch.manual_seed(0)
+    method = cls(settings(name), tuple(x.shape[1:])).double()
+    loop = Loop(method, shard, clusters, len(POSITIONS))
+    for value in method.rows.values():
+        if isinstance(value, torch.nn.Parameter):  # made by `prepare`, in single precision
+            value.data = value.data.double()
+    found: dict[str, Any] = {}
+    begun = False
+    for phase_name, phase in loop.phases.items():
+        clustering = isinstance(phase, Clustering)
+        now = Now(phase_name, phase.alpha_at(1.0), 0.5, 0, 1)
+        if clustering and not begun:
+            torch.manual_seed(1)
+            with torch.no_grad():
+                method.eval().begin(shard, clusters)
+            begun = True
+        found |= step(method, shard, clusters, now, phase_name)
+        found |= step(method, shard, clusters, now, f"{phase_name}, one has no rows", index=1)
+        if clustering:
+            torch.manual_seed(2)
+            with torch.no_grad():
+                method.eval().update(shard, clusters, now)
+            found |= step(method, shard, clusters, now, f"{phase_name}, updated")
+    if not loop.phases:
+        found["labels"] = clusters.gather(method.eval().finish(shard, clusters))
+    return found
+
+
+def step(
+    method: Method, shard: Shard, clusters: CollectiveClusters, now: Now, at: str, index: int = 0
+) -> dict[str, Any]:
+    method.train()
+    batch = method.pick(shard, now.phase, 5, index, 2)
+    found: dict[str, Any] = {}
+    for key, player in method.players(now.phase).items():
+        for group in player.groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+        torch.manual_seed(4)
+        with GlobalDraws(batch.sizes):
+            parts = method.loss(batch, now, key)
+        loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
+        loss.backward()
+        share_gradients(player)
+        gradients = [
+            clusters.gather(p.grad) if group.local else p.grad for group in player.groups for p in group.parameters
+        ]
+        mean = collectives.total(loss.detach()) / collectives.workers()
+        found[f"{at}|{key}"] = {"loss": mean, "gradients": [g.clone() for g in gradients if g is not None]}
+    return found
+
+
+def same_rows(self: Method, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
+    """The same global batch on any number of workers, in place of each worker's own share of its shard."""
+    return shard.batch(ALONE if index else POSITIONS)
+
+
+def attempt(name: str, workers: int, rank: int) -> dict[str, Any]:
+    """What `measure` gives, or how it failed: the other methods are still to be measured."""
+    try:
+        return measure(name, workers, rank)
+    except Exception:
+        return {"failure": traceback.format_exc()}
+
+
+def measure_all(names: list[str], workers: int, rank: int) -> dict[str, Any]:
+    kept = Method.pick
+    Method.pick = same_rows  # type: ignore[method-assign]
+    try:
+        return {name: attempt(name, workers, rank) for name in names}
+    finally:
+        Method.pick = kept  # type: ignore[method-assign]
+
+
+def worker(rank: int, folder: str, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    address, patience = f"file://{folder}/rendezvous", datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=patience)
+    torch.save(measure_all(names, 2, rank), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    names = os.environ.get("RAYDC_TEST_METHODS", "").split() or available()
+    folder = tmp_path_factory.mktemp("parallel")
+    mp.spawn(worker, (str(folder), names), nprocs=2)  # type: ignore[no-untyped-call]
+    both = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return measure_all(names, 1, 0), both
+
+
+def apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
+    """Relative differences of loss and gradient."""
+    size = max(float(g.abs().max()) for g in one["gradients"])
+    most = max(float((a - b).abs().max()) for a, b in zip(one["gradients"], other["gradients"], strict=True))
+    loss = float(abs(one["loss"] - other["loss"]) / abs(one["loss"]).clamp_min(1e-12))
+    return loss, most / size if size else most
+
+
+@pytest.mark.parametrize("name", available())
+def test_two_workers_are_one(name: str, measured: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    one, both = measured
+    if name not in one:
+        pytest.skip("not asked for")
+    card, wrong, steep = load(name).card, [], 0
+    for result in (one[name], both[0][name], both[1][name]):
+        assert "failure" not in result, result["failure"]
+    print(f"\n{name}: {card.parallel}")
+    for at, reference in one[name].items():
+        for rank, two in enumerate(both):
+            if at == "labels":
+                assert torch.equal(reference, two[name][at])
+                continue
+            loss, gradient = apart(reference, two[name][at])
+            steep += any(bool(g.any()) for g in reference["gradients"])
+            if rank == 0:
+                print(f"  {at.replace('|', ', '):40} loss {loss:.1e}  gradient {gradient:.1e}")
+            if max(loss, gradient) > TOLERANCE:
+                wrong.append((at, rank, loss, gradient))
+    assert steep or "labels" in one[name], "nothing was compared: no gradient at all"
+    if card.parallel == "exact":
+        assert not wrong
+
+
+def test_the_comparison_sees_a_local_statistic() -> None:
+    """A gradient that is off by a hundredth of a percent is no equal one."""
+    reference = {"loss": torch.tensor(1.0), "gradients": [torch.ones(2, dtype=torch.float64)]}
+    other = {"loss": torch.tensor(1.0), "gradients": [torch.tensor([1.0, 1.0001], dtype=torch.float64)]}
+    assert apart(reference, other)[1] > TOLERANCE

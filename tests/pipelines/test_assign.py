@@ -1,0 +1,190 @@
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raydc.data import DataError, DataSettings
+from raydc.data.source import Piece
+from raydc.distributed.ray_cluster import connected
+from raydc.methods.kmeans import KMeans
+from raydc.pipelines.assign import AssignmentFailed, assign, cut, for_model, read
+from raydc.tracking.mlflow_client import load
+from tests.support import run_cases
+
+
+@pytest.fixture(scope="module")
+def model(table_run):
+    return table_run
+
+
+@pytest.fixture
+def data(tmp_path):
+    return run_cases.write(run_cases.table(500, seed=1), tmp_path / "new.parquet")
+
+
+def everything(out):
+    return pa.concat_tables(read(str(out))).sort_by("row")
+
+
+def test_every_row_once_with_the_cluster_that_predict_gives(model, data, tmp_path):
+    summary = assign(model, DataSettings(path=data), str(tmp_path / "out"), chunk_rows=120)
+    found, rows = everything(tmp_path / "out"), pq.read_table(data)
+    assert found["id"].to_pylist() == rows["id"].to_pylist()
+    expected = load(model).memberships(rows.to_pandas())
+    np.testing.assert_array_equal(found["cluster"], expected.argmax(1))
+    np.testing.assert_allclose(found["confidence"], expected.max(1), rtol=1e-6)
+    assert (found["cluster"].type, found["confidence"].type) == (pa.int64(), pa.float32())
+    assert summary["rows"] == 500 and summary["files"] == summary["written"] > 3
+    assert summary["sizes"] == np.bincount(expected.argmax(1), minlength=3).tolist()
+
+
+def test_rows_are_numbered_where_they_have_no_id(model, tmp_path):
+    bare = run_cases.table(90).drop_columns(["id"])
+    assign(model, DataSettings(path=run_cases.write(bare, tmp_path / "x.parquet")), str(tmp_path / "out"))
+    assert everything(tmp_path / "out")["id"].to_pylist() == list(range(90))
+
+
+def test_columns_go_by_name(model, data, tmp_path):
+    turned = pq.read_table(data)
+    turned = turned.select(["y", *reversed(run_cases.COLUMNS), "id"])
+    turned = turned.append_column("class", pa.array(np.zeros(500)))
+    other = run_cases.write(turned, tmp_path / "turned.parquet")
+    assign(model, DataSettings(path=data), str(tmp_path / "a"))
+    assign(model, DataSettings(path=other), str(tmp_path / "b"))
+    assert everything(tmp_path / "a").equals(everything(tmp_path / "b"))
+
+
+def test_a_killed_run_goes_on_with_no_row_lost_and_none_twice(model, data, tmp_path, monkeypatch):
+    out, settings = str(tmp_path / "out"), DataSettings(path=data)
+    monkeypatch.setenv("RAYDC_FAILPOINT", f"assigned:{tmp_path / 'marker'}")
+    child = os.fork()
+    if child == 0:  # kills itself once its first file is there
+        assign(model, settings, out, chunk_rows=60)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    stamps = {part: part.stat().st_mtime_ns for part in Path(out).glob("part-*.parquet")}
+    assert len(stamps) == 1
+    summary = assign(model, settings, out, chunk_rows=60)
+    assert summary["written"] == summary["files"] - 1
+    assert all(part.stat().st_mtime_ns == stamp for part, stamp in stamps.items())
+    found = everything(out)
+    assert found["id"].to_pylist() == pq.read_table(data)["id"].to_pylist()
+    assign(model, settings, str(tmp_path / "whole"), chunk_rows=60)
+    assert found.equals(everything(tmp_path / "whole"))
+
+
+class _Broken:
+    def __init__(self, *arguments):
+        raise OSError("no disk here")
+
+    def make(self, *arguments):
+        pass
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("signal_name", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.slow)])
+def test_a_worker_that_dies_or_hangs_is_replaced_and_no_row_is_lost_or_doubled(
+    model, data, tmp_path, monkeypatch, signal_name
+):
+    from raydc.distributed.watchdog import Warden
+
+    monkeypatch.setenv("RAYDC_FAILPOINT", f"assigned:{tmp_path / 'marker'}")
+    monkeypatch.setenv("RAYDC_FAILSIGNAL", signal_name)
+    monkeypatch.setattr(Warden.start, "__defaults__", (3.0,))
+    with connected(2):
+        summary = assign(model, DataSettings(path=data), str(tmp_path / "out"), workers=2, chunk_rows=60)
+        assert (tmp_path / "marker").exists() and summary["rows"] == 500
+        monkeypatch.setattr("raydc.pipelines.assign._Assigner", _Broken)
+        with pytest.raises(AssignmentFailed, match=r"the same command(.|\n)*no disk here"):
+            assign(model, DataSettings(path=data), str(tmp_path / "broken"), workers=1)
+    found = everything(tmp_path / "out")
+    assert found["id"].to_pylist() == pq.read_table(data)["id"].to_pylist()
+    assign(model, DataSettings(path=data), str(tmp_path / "whole"), chunk_rows=60)
+    assert found.equals(everything(tmp_path / "whole"))
+
+
+def test_a_finished_run_makes_nothing_and_a_lost_or_damaged_file_is_made_again(model, data, tmp_path):
+    out = str(tmp_path / "out")
+    before = assign(model, DataSettings(path=data), out, chunk_rows=120)
+    assert assign(model, DataSettings(path=data), out, chunk_rows=120)["written"] == 0
+    whole, parts = everything(out), sorted(Path(out).glob("part-*"))
+    parts[0].unlink()
+    parts[2].write_bytes(parts[2].read_bytes()[:-20])
+    after = assign(model, DataSettings(path=data), out, chunk_rows=120)
+    assert after["written"] == 2 and after["sizes"] == before["sizes"]
+    assert everything(out).equals(whole)
+
+
+def test_another_model_or_other_rows_are_refused(model, data, tmp_path):
+    out = str(tmp_path / "out")
+    assign(model, DataSettings(path=data), out)
+    other = run_cases.write(run_cases.table(400, seed=5), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="other rows"):
+        assign(model, DataSettings(path=other), out)
+    settings = {**run_cases.KMEANS, "training.seed": 1, "method.n_clusters": 4}
+    second = run_cases.finished(tmp_path / "second", data, **settings)
+    with pytest.raises(ValueError, match="another model"):
+        assign(second, DataSettings(path=data), out)
+    with pytest.raises(ValueError, match="other files"):
+        assign(model, DataSettings(path=data), str(tmp_path))
+
+
+def test_bad_rows_stop_it_or_are_dropped_and_counted(model, tmp_path):
+    rows = run_cases.table(200)
+    values = rows["width"].to_numpy().copy()
+    values[[3, 150]] = np.nan, np.inf
+    rows = rows.set_column(rows.schema.get_field_index("width"), "width", pa.array(values))
+    path, out = run_cases.write(rows, tmp_path / "bad.parquet"), str(tmp_path / "out")
+    with pytest.raises(DataError, match=r"row 3, column width: nan(.|\n)*--on-bad-row drop"):
+        assign(model, DataSettings(path=path), out, chunk_rows=60)
+    summary = assign(model, DataSettings(path=path, on_bad_row="drop"), out, chunk_rows=60)
+    assert (summary["rows"], summary["dropped"], summary["dropped_rows"]) == (198, 2, [3, 150])
+    assert everything(out)["row"].to_pylist() == [i for i in range(200) if i not in (3, 150)]
+    with pytest.raises(DataError, match="row 3"):
+        assign(model, DataSettings(path=path), out, chunk_rows=60)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path, monkeypatch):
+    narrow = run_cases.table().drop_columns(["width"])
+    path = run_cases.write(narrow, tmp_path / "narrow.parquet")
+    with pytest.raises(DataError, match="width"):
+        assign(model, DataSettings(path=path), str(tmp_path / "out"))
+    with pytest.raises(DataError, match="64 features, the model was trained on 4"):
+        assign(model, DataSettings(path="digits"), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="--workers"):
+        assign(model, DataSettings(path=path), str(tmp_path / "out"), workers=-1)
+    card = KMeans.card.__class__(**{**KMeans.card.__dict__, "refuses": "it sees only its own rows"})
+    monkeypatch.setattr(KMeans, "card", card)
+    with pytest.raises(ValueError, match="it sees only its own rows"):
+        assign(model, DataSettings(path="digits"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_keep_their_shape(image_run, tmp_path):
+    data = run_cases.write(run_cases.images(), tmp_path / "images.parquet")
+    assert for_model(DataSettings(path=data), load(image_run)).shape == (1, 4, 4)
+    assign(image_run, DataSettings(path=data), str(tmp_path / "out"))
+    trained = pq.read_table(Path(image_run, "assignments"))
+    assert everything(tmp_path / "out")["cluster"].equals(trained.sort_by("row")["cluster"])
+
+
+def test_chunks_hold_every_piece_once_in_order():
+    pieces = [Piece("f", 0, at, at, at, 40) for at in range(0, 400, 40)]
+    chunks = cut(pieces, 100)
+    assert [piece for chunk in chunks for piece in chunk.pieces] == pieces
+    assert [chunk.rows for chunk in chunks] == [80] * 5
+    assert [chunk.rows for chunk in cut(pieces, 1)] == [40] * 10  # a piece is never cut
+
+
+def test_the_manifest_names_no_place(model, data, tmp_path):
+    assign(model, DataSettings(path=data), str(tmp_path / "out"))
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "out", moved)
+    assert assign(model, DataSettings(path=data), str(moved))["written"] == 0
+    assert str(tmp_path) not in json.dumps(json.loads((moved / "assignment.json").read_text()))

@@ -1,0 +1,223 @@
+"""Searches that are killed, stopped, out of disk, or started twice, and go on."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from raydc.data import DataError
+from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, trial, tune
+from raydc.search.driver import Planner, open_study
+from raydc.search.evaluation import Context, Task, prepare
+from raydc.settings import SettingsError
+from raydc.utils.storage import Occupied, Store
+from tests.support.searches import SPACES, asked, rows, states, written
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return written(tmp_path)
+
+
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)]
+)
+def test_a_killed_search_goes_on(data: str, tmp_path: Path, moment: int) -> None:
+    settings = asked(data, tmp_path / "out")
+    calls = []
+
+    def die(state: SearchState) -> None:
+        calls.append(state)
+        if len(calls) == moment:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(settings, SearchWatch(die))
+    records = [*(tmp_path / "out" / "trials").rglob("record.json")]
+    written = {path: path.stat().st_mtime_ns for path in records}
+    params = [t.params for t in open_study(prepare(settings)).get_trials()]
+    summary = tune(settings)
+    assert [entry["number"] for entry in summary["trials"]] == [*range(6)]
+    assert states(settings) == ["COMPLETE"] * 6
+    assert {path: path.stat().st_mtime_ns for path in records} == written
+    after = [t.params for t in open_study(prepare(settings)).get_trials()]
+    assert after[: len(params) - 1] == params[:-1] and after[len(params) - 1] | params[-1] == after[len(params) - 1]
+
+
+@pytest.mark.slow
+def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> None:
+    settings, stop = asked(data, tmp_path / "out", space=str(SPACES / "dec.py")), threading.Event()
+
+    def watch(state: SearchState) -> None:
+        if len(state.records) == 2:
+            stop.set()
+
+    with pytest.raises(SearchInterrupted, match="same command goes on"):
+        tune(settings, SearchWatch(watch, stop=stop))
+    assert len(tune(settings)["trials"]) == 7
+    assert states(settings) == ["COMPLETE"] * 7
+
+
+@pytest.mark.slow
+def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
+    space = str(SPACES / "ae_kmeans.py")
+    first = tune(asked(data, tmp_path / "out", trials=4, space=space))
+    more = tune(asked(data, tmp_path / "out", trials=8, space=space))
+    assert [e["point"] for e in more["trials"][:7]] == [e["point"] for e in first["trials"]]
+    widths = [entry["point"]["method.network.latent"] for entry in more["trials"] if not entry["baseline"]]
+    assert len(widths) == 8 and widths[4:] != widths[:4]
+
+
+@pytest.mark.slow
+def test_a_killed_search_without_time_to_go_on(data: str, tmp_path: Path) -> None:
+    settings, calls = asked(data, tmp_path / "out"), []
+
+    def die(state: SearchState) -> None:
+        calls.append(state)
+        if len(calls) == 9:  # the fifth trial has begun
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(settings, SearchWatch(die))
+    late = settings.model_copy(update={"time_budget": 1e-6})
+    try:
+        tune(late)
+    except SearchError as problem:
+        pytest.fail(f"four trials were finished: {problem}")
+    assert states(settings)[:4] == ["COMPLETE"] * 4 and states(settings)[4:] in (["RUNNING"], ["COMPLETE"])
+    assert len(tune(settings)["trials"]) == 6
+    assert states(settings) == ["COMPLETE"] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["search.asked", "epoch.clustering", "search.record", "search.told"])
+def test_sigkill(data: str, tmp_path: Path, place: str) -> None:
+    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"))
+    code = (
+        "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
+        "tune(TuneSettings.model_validate_json(sys.argv[1]))"
+    )
+    environment = os.environ | {"RAYDC_FAILPOINT": f"{place}:{tmp_path / 'marker'}"}
+    command = [sys.executable, "-c", code, settings.model_dump_json()]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    records = [*(tmp_path / "out" / "trials").rglob("record.json")]
+    written = {path: path.stat().st_mtime_ns for path in records}
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in records} == written
+    assert states(settings) == ["COMPLETE"] * 7
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_three_moments_of_twenty_trials(data: str, tmp_path: Path) -> None:
+    settings = asked(data, tmp_path / "out", trials=17, seed=1)
+    code = (
+        "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
+        "tune(TuneSettings.model_validate_json(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, settings.model_dump_json()]
+    written: dict[Path, int] = {}
+    for finished in (2, 8, 15):
+        driver = subprocess.Popen(command)
+        while driver.poll() is None and len([*(tmp_path / "out").glob("trials/*/record.json")]) < finished:
+            time.sleep(0.05)
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL
+        records = [*(tmp_path / "out").rglob("trials/*/record.json")]
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
+        written = {path: path.stat().st_mtime_ns for path in records}
+    summary = tune(settings)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
+    assert [entry["number"] for entry in summary["trials"]] == [*range(20)]
+    assert states(settings) == ["COMPLETE"] * 20
+
+
+def test_time_is_kept_through_a_full_disk(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, tried = prepare(asked(data, tmp_path / "out", time_budget=0.1)), []
+    planner = Planner(context, lambda trial, rows: {}, [], optuna.create_study(), SearchWatch())
+    planner.tasks["a"] = Task(7, 0, {})
+
+    def write(store: Store, name: str, text: str) -> None:
+        tried.append((name, text))
+        if len(tried) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "write_text", write)
+    over = threading.Event()
+    thread = threading.Thread(target=planner.ask_to_stop, args=(over,), daemon=True)
+    thread.start()
+    time.sleep(1.5)
+    over.set()
+    thread.join()
+    assert tried == [("trials/0007/stop", "out of time")] * 3
+
+
+@pytest.mark.slow
+def test_a_journal_keeps_the_study(data: str, tmp_path: Path) -> None:
+    settings = asked(data, tmp_path / "out", study=str(tmp_path / "study.journal"))
+    tune(settings)
+    assert (tmp_path / "study.journal").exists() and states(settings) == ["COMPLETE"] * 6
+
+
+def test_trials_lost_to_machines_are_tried_again(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, train = asked(data, tmp_path / "out"), trial._trained
+
+    def lose(context: Context, task: Task, *others: Any) -> Any:
+        if (task.number, task.replica) in ((0, 0), (1, 1)):
+            raise MemoryError("no more")
+        if task.number == 3:
+            raise KeyError("a method's own mistake")
+        return train(context, task, *others)
+
+    monkeypatch.setattr(trial, "_trained", lose)
+    summary = tune(settings)
+    assert [entry["status"] for entry in summary["trials"]] == ["lost", *["finished"] * 2, "failed", *["finished"] * 2]
+    assert "trial 0 (kmeans) was lost, and is tried again by the same command: MemoryError: no more" in summary["notes"]
+    assert 'trial 3 (kmeans) failed: KeyError: "a method\'s own mistake"' in summary["notes"]
+    assert "the winner was not compared with the simpler trial 0 (lost: MemoryError: no more)" in summary["notes"]
+    assert states(settings) == ["RUNNING", *["COMPLETE"] * 2, "FAIL", *["COMPLETE"] * 2]
+    monkeypatch.undo()
+    again = tune(settings)
+    assert [entry["status"] for entry in again["trials"]] == [*["finished"] * 3, "failed", *["finished"] * 2]
+    assert "lost" not in {entry["status"] for entry in again["replicas"]}
+
+
+@pytest.mark.slow
+def test_another_search_in_the_directory(data: str, tmp_path: Path) -> None:
+    tune(asked(data, tmp_path / "out", trials=1))
+    with pytest.raises(SettingsError, match=r"holds another search: seed was 0 and is 1"):
+        tune(asked(data, tmp_path / "out", trials=1, seed=1))
+    x, y = rows()
+    np.savez(data, X=x + 1, y=y)
+    with pytest.raises(DataError, match=r"holds a search over other rows:\nchanged: .*rows.npz\nPut them back"):
+        tune(asked(data, tmp_path / "out", trials=1))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(SettingsError, match="holds other files"):
+        tune(asked(data, tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_two_drivers(data: str, tmp_path: Path) -> None:
+    settings, second = asked(data, tmp_path / "out", trials=1), []
+
+    def again(state: SearchState) -> None:
+        if not second:
+            with pytest.raises(Occupied, match=r"in use by process \d+ on .* since 20") as problem:
+                tune(settings)
+            second.append(problem)
+
+    tune(settings, SearchWatch(again))
+    assert second

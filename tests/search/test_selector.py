@@ -1,0 +1,168 @@
+"""The selector by hand: finalists, stage three, the right to say no, null bands."""
+
+import math
+
+import numpy as np
+import pytest
+
+from raydc.metrics import graph
+from raydc.search import selector
+from raydc.search.evaluation import plain_kmeans
+from raydc.search.selector import Candidate
+
+GROUPS = np.repeat(np.arange(4), 25)
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return 6 * rng.standard_normal((4, 5))[GROUPS] + rng.standard_normal((100, 5))
+
+
+@pytest.fixture(scope="module")
+def reference(rows: np.ndarray) -> graph.NeighbourGraph:
+    return graph.neighbour_graph(rows, 8)
+
+
+def noisy(share: float, seed: int) -> np.ndarray:
+    """The groups, with a share of the rows put anywhere."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(100) < share, rng.integers(0, 4, 100), GROUPS)
+
+
+def of(number: int, share: float, replicas: int = 3, seconds: float = 1.0, registrable: bool = True) -> Candidate:
+    labels = np.stack([noisy(share, 10 * number + r) for r in range(replicas)])
+    return Candidate(number, 4, seconds, labels, registrable=registrable)
+
+
+def test_finalists_are_the_best_third_and_five_at_least() -> None:
+    scores = {n: n / 100 for n in range(30)}
+    assert selector.finalists(scores, [], 1 / 3) == [*range(29, 19, -1)]
+    assert selector.finalists({n: scores[n] for n in range(9)}, [0], 1 / 3) == [8, 7, 6, 5, 4, 0]
+
+
+def test_a_trial_that_a_guard_stopped_is_no_finalist() -> None:
+    assert selector.finalists({0: graph.WORST_SCORE, 1: 0.2, 2: -0.5}, [0, 2], 1.0) == [1, 2]
+
+
+def test_stage_three_by_hand(reference: graph.NeighbourGraph) -> None:
+    same = Candidate(7, 4, 1.0, np.stack([GROUPS, 3 - GROUPS, GROUPS]))
+    found = selector.standing(same, reference)
+    assert found.stability == pytest.approx(1)
+    assert found.score == pytest.approx(graph.modularity(GROUPS, reference)) and found.spread == pytest.approx(0)
+    worse = selector.standing(of(1, 0.5), reference)
+    assert worse.score == pytest.approx(worse.modularity * math.sqrt(worse.stability))
+    assert worse.score < found.score and worse.spread > 0
+
+
+def test_the_better_trial_wins_and_its_medoid_is_the_replica_nearest_to_all(reference: graph.NeighbourGraph) -> None:
+    good = Candidate(5, 4, 1.0, np.stack([noisy(0.4, 1), GROUPS, noisy(0.1, 2)]))
+    choice, standings, values = selector.choose([of(0, 0.9), of(1, 0.8), good], reference, [1, 0])
+    assert (choice.number, choice.best, choice.medoid, choice.notes) == (5, 5, 1, [])
+    assert standings[5].score == pytest.approx(values[2])
+
+
+def test_a_winner_within_the_spread_gives_way_to_the_simplest(reference: graph.NeighbourGraph) -> None:
+    plain = of(1, 0.15)
+    slightly = plain.labels.copy()
+    for labels in slightly:
+        wrong = np.flatnonzero(labels != GROUPS)[:2]
+        labels[wrong] = GROUPS[wrong]
+    choice, standings, _ = selector.choose([of(0, 0.6), plain, Candidate(5, 4, 1.0, slightly)], reference, [1, 0])
+    assert choice.best == 5 and standings[5].score > standings[1].score
+    assert choice.number == 1
+    assert any("simpler trial 1" in note for note in choice.notes)
+
+
+def test_a_simpler_trial_that_is_clearly_worse_is_not_returned(reference: graph.NeighbourGraph) -> None:
+    choice, _, _ = selector.choose([of(0, 0.9), of(1, 0.7), of(5, 0.02)], reference, [1, 0])
+    assert choice.number == 5 and not choice.notes
+
+
+def test_the_simplest_that_the_winner_does_not_beat_is_returned(reference: graph.NeighbourGraph) -> None:
+    """k-means, clearly worse than the winner, is not returned for being near to the default, which is not."""
+    winner, default, kmeans = of(5, 0.09), of(0, 0.12), of(1, 0.14)
+    choice, standings, _ = selector.choose([default, kmeans, winner], reference, [1, 0])
+
+    def near(a: int, b: int) -> bool:
+        return standings[a].score - standings[b].score <= math.hypot(standings[a].spread, standings[b].spread)
+
+    assert near(5, 0) and near(0, 1) and not near(5, 1)
+    assert (choice.number, choice.best, len(choice.notes)) == (0, 5, 1)
+
+
+def test_simpler_trials_are_compared_by_the_criterion_that_chose(reference: graph.NeighbourGraph) -> None:
+    """The one is coarse and stable, the other better and less stable: which gives way depends on what is asked."""
+    pair = [Candidate(1, 2, 1.0, np.stack([GROUPS // 2] * 3)), of(5, 0.08)]
+    chosen = {name: selector.choose(pair, reference, [1], name)[0] for name in ("selector", "modularity", "fang wang")}  # type: ignore[arg-type]
+    assert {name: (choice.best, choice.number) for name, choice in chosen.items()} == {
+        "selector": (5, 1), "modularity": (5, 5), "fang wang": (1, 1)
+    }  # fmt: skip
+    (note,) = selector.choose([of(1, 0.1), of(5, 0.08)], reference, [1], "prediction strength")[0].notes
+    assert "by stage three" in note  # a replica has no such value of its own
+
+
+def test_guarded_replicas_are_no_medoid_and_agree_with_nothing(reference: graph.NeighbourGraph) -> None:
+    labels = np.stack([GROUPS, GROUPS])
+    whole, part = Candidate(1, 4, 1.0, labels), Candidate(2, 4, 1.0, labels, guarded=1)
+    alone = Candidate(3, 4, 1.0, labels[:1], guarded=2)
+    found = {one.number: selector.standing(one, reference) for one in (whole, part, alone)}
+    assert [found[n].stability for n in (1, 2, 3)] == pytest.approx([1, 1 / 3, 0])
+    assert found[2].score == pytest.approx(found[1].score / math.sqrt(3)) and found[3].score == found[3].spread == 0
+    names = ("selector", "stability ari", "fang wang", "prediction strength")
+    for name, values in selector.criteria([whole, part, alone], reference, names).items():
+        assert values[0] > values[1] > values[2] and np.isfinite(values).all(), name
+    assert selector.choose([whole, part, alone], reference, [])[0].number == 1
+
+
+def test_the_simplest_gives_way_to_nothing_that_is_less_simple(reference: graph.NeighbourGraph) -> None:
+    choice, standings, _ = selector.choose([of(0, 0.25), of(1, 0.17)], reference, [1, 0])
+    default, kmeans = standings[0], standings[1]
+    assert 0 < kmeans.score - default.score < np.hypot(kmeans.spread, default.spread)
+    assert (choice.number, choice.best, choice.notes) == (1, 1, [])
+
+
+def test_ties_go_to_the_cheaper(reference: graph.NeighbourGraph) -> None:
+    labels = np.stack([GROUPS, GROUPS])
+    pair = [Candidate(3, 4, 9.0, labels), Candidate(4, 4, 2.0, labels)]
+    assert selector.choose(pair, reference, [])[0].number == 4
+
+
+def test_a_shallow_opponent_is_said_to_be_better_and_not_returned(reference: graph.NeighbourGraph) -> None:
+    choice, _, _ = selector.choose([of(2, 0.0, registrable=False), of(5, 0.5)], reference, [])
+    assert choice.number == 5 and "trial 2, a shallow opponent" in choice.notes[0]
+    with pytest.raises(ValueError, match="finished with a model"):
+        selector.choose([of(2, 0.0, registrable=False)], reference, [])
+
+
+def test_every_criterion_prefers_the_clean_trial(reference: graph.NeighbourGraph, rows: np.ndarray) -> None:
+    from typing import get_args
+
+    from raydc.search.settings import Criterion
+
+    features = rows.astype(np.float32)
+    pair = [Candidate(c.number, 4, 1.0, c.labels, features) for c in (of(1, 0.02), of(2, 0.6), of(3, 0.1))]
+    found = selector.criteria(pair, reference, get_args(Criterion), rows)
+    for name, values in found.items():
+        assert values[0] > values[1], name
+
+
+def test_criteria_without_replicas_have_no_value(reference: graph.NeighbourGraph, rows: np.ndarray) -> None:
+    found = selector.criteria(
+        [of(1, 0.1, 1), of(2, 0.2, 1)], reference, ["stability ami", "consensus", "stage one"], rows
+    )
+    assert np.isnan(found["stability ami"]).all() and np.isnan(found["consensus"]).all()
+    assert np.isfinite(found["stage one"]).all()
+
+
+def test_the_null_band_tells_groups_from_noise() -> None:
+    def cluster(points: np.ndarray, seed: int) -> np.ndarray:
+        return plain_kmeans(points, 4, seed)
+
+    centres = 4 * np.random.default_rng(3).standard_normal((4, 10))
+    groups = centres[np.repeat(np.arange(4), 60)] + np.random.default_rng(4).standard_normal((240, 10))
+    band = selector.null(groups, cluster, neighbours=8, trials=12)
+    assert not band.inside(graph.stage_one_score(cluster(groups, 0), graph.neighbour_graph(groups, 8)))
+    noise = np.random.default_rng(1).standard_normal((100, 5))
+    band = selector.null(noise, cluster, neighbours=8, trials=12)
+    assert band.inside(graph.stage_one_score(cluster(noise, 0), graph.neighbour_graph(noise, 8)))
