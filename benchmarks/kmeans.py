@@ -28,7 +28,7 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from raydc.centroid_service.service import Plan, State
+from raydc.centroid_service.service import ServicePlan, State
 from raydc.centroid_service.worker import contribution
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.iteration import Clustering
@@ -56,7 +56,7 @@ def streamed(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
     Beside the sums that is the move to the origin, checksums of positions, and the rows that empty clusters would take.
     """
     rows, groups = x.numpy(), split(len(x))
-    plan = Plan(run="rows", n_clusters=len(start), dim=x.shape[1], rows=tuple(map(len, groups)), tolerance=0.0)
+    plan = ServicePlan(run="rows", n_clusters=len(start), dim=x.shape[1], rows=tuple(map(len, groups)), tolerance=0.0)
 
     def iteration(now: Clustering) -> Clustering:
         part = contribution(plan, State(now.version, 0, False, (), now), groups, lambda g: rows[g.start : g.stop])

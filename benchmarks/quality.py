@@ -71,7 +71,7 @@ PUBLISHED = {
 """ACC / NMI / ARI in % by the data's file name and method."""
 SOURCES = (
     "Published: [P] the method's paper, quoted from memory; [C] README of its authors' or a well-known code; "
-    "[S] survey of Aljalbout et al. 2018; [T] a third party's table. Networks, inputs and recipes differ from ours."
+    "[S] profile of Aljalbout et al. 2018; [T] a third party's table. Networks, inputs and recipes differ from ours."
 )
 
 
@@ -161,7 +161,7 @@ class Study:
         settings = {
             "seed": seed,
             "k": self.k,
-            "data": prepare(self.config("kmeans", seed), self.source).survey.fingerprint,
+            "data": prepare(self.config("kmeans", seed), self.source).profile.fingerprint,
         }
         done = self._done(f"results/{name}-{seed}.json", json.dumps(settings))
         if done is None:

@@ -38,9 +38,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from raydc.centroid_service import actors as over_ray
-from raydc.centroid_service.service import CentroidService, Contribution, Plan
+from raydc.centroid_service.service import CentroidService, Contribution, ServicePlan
 from raydc.centroid_service.worker import Service, contribution, work
-from raydc.data import RowGroup, open_source, split
+from raydc.data import RowBlock, open_source, split
 from raydc.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.trainer import Watch, check, train
@@ -56,14 +56,14 @@ class Started(CentroidService):
     """A service that starts from the first K rows: k-means++ of 10,000 centroids would take minutes."""
 
     def __init__(
-        self, folder: str | Path, plan: Plan, save_every: int = 0, shards: Sequence[over_ray.RemoteShard] = ()
+        self, folder: str | Path, plan: ServicePlan, save_every: int = 0, shards: Sequence[over_ray.RemoteShard] = ()
     ) -> None:
         super().__init__(folder, plan, save_every, shards)
         given = torch.from_numpy(rows_of(plan.n_clusters, plan.dim)[: plan.n_clusters])
         self.clustering = replace(self.clustering, given=given)
 
 
-def service(clusters: int, dim: int, repeats: int, start: Callable[[Plan, str], Service]) -> dict[str, float]:
+def service(clusters: int, dim: int, repeats: int, start: Callable[[ServicePlan, str], Service]) -> dict[str, float]:
     """Median seconds of push, close and pull of K x D sums."""
     x = rows_of(clusters, dim)
     groups = split(len(x), clusters)
@@ -75,12 +75,12 @@ def service(clusters: int, dim: int, repeats: int, start: Callable[[Plan, str], 
         seconds[name].append(time.perf_counter() - began)
         return answer
 
-    def read(group: RowGroup) -> np.ndarray:
+    def read(group: RowBlock) -> np.ndarray:
         return x[group.start : group.stop]
 
     while len(seconds["pull"]) < repeats:  # few rows are soon at rest: again, then
         sizes = tuple(map(len, groups))
-        plan = Plan(run=uuid.uuid4().hex, n_clusters=clusters, dim=dim, rows=sizes, tolerance=0.0)
+        plan = ServicePlan(run=uuid.uuid4().hex, n_clusters=clusters, dim=dim, rows=sizes, tolerance=0.0)
         with tempfile.TemporaryDirectory() as folder:
             run = start(plan, folder)
             work(run, plan, groups, read)
@@ -120,7 +120,7 @@ def measured(sizes: list[tuple[int, int]], repeats: int) -> float:
         multiprocessing.start_processes(all_reduce, arguments, nprocs=2, start_method="fork")
         reduced = np.load(f"{folder}/seconds.npy")
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
-    ways: list[Callable[[Plan, str], Service]] = [
+    ways: list[Callable[[ServicePlan, str], Service]] = [
         lambda plan, folder: Started(folder, plan),
         lambda plan, folder: over_ray.start(plan, folder, service=Started),
     ]
@@ -148,7 +148,7 @@ def model(flops: float, link: float, into: float, rows: float = 1e9, dim: int = 
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for clusters in (100_000, 1_000_000):
-        actors = len(Plan(run="model", n_clusters=clusters, dim=dim, rows=(1,)).parts)
+        actors = len(ServicePlan(run="model", n_clusters=clusters, dim=dim, rows=(1,)).parts)
         for workers in (64, 128, 256, 512):
             sums = 8.0 * clusters * (dim + 1)
             assign = 2 * rows * clusters * dim / (workers * flops)
@@ -171,7 +171,7 @@ def shards(repeats: int, clusters: int = 10_000, dim: int = 768) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs, seconds = {}, dict[int, dict[str, list[float]]]()
         for many in (1, 2, 4):
-            plan = Plan(
+            plan = ServicePlan(
                 run=f"shards-{many}", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)),
                 tolerance=0.0, shards=many,
             )  # fmt: skip
@@ -217,11 +217,11 @@ def workers(repeats: int, rows: int = 1_000_000, dim: int = 128) -> None:
             runs = {}
             for many in seconds:
                 run = f"workers-{clusters}-{many}"
-                plan = Plan(
+                plan = ServicePlan(
                     run=run, n_clusters=clusters, dim=dim, rows=sizes, tolerance=0.0, iterations=2 * repeats + 2
                 )
                 runs[many] = (over_ray.start(plan, f"{folder}/{run}", service=Started), plan)
-            for at in range(repeats + 1):  # the first with the survey, and an iteration that warms up
+            for at in range(repeats + 1):  # the first with the profile, and an iteration that warms up
                 for many, (remote, plan) in runs.items():
                     marks: list[float] = []
                     two_versions = partial(_marked, marks)  # what `advance` itself starts belongs to the first
@@ -249,7 +249,7 @@ class Mapped:
 
     path: str
 
-    def __call__(self, group: RowGroup) -> np.ndarray:
+    def __call__(self, group: RowBlock) -> np.ndarray:
         return np.load(self.path, mmap_mode="r")[group.start : group.stop]
 
 
@@ -274,7 +274,7 @@ def parquet(gigabytes: float, clusters: int, dim: int = 128, group_rows: int = 6
                 raise RuntimeError(f"{target.__name__} ended with {process.exitcode}")
 
 
-def _write(path: Path, groups: Sequence[RowGroup], clusters: int, dim: int) -> None:
+def _write(path: Path, groups: Sequence[RowBlock], clusters: int, dim: int) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(clusters, dim)).astype(np.float32)
     schema = pa.schema([("x", pa.list_(pa.float32(), dim))])
@@ -300,7 +300,7 @@ def _stream(path: Path, folder: str, clusters: int) -> None:
     marks.append(("checking the rows", time.perf_counter() - began))
     heard = [time.perf_counter()]
     summary = train(run, Watch(progress=lambda progress: heard.append(time.perf_counter())))
-    names = ("survey, start and first iteration", "second iteration")
+    names = ("profile, start and first iteration", "second iteration")
     marks += zip(names, np.diff(heard).tolist(), strict=True)
     marks.append(("members, assignments and summary", time.perf_counter() - heard[-1]))
     size, peak = path.stat().st_size / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from raydc import methods
 from raydc.clustering.collective import CollectiveClusters
-from raydc.data import DataSettings, DenseRows, Shard, deal, open_source, split
+from raydc.data import DataSettings, DenseRows, Shard, open_source, partition, split
 from raydc.losses.hardening import hardening, sharpen
 from raydc.settings import build, unflatten
 from raydc.training.loop import Loop
@@ -184,7 +184,7 @@ def _config(name: str, epochs: int) -> Any:
         "n_clusters": K,
         "denoise.length": 0,
         "pretrain.length": epochs,
-        "pretrain.optimiser.schedule": "constant",
+        "pretrain.optimizer.schedule": "constant",
         "cluster.length": epochs,
         "cluster.tolerance": 0,
     }
@@ -256,7 +256,7 @@ def _worker(rank: int, count: int, address: str, x: torch.Tensor, rows: int, epo
     torch.set_num_threads(1)
     if count > 1:
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=count)
-    dealt = deal(split(len(x), rows), count)
+    dealt = partition(split(len(x), rows), count)
     sizes = tuple(sum(map(len, groups)) for groups in dealt)
     start = sum(sizes[:rank])
     own = DenseRows(x[start : start + sizes[rank]], x.device)

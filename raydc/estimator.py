@@ -45,7 +45,7 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         """Train on rows X [n, D], of which each counts as much as its sample_weight [n]; y is ignored.
 
         Raises ValueError where X or a setting cannot be used, and for unequal weights where the method takes none.
-        Warns (`raydc.DataWarning`) of what the survey of the rows notes, such as features that never change.
+        Warns (`raydc.DataWarning`) of what the profile of the rows notes, such as features that never change.
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", ensure_min_samples=2)
         config = self._config()
@@ -54,8 +54,8 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={k}")
         weights = None if sample_weight is None else _unequal(sample_weight, X.shape[0])
         job = prepare(config, ArraySource(X, weights=weights, settings=config.data))
-        if job.survey.notes:
-            warnings.warn("\n".join(job.survey.notes), DataWarning, stacklevel=2)
+        if job.profile.notes:
+            warnings.warn("\n".join(job.profile.notes), DataWarning, stacklevel=2)
         outcome = in_process(job)
         self.labels_ = outcome.labels
         self.model_ = outcome.model

@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from raydc.artifacts.model import ALLOW_CODE, ClusteringModel, ModelError
-from raydc.centroid_service.service import Plan
+from raydc.centroid_service.service import ServicePlan
 from raydc.centroid_service.snapshots import Snapshots
 from raydc.cli import main as cli
 from raydc.data import DataError, DataSettings, open_source
@@ -119,7 +119,7 @@ def test_names_that_lead_elsewhere(tmp_path, name) -> None:
         with pytest.raises(ValueError, match=f"expected a {what} of letters"):
             mlflow_client.check_name(name, what)
     with pytest.raises(SettingsError, match="run: "):
-        build(Plan, {"run": name, "n_clusters": 2, "dim": 2, "rows": [2]})
+        build(ServicePlan, {"run": name, "n_clusters": 2, "dim": 2, "rows": [2]})
     store = Store(tmp_path / "deep" / "root")
     try:
         store.write_text(name, "x")

@@ -7,9 +7,9 @@ def space(trial: Any) -> dict[str, Any]:
     trial.suggest_int("method.network.latent", 5, 150, log=True)
     trial.suggest_float("method.denoise.corruption", 0.0, 0.4)
     trial.suggest_categorical("method.pretrain.length", ["50 epochs", "150 epochs", "300 epochs"])
-    trial.suggest_float("method.pretrain.optimiser.lr", 3e-4, 3e-3, log=True)
+    trial.suggest_float("method.pretrain.optimizer.lr", 3e-4, 3e-3, log=True)
     trial.suggest_float("method.nu", 0.5, 2.0)
     trial.suggest_float("method.power", 1.5, 3.0)
     trial.suggest_float("method.cluster.alpha", 0.1, 0.9)
-    trial.suggest_float("method.cluster.optimiser.lr", 1e-3, 3e-2, log=True)
+    trial.suggest_float("method.cluster.optimizer.lr", 1e-3, 3e-2, log=True)
     return {"method.name": "aljalbout"}

@@ -13,5 +13,5 @@ def space(trial: Any, rows: Rows) -> dict[str, Any]:
         trial.suggest_float("method.augment.shift", 0.0, 0.15)
     else:
         trial.suggest_float("method.augment.noise", 0.0, 0.3)
-    trial.suggest_float("method.cluster.optimiser.lr", 2e-4, 3e-3, log=True)
+    trial.suggest_float("method.cluster.optimizer.lr", 2e-4, 3e-3, log=True)
     return {"method.name": "dac"}

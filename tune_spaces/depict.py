@@ -8,5 +8,5 @@ def space(trial: Any) -> dict[str, Any]:
     trial.suggest_float("method.noise", 0.0, 0.4)
     trial.suggest_float("method.hidden_weight", 0.01, 1.0, log=True)
     trial.suggest_categorical("method.pretrain.length", ["50 epochs", "150 epochs", "300 epochs"])
-    trial.suggest_float("method.cluster.optimiser.lr", 1e-5, 1e-3, log=True)
+    trial.suggest_float("method.cluster.optimizer.lr", 1e-5, 1e-3, log=True)
     return {"method.name": "depict"}

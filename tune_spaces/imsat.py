@@ -9,5 +9,5 @@ def space(trial: Any) -> dict[str, Any]:
     trial.suggest_float("method.radius", 0.05, 1.0, log=True)
     if perturbation == "vat":  # a random direction is not looked for
         trial.suggest_float("method.probe", 0.03, 1.0, log=True)
-    trial.suggest_float("method.cluster.optimiser.lr", 3e-4, 5e-3, log=True)
+    trial.suggest_float("method.cluster.optimizer.lr", 3e-4, 5e-3, log=True)
     return {"method.name": "imsat"}

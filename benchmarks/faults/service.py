@@ -13,10 +13,10 @@ import ray
 
 from benchmarks.faults.lab import Lab, fault, mtime
 from raydc.centroid_service import actors as over_ray
-from raydc.centroid_service.service import CentroidService, Contribution, Plan
+from raydc.centroid_service.service import CentroidService, Contribution, ServicePlan
 from raydc.centroid_service.snapshots import Fenced
 from raydc.centroid_service.worker import contribution, work
-from raydc.data.shard import RowGroup, split
+from raydc.data.shard import RowBlock, split
 from tests.centroid_service.test_actors import POINTS, Mortal, MortalShard, Rows, alone, left
 from tests.centroid_service.test_actors import once as first_time
 
@@ -31,7 +31,7 @@ class Fragile(Rows):
         super().__init__(x)
         self.fatal, self.how, self.place = group, how, graves
 
-    def __call__(self, group: RowGroup) -> np.ndarray:
+    def __call__(self, group: RowBlock) -> np.ndarray:
         if group.id == self.fatal and first_time(self.place / f"worker-{group.id}"):
             if self.how != "fail":
                 os.kill(os.getpid(), signal.Signals[self.how])
@@ -47,18 +47,18 @@ class Slow(Rows):
         super().__init__(x)
         self.groups, self.seconds = groups, seconds
 
-    def __call__(self, group: RowGroup) -> np.ndarray:
+    def __call__(self, group: RowBlock) -> np.ndarray:
         time.sleep(self.seconds if group.id < self.groups else 0)
         rows: np.ndarray = self.x[group.start : group.stop]
         return rows
 
 
-def problem(run: str, seed: int) -> tuple[Plan, list[RowGroup], np.ndarray]:
+def problem(run: str, seed: int) -> tuple[ServicePlan, list[RowBlock], np.ndarray]:
     """Blobs [4800, 8] in 24 row groups, K = 50, five iterations."""
     draw = np.random.default_rng(seed)
     x = (draw.normal(size=(4800, 8)) + 6 * draw.integers(4, size=(4800, 1))).astype(np.float32)
     groups = split(4800, 200)
-    plan = Plan(
+    plan = ServicePlan(
         run=run, n_clusters=CLUSTERS, dim=8, rows=tuple(map(len, groups)), iterations=5, tolerance=0.0, seed=seed
     )
     return plan, groups, x
@@ -68,7 +68,7 @@ STARTED: list[str] = []
 """Runs whose actors must be gone a minute after the last."""
 
 
-def start(lab: Lab, kind: str, repeat: int) -> tuple[Plan, list[RowGroup], np.ndarray]:
+def start(lab: Lab, kind: str, repeat: int) -> tuple[ServicePlan, list[RowBlock], np.ndarray]:
     """A problem of its own name, and the local Ray cluster of all repeats."""
 
     def make() -> bool:

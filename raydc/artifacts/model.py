@@ -104,7 +104,7 @@ class ClusteringModel:
     @property
     def refuses(self) -> str:
         """Why new rows cannot be assigned; empty if they can."""
-        return self.method.card.refuses
+        return self.method.info.refuses
 
     def rows(self, data: Any) -> Tensor:
         """x [B, ...] of a DataFrame (columns by name), an array or a tensor, in the data's units: checked, scaled.

@@ -19,12 +19,12 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
-from raydc.centroid_service.service import CentroidService, Contribution, Fenced, Plan, Receipt, State
+from raydc.centroid_service.service import CentroidService, Contribution, Fenced, Receipt, ServicePlan, State
 from raydc.centroid_service.shards import ClusterShard, Sharded, Terms
 from raydc.centroid_service.worker import Reader, work
-from raydc.clustering.kmeans.iteration import Clustering, Turn
-from raydc.data.shard import RowGroup
-from raydc.distributed.watchdog import HANG_AFTER, Warden
+from raydc.clustering.kmeans.iteration import CentroidUpdate, Clustering
+from raydc.data.shard import RowBlock
+from raydc.distributed.watchdog import HANG_AFTER, Watchdog
 from raydc.utils.storage import Store
 
 NAMESPACE = "raydc"
@@ -50,7 +50,7 @@ class _Actor:
         finally:
             self.called = time.monotonic()
 
-    def plan(self) -> Plan:
+    def plan(self) -> ServicePlan:
         return self.service.plan
 
     def alive(self) -> None:
@@ -102,7 +102,7 @@ class _Remote:
 class RemoteService(_Remote):
     """The service of a run."""
 
-    def plan(self) -> Plan:
+    def plan(self) -> ServicePlan:
         return self._beside(self.actor.plan)
 
     def state(self, centroids: bool = True) -> State:
@@ -125,15 +125,17 @@ class RemoteShard(_Remote):
     def pull(self, outline: Clustering, restarts: Sequence[int] = ()) -> tuple[tuple[int, ...], np.ndarray] | None:
         return self._call("pull", outline, restarts)
 
-    def settle(self, version: int, turn: Turn, check: int, before: np.ndarray | None = None) -> Terms | None:
-        return self._call("settle", version, turn, check, before)
+    def settle(
+        self, version: int, update: CentroidUpdate, check: int, before: np.ndarray | None = None
+    ) -> Terms | None:
+        return self._call("settle", version, update, check, before)
 
 
 Remote = RemoteService | Sharded
 
 
 def start(
-    plan: Plan,
+    plan: ServicePlan,
     folder: str | Path,
     *,
     save_every: int = 0,
@@ -183,22 +185,24 @@ def find(run: str) -> Remote:
     return _whole(service, plan, _found(plan))
 
 
-def _leading(service: Callable[..., CentroidService], folder: str, plan: Plan, save_every: int) -> CentroidService:
+def _leading(
+    service: Callable[..., CentroidService], folder: str, plan: ServicePlan, save_every: int
+) -> CentroidService:
     """The service, with shards that are found by name: handles among its arguments would alarm Ray."""
     return service(folder, plan, save_every, _found(plan))
 
 
-def _found(plan: Plan) -> list[RemoteShard]:
+def _found(plan: ServicePlan) -> list[RemoteShard]:
     return [RemoteShard(ray.get_actor(name, namespace=NAMESPACE)) for name in _shards(plan)]
 
 
-def _whole(service: RemoteService, plan: Plan, shards: list[RemoteShard]) -> Remote:
+def _whole(service: RemoteService, plan: ServicePlan, shards: list[RemoteShard]) -> Remote:
     return Sharded(service, shards, plan) if shards else service
 
 
 def fit_service(
-    plan: Plan,
-    groups: Sequence[RowGroup],
+    plan: ServicePlan,
+    groups: Sequence[RowBlock],
     read: Reader,
     folder: str | Path,
     *,
@@ -228,8 +232,8 @@ def fit_service(
 
 def advance(
     remote: Remote,
-    plan: Plan,
-    groups: Sequence[RowGroup],
+    plan: ServicePlan,
+    groups: Sequence[RowBlock],
     read: Reader,
     *,
     workers: int = 1,
@@ -261,13 +265,13 @@ def tasks(
     gpu: bool = False,
     max_failures: int = -1,
     hang_after: float = HANG_AFTER,
-    heed: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Callable[[Sequence[Any]], list[Any]]:
     """What runs function(shared, part) of every part of a list, at the same time; results in order, or what one raises.
 
     As `stream` does, but that all results are held.
     """
-    each: dict[str, Any] = {"max_failures": max_failures, "hang_after": hang_after, "heed": heed}
+    each: dict[str, Any] = {"max_failures": max_failures, "hang_after": hang_after, "poll": poll}
     run = stream(function, shared, threads=threads, gpu=gpu, **each)
     return lambda parts: [*run(parts)]
 
@@ -280,23 +284,23 @@ def stream(
     gpu: bool = False,
     max_failures: int = -1,
     hang_after: float = HANG_AFTER,
-    heed: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Callable[[Sequence[Any]], Iterator[Any]]:
     """What runs function(shared, part) of every part of a list, at the same time, and yields the results in order, each
     as soon as those before it are there; or raises what one raises. A result that was yielded is not held here.
 
     Tasks that are lost, or give no sign of life for `hang_after` seconds, are run again, up to `max_failures` times.
-    `heed` is called every second, and ends the waiting by what it raises.
+    `poll` is called every second, and ends the waiting by what it raises.
     """
-    warden, put = Warden.start(hang_after), ray.put((function, shared))
+    watchdog, put = Watchdog.start(hang_after), ray.put((function, shared))
     task = TASK.options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
 
     def run(parts: Sequence[Any]) -> Iterator[Any]:
-        running = [task.remote(warden, put, part) for part in parts]
+        running = [task.remote(watchdog, put, part) for part in parts]
         asked = deque(running)
         try:
             while running:
-                heed()
+                poll()
                 done, running = ray.wait(running, timeout=1.0)
                 ray.get(done)  # what one raises ends all, also where it is not the next
                 left = {*running}
@@ -308,9 +312,9 @@ def stream(
     return run
 
 
-def _watched(warden: Warden, what: tuple[Callable[[Any, Any], Any], Any], part: Any) -> Any:
+def _watched(watchdog: Watchdog, what: tuple[Callable[[Any, Any], Any], Any], part: Any) -> Any:
     function, shared = what
-    leave = warden.watch()
+    leave = watchdog.watch()
     try:
         return function(shared, part)
     finally:
@@ -320,13 +324,13 @@ def _watched(warden: Warden, what: tuple[Callable[[Any, Any], Any], Any], part: 
 TASK: Any = ray.remote(_watched)
 
 
-def _work(shared: tuple[Remote, Plan, Reader, int, str], groups: list[RowGroup]) -> None:
+def _work(shared: tuple[Remote, ServicePlan, Reader, int, str], groups: list[RowBlock]) -> None:
     service, plan, read, threads, device = shared
     torch.set_num_threads(threads)
     work(service, plan, groups, read, device)
 
 
-def split(groups: Sequence[RowGroup], parts: int) -> list[list[RowGroup]]:
+def split(groups: Sequence[RowBlock], parts: int) -> list[list[RowBlock]]:
     """Consecutive groups with about the same number of rows in each part; parts without any are left out."""
     total, at, dealt = sum(map(len, groups)), 0, [[] for _ in range(parts)]  # type: ignore[var-annotated]
     for group in groups:
@@ -339,7 +343,7 @@ def _name(run: str) -> str:
     return f"centroids-{run}"
 
 
-def _shards(plan: Plan) -> list[str]:
+def _shards(plan: ServicePlan) -> list[str]:
     """Names of the shards, where there is more than one part."""
     many = len(plan.parts)
     return [f"{_name(plan.run)}/{at}" for at in range(many if many > 1 else 0)]

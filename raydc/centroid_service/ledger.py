@@ -25,7 +25,7 @@ class Refused(ValueError):
     """A contribution that cannot be right; nothing was changed by it."""
 
 
-class Plan(Options):
+class ServicePlan(Options):
     """What is clustered, and how. The same plan always ends in the same centroids."""
 
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -97,7 +97,7 @@ class Ledger:
     Every method may be called again with the same effect.
     """
 
-    def __init__(self, folder: str | Path, plan: Plan) -> None:
+    def __init__(self, folder: str | Path, plan: ServicePlan) -> None:
         self.plan = plan
         self.snapshots = Snapshots(folder)
         self._lock = threading.RLock()

@@ -20,11 +20,11 @@ sums are always saved together. There is no log: after a crash the service start
 
 What a version is for, and what follows from its sums, is the affair of kmeans/iteration.py, which knows nothing of
 pushes: version 0 is the *survey* that measures the rows and finds the starts, and the last one counts the members of
-the centroids that are returned. `Plan.restarts` clusterings run side by side in one pass; the best is kept.
+the centroids that are returned. `ServicePlan.restarts` clusterings run side by side in one pass; the best is kept.
 
 **Where K x D is large**, sums and centroids are shared out among P actors, each of which counts and commits for itself;
 the service keeps the counts and all decisions. shards.py says how such a version closes, and why any of the
-actors may die at any time. `Plan.shards` changes no byte of the result.
+actors may die at any time. `ServicePlan.shards` changes no byte of the result.
 
 **What it costs.** N rows, D dimensions, K centroids (times restarts), W workers on M nodes; phi flop/s of a worker, b
 bytes/s into an actor. One iteration takes, with S = 8 K (D + 1) bytes of sums:
@@ -52,14 +52,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.centroid_service.ledger import Contribution, Ledger, Plan, Receipt, Refused
+from raydc.centroid_service.ledger import Contribution, Ledger, Receipt, Refused, ServicePlan
 from raydc.centroid_service.shards import ClusterShard, Sharded, ShardLike, State, at_once
 from raydc.centroid_service.snapshots import Fenced
 from raydc.clustering.kmeans import steps
-from raydc.clustering.kmeans.iteration import Clustering, Turn
+from raydc.clustering.kmeans.iteration import CentroidUpdate, Clustering
 from raydc.utils.storage import Store
 
-__all__ = ["CentroidService", "Contribution", "Fenced", "Plan", "Receipt", "Refused", "State", "serve"]
+__all__ = ["CentroidService", "Contribution", "Fenced", "Receipt", "Refused", "ServicePlan", "State", "serve"]
 
 
 class _Incomplete(Exception):
@@ -69,7 +69,9 @@ class _Incomplete(Exception):
 class CentroidService(Ledger):
     """Versions, ledger, update rule and snapshots of one run. Every method may be called again with the same effect."""
 
-    def __init__(self, folder: str | Path, plan: Plan, save_every: int = 0, shards: Sequence[ShardLike] = ()) -> None:
+    def __init__(
+        self, folder: str | Path, plan: ServicePlan, save_every: int = 0, shards: Sequence[ShardLike] = ()
+    ) -> None:
         """Take over the run in `folder`, from its newest snapshot or from the start.
 
         `save_every` pushes within a version are saved too; 0 saves when a version closes. Sums and centroids are with
@@ -151,13 +153,13 @@ class CentroidService(Ledger):
             self._save()
         self.close(self.version)
 
-    def _settle(self, turn: Turn, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Have the shards carry out a turn, from centroids `before` if the service still has them."""
+    def _settle(self, update: CentroidUpdate, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Have the shards carry out an update, from centroids `before` if the service still has them."""
         check = int(self.sums["check"][0])
 
         def settle(shard: ShardLike, part: slice) -> tuple[np.ndarray, np.ndarray] | None:
             own = None if before is None else before[:, part].numpy()
-            return shard.settle(self.version, turn.part(part), check, own)
+            return shard.settle(self.version, update.part(part), check, own)
 
         answers = at_once(settle, self.shards, self.plan.parts)
         self.reached("settled")
@@ -236,7 +238,7 @@ class CentroidService(Ledger):
         )
 
 
-def serve(folder: str | Path, plan: Plan) -> CentroidService | Sharded:
+def serve(folder: str | Path, plan: ServicePlan) -> CentroidService | Sharded:
     """The service of a run in this process, with its shards if it has any."""
     if len(plan.parts) == 1:
         return CentroidService(folder, plan)

@@ -8,7 +8,7 @@ centroids. `Sharded` makes one service of them for workers and readers.
 lacks; it pushes to each shard its clusters' sums, then the rest to the service. Once the service's ledger is full the
 version closes in two steps:
 
-1. The service decides what becomes of the clusters by their counts alone (`rule.Turn`) and has each shard carry it out.
+1. The service decides what becomes of the clusters by their counts alone (`CentroidUpdate`) and has each shard do it.
    The shard commits the centroids of the next version, keeps those of this one, and answers with two numbers for each
    cluster; asked again, it answers the same.
 2. From these numbers the service has the inertia and what is still moving, and commits the next version. Only then is
@@ -16,8 +16,8 @@ version closes in two steps:
 
 **Whoever dies** comes back from its own snapshot. Service and shards have each a ledger, so what one has lost the
 others need not count again: `State.targets` says who lacks which row group. As all centroids of a version are there
-until the next one is committed, any row group can be computed again, to the same integers; and as a turn follows from
-integers, it does not matter how often and by whom it is asked for.
+until the next one is committed, any row group can be computed again, to the same integers; and as an update follows
+from integers, it does not matter how often and by whom it is asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from raydc.centroid_service.ledger import Contribution, Ledger, Plan, Receipt, Refused
+from raydc.centroid_service.ledger import Contribution, Ledger, Receipt, Refused, ServicePlan
 from raydc.centroid_service.snapshots import Fenced
-from raydc.clustering.kmeans.iteration import Clustering, Turn
+from raydc.clustering.kmeans.iteration import CentroidUpdate, Clustering
 
 Answer = TypeVar("Answer")
 Terms = tuple[np.ndarray, np.ndarray]
@@ -58,7 +58,7 @@ class State:
 class ClusterShard(Ledger):
     """The clusters `plan.parts[at]`: their centroids by version, and the sums of the open version."""
 
-    def __init__(self, folder: str | Path, plan: Plan, at: int) -> None:
+    def __init__(self, folder: str | Path, plan: ServicePlan, at: int) -> None:
         """Take over the shard in `folder`, from its newest snapshots or with nothing.
 
         Raises ValueError if the folder holds another plan.
@@ -101,8 +101,10 @@ class ClusterShard(Ledger):
                 return Receipt("overlap", self.version)
             return super().push(contribution)
 
-    def settle(self, version: int, turn: Turn, check: int, before: np.ndarray | None = None) -> Terms | None:
-        """Carry out a turn of the open version, from the centroids kept here or from `before`, and commit the next.
+    def settle(
+        self, version: int, update: CentroidUpdate, check: int, before: np.ndarray | None = None
+    ) -> Terms | None:
+        """carry out an update of the open version, from the centroids kept here or from `before`, and commit the next.
 
         None if the version is not open or not complete here. Raises Refused if the rows counted here are not those that
         the service has counted, by their `check`.
@@ -115,7 +117,7 @@ class ClusterShard(Ledger):
                     raise Refused("the rows whose sums were counted are not the rows counted: data have changed")
                 whole = self.kept[version] if before is None else torch.tensor(before)
                 sums = torch.from_numpy(np.require(self.sums["sums"], None, "W"))
-                following, *terms = self.clustering.moved(turn, sums, whole)
+                following, *terms = self.clustering.moved(update, sums, whole)
                 losses, shifts = (each.numpy() for each in terms)
                 self._save(version + 1, centroids=following.numpy(), losses=losses, shifts=shifts)
                 self.kept[version + 1], self.terms[version] = following, (losses, shifts)
@@ -160,7 +162,9 @@ class ShardLike(Protocol):
 
     def pull(self, outline: Clustering, restarts: Sequence[int] = ()) -> tuple[tuple[int, ...], np.ndarray] | None: ...
     def push(self, contribution: Contribution) -> Receipt: ...
-    def settle(self, version: int, turn: Turn, check: int, before: np.ndarray | None = None) -> Terms | None: ...
+    def settle(
+        self, version: int, update: CentroidUpdate, check: int, before: np.ndarray | None = None
+    ) -> Terms | None: ...
     def status(self) -> dict[str, Any]: ...
 
 
@@ -180,7 +184,7 @@ class Sharded:
 
     service: ServiceLike
     shards: Sequence[ShardLike]
-    plan: Plan
+    plan: ServicePlan
 
     def state(self, centroids: bool = True) -> State:
         """As the service's. Raises Fenced if the shards follow another service by now."""

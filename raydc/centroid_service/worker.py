@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.centroid_service.ledger import Contribution, Plan, Receipt, Refused
+from raydc.centroid_service.ledger import Contribution, Receipt, Refused, ServicePlan
 from raydc.centroid_service.shards import State
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.accumulate import pass_of
-from raydc.data.shard import RowGroup
+from raydc.data.shard import RowBlock
 from raydc.data.source import to_float32
 from raydc.utils.autocast import exact_float32
 from raydc.utils.fault_injection import failpoint
 
-Reader = Callable[[RowGroup], np.ndarray | tuple[np.ndarray, np.ndarray]]
+Reader = Callable[[RowBlock], np.ndarray | tuple[np.ndarray, np.ndarray]]
 """Rows [n, D] of a row group, always the same; with their weights [n], if the plan is for weighted rows."""
 
 
@@ -31,7 +31,7 @@ class Service(Protocol):
     def push(self, contribution: Contribution) -> Receipt: ...
 
 
-def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader, device: str = "cpu") -> Receipt:
+def work(service: Service, plan: ServicePlan, groups: Sequence[RowBlock], read: Reader, device: str = "cpu") -> Receipt:
     """Contribute what of `groups` is missing in the open version, as one push.
 
     After a death shards may lack other row groups than the service: then those that lack where the first does, and the
@@ -55,7 +55,7 @@ def work(service: Service, plan: Plan, groups: Sequence[RowGroup], read: Reader,
 
 @exact_float32()
 def contribution(
-    plan: Plan, state: State, groups: Sequence[RowGroup], read: Reader, device: str = "cpu"
+    plan: ServicePlan, state: State, groups: Sequence[RowBlock], read: Reader, device: str = "cpu"
 ) -> Contribution:
     """What these row groups, each named once, add to the version of `state`; counted on this device."""
     if state.clustering is None:
@@ -74,7 +74,9 @@ def contribution(
     return Contribution(plan.run, state.version, tuple(sorted(group.id for group in groups)), arrays, targets)
 
 
-def _rows(plan: Plan, groups: Sequence[RowGroup], read: Reader, ahead: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _rows(
+    plan: ServicePlan, groups: Sequence[RowBlock], read: Reader, ahead: bool
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """`rows_of` each group; with `ahead` the next one is read by a thread while the device counts this one."""
     if not ahead:
         yield from (rows_of(plan, group, read) for group in groups)
@@ -87,7 +89,7 @@ def _rows(plan: Plan, groups: Sequence[RowGroup], read: Reader, ahead: bool) -> 
         yield following.result()
 
 
-def rows_of(plan: Plan, group: RowGroup, read: Reader) -> tuple[Tensor, Tensor | None]:
+def rows_of(plan: ServicePlan, group: RowBlock, read: Reader) -> tuple[Tensor, Tensor | None]:
     """Rows [n, D] and, where the plan has them, weights [n] of a row group, float32."""
     got = read(group)
     rows, weights = got if isinstance(got, tuple) else (got, None)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from raydc import methods as all_methods
 from raydc.data import features_named
-from raydc.pipelines.train import Plan
+from raydc.pipelines.train import RunPlan
 from raydc.search import SearchState, SearchWatch, TuneSettings, tune_and_record
 from raydc.tracking.tracker import RecordPending
 from raydc.training.loop import Progress
@@ -44,11 +44,11 @@ class Live:
         self.phase, self.printed = "", 0.0
 
     def start(self, job: Job, phases: dict[str, int]) -> None:
-        survey, training = job.survey, job.config.training
-        for note in survey.notes:
+        profile, training = job.profile, job.config.training
+        for note in profile.notes:
             self.console.print(f"note: {note}", style="dim")
         where = f"{training.workers.plain()} workers" if training.workers else "this process"
-        what = f"{survey.rows:,} rows of {'x'.join(map(str, job.shape))}"
+        what = f"{profile.rows:,} rows of {'x'.join(map(str, job.shape))}"
         batches = f", batches of {job.batch_size}" if phases else ""  # k-means takes none
         self.console.print(f"{job.config.method_name} on {what}{batches}, in {where}")
         self.console.print(features_named(job.columns, job.shape))
@@ -166,14 +166,14 @@ def measures(summary: dict[str, Any]) -> Table:
     return table
 
 
-def plan(planned: Plan) -> None:
+def plan(planned: RunPlan) -> None:
     """What a run would do and cost."""
     job, console = planned.job, _console()
     training = job.config.training
-    for note in job.survey.notes:
+    for note in job.profile.notes:
         console.print(f"note: {note}", style="dim")
     console.print(features_named(job.columns, job.shape))
-    table = Table(title=f"{job.config.method_name}: {job.survey.rows:,} rows of {'x'.join(map(str, job.shape))}")
+    table = Table(title=f"{job.config.method_name}: {job.profile.rows:,} rows of {'x'.join(map(str, job.shape))}")
     table.add_column("phase")
     table.add_column("steps at most", justify="right")
     table.add_column("minutes at most", justify="right")
@@ -211,13 +211,13 @@ def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
 
 
 def methods(*, markdown: bool) -> None:
-    """Every method's card."""
+    """Every method's info."""
     head = ["method", "source", "network", "network loss", "clustering loss", "updates", "new rows"]
     rows = []
     for name in all_methods.available():
-        card = all_methods.load(name).card
-        parts = [card.source, card.architecture, card.network_loss, card.clustering_loss, card.updates]
-        rows.append([name, *parts, "no" if card.refuses else "yes"])
+        info = all_methods.load(name).info
+        parts = [info.source, info.architecture, info.network_loss, info.clustering_loss, info.updates]
+        rows.append([name, *parts, "no" if info.refuses else "yes"])
     if markdown:
         lines = [head, ["---"] * len(head), *rows]
         print("\n".join("| " + " | ".join(line) + " |" for line in lines))

@@ -11,7 +11,7 @@ from raydc.clustering import KMeansResult
 from raydc.clustering.kmeans import accumulate, kernels, steps
 from raydc.clustering.kmeans.iteration import Clustering, Options
 from raydc.clustering.kmeans.steps import FixedPoint
-from raydc.data.shard import RowGroup, Shard
+from raydc.data.shard import RowBlock, Shard
 from raydc.distributed import collectives
 from raydc.utils.autocast import full_precision
 
@@ -244,7 +244,7 @@ class _Walk:
         merged = accumulate.merge([{name: value.cpu().numpy() for name, value in whole.items()}])
         return {name: torch.from_numpy(value).to(self.z.device) for name, value in merged.items()}
 
-    def _spans(self, now: Clustering) -> list[tuple[slice, RowGroup]]:
+    def _spans(self, now: Clustering) -> list[tuple[slice, RowBlock]]:
         """This worker's row groups that are waited for; an empty one where it has none, as it must take part."""
         mine = [(self.shard.spans[at], self.shard.groups[at]) for at in self._mine(now)]
-        return mine or [(slice(0, 0), RowGroup(0, 0, 0))]
+        return mine or [(slice(0, 0), RowBlock(0, 0, 0))]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Found:
+class ClusteringResult:
     """What a clustering comes to, for rows old and new; the same on every worker."""
 
     centroids: Tensor
@@ -21,7 +21,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class KMeansResult(Found):
+class KMeansResult(ClusteringResult):
     """A clustering of every worker's rows; the same on every worker but for `labels`."""
 
     labels: Tensor

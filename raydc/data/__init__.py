@@ -6,32 +6,33 @@ from raydc.data.load import SparseRows, load_shard, read_group, read_labels
 from raydc.data.open import open_source, opened
 from raydc.data.parquet import ParquetSource
 from raydc.data.profile import (
+    DataProfile,
     Fault,
     Seen,
-    Survey,
     dropped_table,
     look,
+    profile_rows,
     recalled,
     require,
     require_same,
-    survey,
     written,
 )
 from raydc.data.scaling import Scaling
 from raydc.data.settings import DataSettings, ScalingKind, Storage
-from raydc.data.shard import Batch, DenseRows, RowGroup, Rows, Shard, deal, split
+from raydc.data.shard import Batch, DenseRows, RowBlock, Rows, Shard, partition, split
 from raydc.data.source import DataError, DataWarning, Source, changes, features_named
 
 __all__ = [
     "ArraySource",
     "Batch",
     "DataError",
+    "DataProfile",
     "DataSettings",
     "DataWarning",
     "DenseRows",
     "Fault",
     "ParquetSource",
-    "RowGroup",
+    "RowBlock",
     "Rows",
     "Scaling",
     "ScalingKind",
@@ -40,15 +41,15 @@ __all__ = [
     "Source",
     "SparseRows",
     "Storage",
-    "Survey",
     "changes",
-    "deal",
     "dropped_table",
     "features_named",
     "load_shard",
     "look",
     "open_source",
     "opened",
+    "partition",
+    "profile_rows",
     "read_group",
     "read_labels",
     "recalled",
@@ -56,6 +57,5 @@ __all__ = [
     "require_same",
     "rows_of",
     "split",
-    "survey",
     "written",
 ]

@@ -15,10 +15,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from raydc.data.profile import Survey, checksum, require_same
+from raydc.data.profile import DataProfile, checksum, require_same
 from raydc.data.scaling import Scaling
 from raydc.data.settings import Storage
-from raydc.data.shard import DenseRows, RowGroup, Rows, Shard
+from raydc.data.shard import DenseRows, RowBlock, Rows, Shard
 from raydc.data.source import Block, DataError, Source, to_float32
 
 
@@ -42,31 +42,31 @@ class SparseRows:
         return self.scaling.apply(x).view(-1, *self.shape)
 
 
-def read_group(source: Source, survey: Survey, group: RowGroup) -> Block:
+def read_group(source: Source, profile: DataProfile, group: RowBlock) -> Block:
     """The usable rows of one group as stored, with their ids and weights.
 
-    Raises DataError if they are not what the survey saw.
+    Raises DataError if they are not what the profile saw.
     """
-    piece = survey.pieces[group.id]
+    piece = profile.pieces[group.id]
     block = source.read(piece)
-    if checksum(block) != survey.checksums[group.id]:
+    if checksum(block) != profile.checksums[group.id]:
         raise DataError(
             f"{piece.file}, row group {piece.row_group}: its values have changed since they were checked; start again"
         )
     if len(group) == piece.rows:
         return block
-    low, high = np.searchsorted(survey.dropped_rows, [piece.start, piece.start + piece.rows])
+    low, high = np.searchsorted(profile.dropped_rows, [piece.start, piece.start + piece.rows])
     keep = np.ones(piece.rows, bool)
-    keep[survey.dropped_rows[low:high] - piece.start] = False
+    keep[profile.dropped_rows[low:high] - piece.start] = False
     weights = None if block.weights is None else block.weights[keep]
     return Block(block.x[keep], block.ids[keep], weights=weights)
 
 
 def load_shard(
     source: Source,
-    survey: Survey,
+    profile: DataProfile,
     scaling: Scaling,
-    groups: Sequence[Sequence[RowGroup]],
+    groups: Sequence[Sequence[RowBlock]],
     rank: int,
     device: torch.device | str = "cpu",
     storage: Storage = "auto",
@@ -75,23 +75,23 @@ def load_shard(
     """The rows of worker `rank` out of the `groups` dealt to all, [N, channels, height, width] or [N, D], scaled.
 
     On disk, they are written once to a file in `scratch_dir` that goes when the process does. Raises DataError if the
-    data are no longer what the survey saw.
+    data are no longer what the profile saw.
     """
-    require_same(survey.fingerprint, survey.files, source)
+    require_same(profile.fingerprint, profile.files, source)
     device = torch.device(device)
     sizes = tuple(sum(map(len, mine)) for mine in groups)
     shape = (sizes[rank], *source.shape)
     place = _place(storage, 4 * prod(shape), device, len(groups))
     if source.kind == "sparse" and (storage == "memory" or (storage == "auto" and place == "disk")):
-        rows, ids, weights = _sparse(source, survey, scaling, groups[rank], device)
+        rows, ids, weights = _sparse(source, profile, scaling, groups[rank], device)
     else:
         room = _empty(shape, place, device, scratch_dir)
-        rows, ids, weights = _dense(source, survey, scaling, groups[rank], device, room)
+        rows, ids, weights = _dense(source, profile, scaling, groups[rank], device, room)
     weighed = torch.from_numpy(weights).to(device) if source.weights else None
     return Shard(rows, tuple(groups[rank]), sizes, ids=ids, weights=weighed, device=device)
 
 
-def read_labels(source: Source, survey: Survey) -> np.ndarray | None:
+def read_labels(source: Source, profile: DataProfile) -> np.ndarray | None:
     """Known classes of the rows used as int64 [rows], numbered in sorted order; None where the data have none.
 
     A missing label is -1. For the final scores alone: nothing that trains may call this.
@@ -99,18 +99,23 @@ def read_labels(source: Source, survey: Survey) -> np.ndarray | None:
     labels = source.labels()
     if labels is None:
         return None
-    codes, classes = pd.factorize(np.delete(labels, survey.dropped_rows))
+    codes, classes = pd.factorize(np.delete(labels, profile.dropped_rows))
     names = [name if isinstance(name, (int, float, np.number)) else str(name) for name in classes]
     order = np.unique(np.array(names), return_inverse=True)[1]
     return np.where(codes < 0, -1, order[codes] if len(order) else -1).astype(np.int64)
 
 
 def _dense(
-    source: Source, survey: Survey, scaling: Scaling, groups: Sequence[RowGroup], device: torch.device, values: Tensor
+    source: Source,
+    profile: DataProfile,
+    scaling: Scaling,
+    groups: Sequence[RowBlock],
+    device: torch.device,
+    values: Tensor,
 ) -> tuple[Rows, np.ndarray, np.ndarray]:
     blocks, at = [], 0
     for group in groups:
-        block = read_group(source, survey, group)
+        block = read_group(source, profile, group)
         scaled = scaling.apply(torch.from_numpy(to_float32(block.x)))
         values[at : at + len(group)] = scaled.view(-1, *source.shape)
         blocks.append(Block(None, block.ids, weights=block.weights))
@@ -119,9 +124,9 @@ def _dense(
 
 
 def _sparse(
-    source: Source, survey: Survey, scaling: Scaling, groups: Sequence[RowGroup], device: torch.device
+    source: Source, profile: DataProfile, scaling: Scaling, groups: Sequence[RowBlock], device: torch.device
 ) -> tuple[Rows, np.ndarray, np.ndarray]:
-    blocks = [read_group(source, survey, group) for group in groups]
+    blocks = [read_group(source, profile, group) for group in groups]
     empty = [sparse.csr_array((0, source.n_features), dtype=source.dtype)]
     matrix = sparse.csr_array(sparse.vstack([block.x for block in blocks] or empty))
     return SparseRows(matrix, scaling, source.shape, device), *_joined(blocks)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from raydc.data.settings import DataSettings
-from raydc.data.shard import RowGroup, deal
+from raydc.data.shard import RowBlock, partition
 from raydc.data.sketch import KEPT, Ids
 from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes, usable
 
@@ -48,7 +48,7 @@ LISTED = ("file", "row_group", "row", "column", "value", "cells")
 
 
 @dataclass(frozen=True)
-class Survey:
+class DataProfile:
     """What one pass found; the same bits however many workers train afterwards."""
 
     fingerprint: str
@@ -57,7 +57,7 @@ class Survey:
     times: dict[str, str]
     rows: int
     """Rows that are used."""
-    groups: tuple[RowGroup, ...]
+    groups: tuple[RowBlock, ...]
     """Of the rows that are used; to be dealt to workers."""
     pieces: tuple[Piece, ...]
     """Where each group is stored."""
@@ -158,7 +158,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a piece holds, as far as a survey needs to know; found by any process."""
+    """What a piece holds, as far as a profile needs to know; found by any process."""
 
     bad: np.ndarray
     """int64, ascending: numbers in the data set of the rows that cannot be used."""
@@ -205,7 +205,9 @@ def _empty(source: Source, block: Block, bad: np.ndarray) -> tuple[str, ...]:
     return tuple(columns) if len(block.broken) == len(bad) and len(columns) == 1 else ()
 
 
-def survey(source: Source, settings: DataSettings | None = None, seen: Iterable[Seen] | None = None) -> Survey:
+def profile_rows(
+    source: Source, settings: DataSettings | None = None, seen: Iterable[Seen] | None = None
+) -> DataProfile:
     """Reads everything once, a piece at a time; or joins what others have `seen`, in the order of the pieces.
 
     Raises DataError naming the first unusable cells (null, NaN, infinite, beyond 1e15, rows of another length), or, if
@@ -235,7 +237,7 @@ def survey(source: Source, settings: DataSettings | None = None, seen: Iterable[
         lines = [f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {_first(faults)}"]
         raise DataError("\n".join([*lines, *_without(source, without)]))
     _require_weight(source, heaviest)
-    return _surveyed(
+    return _profiled(
         source,
         faults,
         dropped_rows,
@@ -261,7 +263,7 @@ def _require_weight(source: Source, heaviest: float) -> None:
     raise DataError(f"{where}: every weight is 0, so no row counts; give some rows a weight above 0")
 
 
-def _surveyed(
+def _profiled(
     source: Source,
     faults: Sequence[Fault],
     dropped_rows: np.ndarray,
@@ -271,17 +273,17 @@ def _surveyed(
     variance: np.ndarray,
     ids: tuple[int, int],
     empty: dict[str, tuple[str, ...]],
-) -> Survey:
-    groups: list[RowGroup] = []
+) -> DataProfile:
+    groups: list[RowBlock] = []
     pieces: list[Piece] = []
     at = 0
     for piece in source.pieces:
         low, high = np.searchsorted(dropped_rows, [piece.start, piece.start + piece.rows])
         if kept := piece.rows - int(high - low):
             pieces.append(piece)
-            groups.append(RowGroup(len(groups), at, at + kept))
+            groups.append(RowBlock(len(groups), at, at + kept))
             at += kept
-    result = Survey(
+    result = DataProfile(
         fingerprint=source.fingerprint,
         files=dict(source.files),
         times=dict(source.times),
@@ -302,8 +304,8 @@ def _surveyed(
     return _with_notes(source, result)
 
 
-def written(found: Survey) -> bytes:
-    """A survey as .npz, without what the opened data tell by themselves."""
+def written(found: DataProfile) -> bytes:
+    """A profile as .npz, without what the opened data tell by themselves."""
     about = {
         "fingerprint": found.fingerprint,
         "times": found.times,
@@ -324,8 +326,8 @@ def written(found: Survey) -> bytes:
     return file.getvalue()
 
 
-def recalled(data: bytes, source: Source) -> Survey | None:
-    """The survey of `source` that was written, to the bit; None if it is that of other data, or damaged, or if a file
+def recalled(data: bytes, source: Source) -> DataProfile | None:
+    """The profile of `source` that was written, to the bit; None if it is that of other data, or damaged, or if a file
     was written since: only its values then tell whether it is the same.
     """
     try:
@@ -340,17 +342,17 @@ def recalled(data: bytes, source: Source) -> Survey | None:
     except (BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError):
         return None
     span = (low, high)
-    return _surveyed(source, faults, dropped_rows, checksums, span, mean, variance, (known, repeated), empty)
+    return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, (known, repeated), empty)
 
 
-def require(found: Survey, n_clusters: int | None, workers: int) -> None:
+def require(found: DataProfile, n_clusters: int | None, workers: int) -> None:
     """Raises DataError if there are fewer rows than clusters, or than two, or too few row groups for the workers."""
     if found.rows < 2:
         raise DataError(f"{found.rows} usable row cannot be clustered; at least 2 are needed")
     if n_clusters is not None and found.rows < n_clusters:
         raise DataError(f"{found.rows} rows cannot form {n_clusters} clusters; lower method.n_clusters or add rows")
-    if not all(deal(found.groups, workers)):
-        most = max(w for w in range(1, workers) if all(deal(found.groups, w)))
+    if not all(partition(found.groups, workers)):
+        most = max(w for w in range(1, workers) if all(partition(found.groups, w)))
         raise DataError(
             f"{workers} workers, but {found.rows} rows in {len(found.groups)} row groups feed at most {most}; "
             f"set training.workers to {most} or less"
@@ -364,7 +366,7 @@ def require_same(before: str, files: dict[str, str], source: Source) -> None:
         raise DataError(f"{source.settings.path}: the data have changed:\n{what}\nPut them back, or start a new run.")
 
 
-def dropped_table(source: Source, found: Survey) -> str:
+def dropped_table(source: Source, found: DataProfile) -> str:
     """Every row that was left out, as CSV (file, row_group, row, column, value, cells), where row is its position in
     the data; reads their pieces again.
     """
@@ -456,7 +458,7 @@ def _report(source: Source, faults: Sequence[Fault], rows: int, empty: dict[str,
     return "\n".join([head, *lines, *_without(source, empty or {}), last])
 
 
-def _with_notes(source: Source, found: Survey) -> Survey:
+def _with_notes(source: Source, found: DataProfile) -> DataProfile:
     notes = [*source.notes]
     dropped = len(found.dropped_rows)
     if dropped:
@@ -484,4 +486,4 @@ def _with_notes(source: Source, found: Survey) -> Survey:
     if coarse.any():
         some = ", ".join(source.name_of(int(j)) for j in np.flatnonzero(coarse)[:SHOWN])
         notes.append(f"float32 keeps few digits of {some}: far from 0 for their spread; subtract an offset first")
-    return Survey(**{**vars(found), "notes": tuple(notes)})
+    return DataProfile(**{**vars(found), "notes": tuple(notes)})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.data.profile import FINE, Survey
+from raydc.data.profile import FINE, DataProfile
 from raydc.data.settings import ScalingKind
 
 
@@ -23,7 +23,7 @@ class Scaling:
     """float32, [] or [D]; finite and never 0."""
 
     @staticmethod
-    def of(kind: ScalingKind, survey: Survey) -> "Scaling":
+    def of(kind: ScalingKind, profile: DataProfile) -> "Scaling":
         """The scaling that these rows need.
 
         power: x / sqrt(mean x^2), so that mean |x|^2 / D is 1, as DEC's authors scale (Xie et al., ICML 2016).
@@ -31,13 +31,13 @@ class Scaling:
         unit, symmetric: smallest and largest value of all features to 0 and 1, to -1 and 1.
         """
         shift, factor = np.zeros(()), np.ones(())
-        if kind == "power" and np.sqrt(survey.mean_square) > FINE:
-            factor = 1 / np.sqrt(np.asarray(survey.mean_square))
+        if kind == "power" and np.sqrt(profile.mean_square) > FINE:
+            factor = 1 / np.sqrt(np.asarray(profile.mean_square))
         elif kind == "standard":
-            spread = np.sqrt(survey.variance)
-            shift, factor = survey.mean, 1 / np.where(survey.constant, 1.0, spread)
+            spread = np.sqrt(profile.variance)
+            shift, factor = profile.mean, 1 / np.where(profile.constant, 1.0, spread)
         elif kind in ("unit", "symmetric"):
-            low, high = survey.minimum, survey.maximum
+            low, high = profile.minimum, profile.maximum
             shift = np.asarray(low if kind == "unit" else (low + high) / 2)
             if high - low > FINE:
                 factor = np.asarray((1.0 if kind == "unit" else 2.0) / (high - low))

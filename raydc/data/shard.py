@@ -40,7 +40,7 @@ class DenseRows:
 
 
 @dataclass(frozen=True)
-class RowGroup:
+class RowBlock:
     """The unit of work and of bookkeeping: rows that are always processed together, whichever worker holds them.
 
     Its boundaries depend on the data alone, never on the number of workers.
@@ -60,7 +60,7 @@ class Shard:
     """This worker's rows: whole row groups, next to each other in the order of the data."""
 
     rows: Rows
-    groups: tuple[RowGroup, ...]
+    groups: tuple[RowBlock, ...]
     sizes: tuple[int, ...]
     """Rows of every worker's shard, by rank."""
     ids: Any = None
@@ -123,7 +123,7 @@ class Shard:
         return Batch(self[row], row, len(positions), sizes, extra)
 
 
-def split(total: int, group_rows: int | None = None, n_features: int = 1) -> tuple[RowGroup, ...]:
+def split(total: int, group_rows: int | None = None, n_features: int = 1) -> tuple[RowBlock, ...]:
     """Row groups over `total` rows: of `group_rows` each, by default about 64 of them and at most 4096 rows.
 
     Few rows make about 16 groups: mapping and summing groups of under a hundred rows costs more than their arithmetic.
@@ -131,10 +131,10 @@ def split(total: int, group_rows: int | None = None, n_features: int = 1) -> tup
     """
     size = max(16, min(128, -(-total // 16)), min(4096, -(-total // 64)))
     size = group_rows or max(1, min(size, GROUP_VALUES // max(1, n_features)))
-    return tuple(RowGroup(i, at, min(at + size, total)) for i, at in enumerate(range(0, total, size)))
+    return tuple(RowBlock(i, at, min(at + size, total)) for i, at in enumerate(range(0, total, size)))
 
 
-def deal(groups: Sequence[RowGroup], workers: int) -> list[tuple[RowGroup, ...]]:
+def partition(groups: Sequence[RowBlock], workers: int) -> list[tuple[RowBlock, ...]]:
     """Consecutive groups for each worker, as near to equal numbers of rows as groups allow."""
     total, dealt, at = sum(map(len, groups)), [], 0
     for worker in range(workers):
@@ -160,7 +160,7 @@ class Batch:
     sizes: tuple[int, ...]
     """Rows of the batch by rank."""
     extra: dict[str, Tensor] = field(default_factory=dict)
-    """What `Method.pick` chose besides rows, such as edges."""
+    """What `Method.sample_batch` chose besides rows, such as edges."""
 
     def mean(self, losses: Tensor) -> Tensor:
         """This worker's share of the mean over the global batch, of a loss per row [B_w, ...]."""

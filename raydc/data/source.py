@@ -143,7 +143,7 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """sha256 of what a glance tells of the files' content and of what is read from them, wherever they lie.
 
-        Other values may have the same: a survey's checksums tell those apart.
+        Other values may have the same: a profile's checksums tell those apart.
         """
         weights = [self.weights] if self.weights else []
         lines = [*self.files.values(), *self.columns, *weights, str(self.layout)]

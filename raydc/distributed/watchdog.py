@@ -31,7 +31,7 @@ Process = tuple[str, int, str]
 """Its node, its number there, and when it was started: a number may come again."""
 
 
-class _Ear:
+class _Heartbeats:
     """The actor that hears beats. It counts by its own pauses between them: stopped itself, it blames nobody."""
 
     def __init__(self, pause_s: float) -> None:
@@ -60,21 +60,21 @@ class _Ear:
                 ray.remote(num_cpus=0, scheduling_strategy=there)(_kill).remote(number, born)
 
 
-EAR: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ear)
+EAR: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Heartbeats)
 
 
 @dataclass(frozen=True)
-class Warden:
+class Watchdog:
     """What workers need to be watched."""
 
     ear: Any
     pause_s: float
 
     @staticmethod
-    def start(hang_after: float = HANG_AFTER) -> "Warden":
+    def start(hang_after: float = HANG_AFTER) -> "Watchdog":
         """On the driver's node, until nothing refers to it."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return Warden(EAR.options(scheduling_strategy=here).remote(hang_after / BEATS), hang_after / BEATS)
+        return Watchdog(EAR.options(scheduling_strategy=here).remote(hang_after / BEATS), hang_after / BEATS)
 
     def watch(self) -> Callable[[], None]:
         """Watch this process, until what is returned is called."""

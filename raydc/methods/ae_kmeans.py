@@ -12,11 +12,11 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.data import Shard
 from raydc.losses.hardening import student_t
-from raydc.methods.base import AutoencoderMethod, Card
+from raydc.methods.base import AutoencoderMethod, MethodInfo
 
 
 class AEKMeans(AutoencoderMethod):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="baseline of Xie et al. 2016",
         architecture="MLP",
         features="encoder output",
@@ -32,7 +32,7 @@ class AEKMeans(AutoencoderMethod):
         self.register_buffer("centroids", torch.zeros(self.n_clusters, self.net.latent))
         self.centroids: Tensor
 
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         found = clusters.kmeans(shard.map(self.features), self.n_clusters)
         self.centroids.copy_(found.centroids)
         return found.labels

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.data import Shard
-from raydc.methods.base import Card
+from raydc.methods.base import MethodInfo
 from raydc.methods.dec import DEC
 from raydc.networks import Network
-from raydc.settings.schedule import Joint, Optimiser
+from raydc.settings.schedule import Joint, Optimizer
 
-SGD = Optimiser(name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-5)
+SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-5)
 
 
 class Aljalbout(DEC):
-    card: ClassVar[Card] = replace(
-        DEC.card,
+    info: ClassVar[MethodInfo] = replace(
+        DEC.info,
         source="Aljalbout et al. 2018",
         architecture="CNN",
         combination="pretraining, then joint training",
@@ -37,20 +37,20 @@ class Aljalbout(DEC):
 
     class Config(DEC.Config):
         network: Network = Network(family="conv", latent=120)
-        cluster: Joint = Joint(length="100 epochs", optimiser=SGD, alpha=0.5, tolerance=1e-3)
+        cluster: Joint = Joint(length="100 epochs", optimizer=SGD, alpha=0.5, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": {
                 "denoise.length": "0 steps",
-                **{f"pretrain.optimiser.{key}": value for key, value in SGD.model_dump().items()},
-                "pretrain.optimiser.schedule": "step",
-                "pretrain.optimiser.factor": 0.9999,
-                "pretrain.optimiser.every": "1 epochs",
+                **{f"pretrain.optimizer.{key}": value for key, value in SGD.model_dump().items()},
+                "pretrain.optimizer.schedule": "step",
+                "pretrain.optimizer.factor": 0.9999,
+                "pretrain.optimizer.every": "1 epochs",
             }
         }
 
     @torch.no_grad()
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         found = clusters.kmeans(shard.map(self.features), self.n_clusters, centroids=self.centroids.detach())
         self.centroids.copy_(found.centroids)
         return found.labels

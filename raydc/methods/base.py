@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
-from raydc.clustering import Clusters, Found
+from raydc.clustering import ClusteringResult, Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
-from raydc.settings.schedule import Clustering, Optimiser, Phase, Pretraining
+from raydc.settings.schedule import Clustering, Optimizer, Phase, Pretraining
 
 
 @dataclass(frozen=True)
-class Card:
+class MethodInfo:
     """A method's row in Table 1 of the taxonomy, as data that the tests check."""
 
     source: str
@@ -38,7 +38,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Now:
+class StepState:
     """Where in training a step stands."""
 
     phase: str
@@ -58,7 +58,7 @@ class Group:
 
     parameters: Sequence[Tensor]
     rate: float = 1.0
-    """Times the optimiser's learning rate."""
+    """Times the optimizer's learning rate."""
     local: bool = False
     """Row-local: one entry per row of this worker's shard. Never averaged, and checkpointed by row."""
 
@@ -68,7 +68,7 @@ class Player:
     """Who descends its own loss. One player is a minimiser; adversarial methods have two."""
 
     groups: Sequence[Group]
-    optimiser: Optimiser | None = None
+    optimizer: Optimizer | None = None
     """Its step rule, where it is not the phase's."""
     fresh: bool = False
     """Whether it begins the phase without moments: those of a loss on another scale (a sum after a mean) are wrong."""
@@ -95,7 +95,7 @@ class Method(nn.Module):
     (the same on every worker) and in `rows` (this worker's own, one entry per row of its shard).
     """
 
-    card: ClassVar[Card]
+    info: ClassVar[MethodInfo]
     batch_size: ClassVar[int] = 256
     """Rows of the global batch, unless `training.batch_size` says otherwise."""
     scaling: ClassVar[str] = "power"
@@ -191,7 +191,7 @@ class Method(nn.Module):
         What is kept elsewhere than in `state_dict` and `rows`, such as a neighbour graph, must be made here.
         """
 
-    def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
+    def sample_batch(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         """Batch `index` of the `count` batches of an epoch: every row once an epoch, shuffled by `seed`.
 
         Each worker gives its shard's share, so unequal shards need as many steps; what its rows leave over comes at
@@ -222,31 +222,31 @@ class Method(nn.Module):
         """2.2: z [B, D], what is clustered."""
         raise NotImplementedError
 
-    def network_loss(self, batch: Batch, now: Now) -> Tensor:
+    def network_loss(self, batch: Batch, state: StepState) -> Tensor:
         """2.3: a scalar, reduced by the batch."""
         return batch.x.new_zeros(())
 
-    def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
+    def clustering_loss(self, batch: Batch, state: StepState) -> Tensor:
         """2.4: a scalar, reduced by the batch."""
         return batch.x.new_zeros(())
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         """2.5: what `player` descends, by parts; adversarial methods override it."""
         parts: Parts = {}
-        if now.alpha < 1:
-            parts["network"] = (1 - now.alpha, self.network_loss(batch, now))
-        if now.alpha > 0:
-            parts["clustering"] = (now.alpha, self.clustering_loss(batch, now))
+        if state.alpha < 1:
+            parts["network"] = (1 - state.alpha, self.network_loss(batch, state))
+        if state.alpha > 0:
+            parts["clustering"] = (state.alpha, self.clustering_loss(batch, state))
         return parts
 
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor | None:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor | None:
         """2.6, once, before the first phase that clusters. Labels [N] of the shard's rows, where there are any."""
         return None
 
-    def after_step(self, batch: Batch, clusters: Clusters, now: Now) -> None:
+    def after_step(self, batch: Batch, clusters: Clusters, state: StepState) -> None:
         """2.6, after every step with alpha above 0."""
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor | None:
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor | None:
         """2.6, every `update_every` of the phase. Labels [N] of the shard's rows, where there are any."""
         return None
 
@@ -257,23 +257,23 @@ class Method(nn.Module):
         """
         return False
 
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         """2.7, after training: final labels, int64 [N], of the shard's rows."""
         return shard.map(lambda x: self.assign(x).argmax(1))
 
     def streamed(self) -> dict[str, Any] | None:
         """2.6 of a method that trains nothing: the options of the k-means of its features, which is all it does.
 
-        Its rows are then streamed, not held, and `keep` gets what is found. None: rows are held and the loop runs.
+        Its rows are then streamed, not held, and `load_result` gets what is found. None: rows are held, the loop runs.
         """
         return None
 
-    def keep(self, found: Found) -> None:
+    def load_result(self, found: ClusteringResult) -> None:
         """Take over a clustering of the features, from streamed rows or from this worker's."""
 
     def assign(self, x: Tensor) -> Tensor:
-        """Memberships [B, K], rows summing to 1; a row's cluster is the largest. NotImplementedError: see the card."""
-        raise NotImplementedError(self.card.refuses or f"{type(self).__name__} does not say how it assigns rows")
+        """Memberships [B, K], rows summing to 1; a row's cluster is the largest. NotImplementedError: see `info`."""
+        raise NotImplementedError(self.info.refuses or f"{type(self).__name__} does not say how it assigns rows")
 
     def samples(self, per_cluster: int) -> Tensor | None:
         """Rows drawn from each cluster [K, per_cluster, ...] by methods that can generate, else None."""
@@ -292,7 +292,7 @@ class AutoencoderMethod(Method):
         network: Network = Network()
         layerwise: Pretraining = Pretraining(length="0 steps", corruption=0.2)
         denoise: Pretraining = Pretraining(length="150 epochs", corruption=0.2)
-        pretrain: Pretraining = Pretraining(length="150 epochs", optimiser=Optimiser(schedule="cosine"))
+        pretrain: Pretraining = Pretraining(length="150 epochs", optimizer=Optimizer(schedule="cosine"))
 
         def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
             paths = [f"layerwise.{path}" for path, _ in fields(Pretraining) if self.network.convolutional(shape)]
@@ -305,16 +305,16 @@ class AutoencoderMethod(Method):
                     f"{phase}.{key}": value
                     for phase in ("layerwise", "denoise", "pretrain")
                     for key, value in {
-                        "optimiser.name": "sgd",
+                        "optimizer.name": "sgd",
                         # the rate that belongs to a reconstruction loss averaged over features (DEC-keras)
-                        "optimiser.lr": 1.0,
-                        "optimiser.momentum": 0.9,
-                        "optimiser.schedule": "step",
-                        "optimiser.factor": 0.1,
-                        "optimiser.every": "20000 steps",
+                        "optimizer.lr": 1.0,
+                        "optimizer.momentum": 0.9,
+                        "optimizer.schedule": "step",
+                        "optimizer.factor": 0.1,
+                        "optimizer.every": "20000 steps",
                     }.items()
                 },
-                "pretrain.optimiser.lr": 0.1,  # the paper's; on MNIST 1 diverges at once from the layers' weights
+                "pretrain.optimizer.lr": 0.1,  # the paper's; on MNIST 1 diverges at once from the layers' weights
                 "layerwise.length": "50000 steps",
                 "denoise.length": "0 steps",
                 "pretrain.length": "100000 steps",
@@ -348,10 +348,10 @@ class AutoencoderMethod(Method):
     def features(self, x: Tensor) -> Tensor:
         return self.net.encode(x)
 
-    def network_loss(self, batch: Batch, now: Now) -> Tensor:
-        phase = self.phases()[now.phase]
+    def network_loss(self, batch: Batch, state: StepState) -> Tensor:
+        phase = self.phases()[state.phase]
         corruption = phase.corruption if isinstance(phase, Pretraining) else 0.0
-        layer = self._layer(now.phase)
+        layer = self._layer(state.phase)
         if layer is not None:
             clean, decoded = self.net.reconstruct_layer(batch.x, layer, corruption)
             return batch.mean(mean_squared_error(clean.flatten(1), decoded.flatten(1)))

@@ -23,15 +23,15 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
-from raydc.methods.base import Card, Method, Now
-from raydc.networks.allconv import Classifier
+from raydc.methods.base import Method, MethodInfo, StepState
+from raydc.networks.allconv import ConvClassifier
 from raydc.networks.augment import Augment
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Clustering, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Optimizer, Phase
 
 
 class DAC(Method):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Chang et al. 2017",
         architecture="CNN",
         features="softmax output of length one",
@@ -44,7 +44,7 @@ class DAC(Method):
     scaling: ClassVar[str] = "unit"
 
     class Config(Method.Config):
-        network: Classifier = Classifier()
+        network: ConvClassifier = ConvClassifier()
         augment: Augment = Augment(shift=0.1, rotate=10.0, zoom=0.05, interpolation="nearest")
         upper: float = Field(0.95, gt=0, le=1)
         """Cosine above which a pair is taken for one cluster, at the start; it falls by lambda."""
@@ -52,11 +52,11 @@ class DAC(Method):
         """Cosine up to which a pair is taken for two clusters, at the start; it rises by lambda / 10."""
         cluster: Clustering = Clustering(
             length="46 epochs",
-            optimiser=Optimiser(name="rmsprop", lr=3e-4, schedule="inverse", factor=1e-3, power=1.0),
+            optimizer=Optimizer(name="rmsprop", lr=3e-4, schedule="inverse", factor=1e-3, power=1.0),
         )
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
-            "paper": {"cluster.optimiser.lr": 1e-3, "cluster.optimiser.schedule": "constant"}
+            "paper": {"cluster.optimizer.lr": 1e-3, "cluster.optimizer.schedule": "constant"}
         }
 
         @model_validator(mode="after")
@@ -72,7 +72,7 @@ class DAC(Method):
         "augment.rotate": 0.0,
         "augment.zoom": 0.0,
         "cluster.length": "30 epochs",
-        "cluster.optimiser.lr": 1e-3,
+        "cluster.optimizer.lr": 1e-3,
     }
     config: Config
 
@@ -94,18 +94,18 @@ class DAC(Method):
     def view(self, batch: Batch) -> Batch:
         return batch
 
-    def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
+    def clustering_loss(self, batch: Batch, state: StepState) -> Tensor:
         with torch.no_grad(), batch_statistics_only(self.net):
             seen = batch.gather(self.features(batch.x))
-        pairs = confident_pairs(cosines(seen, seen), *self.thresholds(now.progress))
+        pairs = confident_pairs(cosines(seen, seen), *self.thresholds(state.progress))
         learned = batch.gather(self.features(self.config.augment(batch.x)))
         return pairwise_cross_entropy(cosines(learned, learned), *pairs)
 
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
-        return self.finish(shard, clusters)
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
+        return self.finalize_clusters(shard, clusters)
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        return self.finish(shard, clusters)
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
+        return self.finalize_clusters(shard, clusters)
 
     def assign(self, x: Tensor) -> Tensor:
         return self.net(x).softmax(1)

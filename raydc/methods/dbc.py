@@ -8,13 +8,13 @@ divided by the clusters' frequencies, which is DEC's target, and the network tha
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from raydc.methods.base import Card
+from raydc.methods.base import MethodInfo
 from raydc.methods.dec import DEC
 from raydc.networks import Network
 
 
 class DBC(DEC):
-    card: ClassVar[Card] = replace(DEC.card, source="Li et al. 2017", architecture="CNN")
+    info: ClassVar[MethodInfo] = replace(DEC.info, source="Li et al. 2017", architecture="CNN")
     scaling: ClassVar[str] = "unit"
 
     class Config(DEC.Config):

@@ -26,12 +26,12 @@ from raydc.clustering.graph import EdgeGraph
 from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
-from raydc.methods.base import AutoencoderMethod, Card, FoundInRows, Group, Now, Parts, Player
-from raydc.settings.schedule import Clustering, Optimiser, Phase
+from raydc.methods.base import AutoencoderMethod, FoundInRows, Group, MethodInfo, Parts, Player, StepState
+from raydc.settings.schedule import Clustering, Optimizer, Phase
 
 
 class DCC(AutoencoderMethod):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Shah & Koltun 2018",
         architecture="MLP",
         features="a trainable representative of each row",
@@ -55,14 +55,14 @@ class DCC(AutoencoderMethod):
         """Edges of a global batch, once clustering has begun."""
         settled: float = Field(1e-3, ge=0, lt=1)
         """Stop after three looks at which fewer than this share of the edges changed, the pairs' scale at its floor."""
-        cluster: Clustering = Clustering(length="500 epochs", optimiser=Optimiser(beta1=0.99), update_every="20 epochs")
+        cluster: Clustering = Clustering(length="500 epochs", optimizer=Optimizer(beta1=0.99), update_every="20 epochs")
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {
         "neighbours": 30,
         "edges": 1024,
         "cluster.length": "160 epochs",
         "cluster.update_every": "8 epochs",
-        "cluster.optimiser.lr": 0.02,
+        "cluster.optimizer.lr": 0.02,
     }
     config: Config
     scales: Tensor
@@ -95,14 +95,14 @@ class DCC(AutoencoderMethod):
     def batches(self, shard: Shard, batch_size: int, phase: str) -> int:
         return self.graph.steps(self.config.edges) if phase == "cluster" else super().batches(shard, batch_size, phase)
 
-    def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
+    def sample_batch(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         if phase != "cluster":
-            return super().pick(shard, phase, seed, index, count)
+            return super().sample_batch(shard, phase, seed, index, count)
         return self.graph.batch(shard, seed, index, count)
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
-        if now.phase != "cluster":
-            return super().loss(batch, now, player)
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
+        if state.phase != "cluster":
+            return super().loss(batch, state, player)
         z, u, share = self.features(batch.x), self.rows["representative"][batch.row], batch.extra["share"]
         rebuilt = mean_squared_error(batch.x.flatten(1), self.net.decode(z).flatten(1))
         pairs = linked_pairs(batch.gather(u), batch.extra["ends"], batch.extra["weight"], self.scales[0, 1])
@@ -112,14 +112,14 @@ class DCC(AutoencoderMethod):
             "pairs": (1 / self.net.latent, self.constants[1] * pairs / batch.total),
         }
 
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         z = clusters.gather(self.rows["representative"].data.copy_(shard.map(self.features)))
         self.scales[:], delta = annealing_scales(z, self.graph.lengths(z), self.config.shortest)
         self.constants.copy_(torch.stack([delta, torch.linalg.matrix_norm(z, 2) / (1 + self.graph.smoothness())]))
-        return self.finish(shard, clusters)
+        return self.finalize_clusters(shard, clusters)
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        before, labels = clusters.gather(self.rows["label"]), self.finish(shard, clusters)
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
+        before, labels = clusters.gather(self.rows["label"]), self.finalize_clusters(shard, clusters)
         changed = (self.graph.within(before) != self.graph.within(clusters.gather(labels))).double().mean()
         self.found[1] += (self.scales[0, 1] <= self.scales[1, 1]) & (changed < self.config.settled)
         self.scales[0] = torch.maximum(self.scales[0] / 2, self.scales[1])
@@ -128,7 +128,7 @@ class DCC(AutoencoderMethod):
     def converged(self) -> bool:
         return int(self.found[1]) >= 3
 
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         labels = self.graph.components(clusters.gather(self.rows["representative"].data), self.constants[0])
         self.found[0] = labels.max() + 1
         self.rows["label"] = labels[shard.start :][: len(shard)].clone()

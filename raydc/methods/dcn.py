@@ -21,12 +21,12 @@ from raydc.distributed import collectives
 from raydc.losses.hardening import squared_distances, student_t
 from raydc.losses.kmeans import kmeans_loss
 from raydc.losses.reconstruction import squared_error
-from raydc.methods.base import AutoencoderMethod, Card, Now, Parts
-from raydc.settings.schedule import Clustering, Optimiser, Phase
+from raydc.methods.base import AutoencoderMethod, MethodInfo, Parts, StepState
+from raydc.settings.schedule import Clustering, Optimizer, Phase
 
 
 class DCN(AutoencoderMethod):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Yang et al. 2017",
         architecture="MLP",
         features="encoder output",
@@ -41,7 +41,7 @@ class DCN(AutoencoderMethod):
         """lambda, the weight of the k-means loss (halved, as in the paper)."""
         first_count: float = Field(100.0, gt=0)
         """Rows that each centroid is taken to stand for at the start: damps its first moves."""
-        cluster: Clustering = Clustering(length="50 epochs", optimiser=Optimiser(lr=1e-4))
+        cluster: Clustering = Clustering(length="50 epochs", optimizer=Optimizer(lr=1e-4))
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}
     config: Config
@@ -60,9 +60,9 @@ class DCN(AutoencoderMethod):
     def phases(self) -> dict[str, Phase]:
         return super().phases() | {"cluster": self.config.cluster}
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
-        if now.phase != "cluster":
-            return super().loss(batch, now, player)
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
+        if state.phase != "cluster":
+            return super().loss(batch, state, player)
         z = self.features(batch.x)
         rebuilt = squared_error(batch.x.flatten(1), self.net.decode(z).flatten(1))
         pulled = kmeans_loss(z, self.centroids, self.rows["label"][batch.row])
@@ -71,7 +71,7 @@ class DCN(AutoencoderMethod):
             "clustering": (self.config.weight / 2, batch.mean(pulled)),
         }
 
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         found = clusters.kmeans(shard.map(self.features), self.n_clusters)
         self.centroids.copy_(found.centroids)
         self.cap.fill_(max(10 * shard.total / self.n_clusters, self.config.first_count))
@@ -79,7 +79,7 @@ class DCN(AutoencoderMethod):
         return found.labels
 
     @torch.no_grad()
-    def after_step(self, batch: Batch, clusters: Clusters, now: Now) -> None:
+    def after_step(self, batch: Batch, clusters: Clusters, state: StepState) -> None:
         z = self.features(batch.x).to(self.centroids)
         label = squared_distances(z, self.centroids).argmin(1)
         self.rows["label"][batch.row] = label
@@ -90,7 +90,7 @@ class DCN(AutoencoderMethod):
         self.counts.copy_((self.counts + count).clamp_max(self.cap))
         self.chosen += count
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         z = shard.map(self.features).to(self.centroids)
         distance, label = squared_distances(z, self.centroids).min(1)
         counts = clusters.total(label.bincount(minlength=self.n_clusters))

@@ -18,12 +18,12 @@ from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import hardening, sharpen, student_t
 from raydc.losses.reconstruction import mean_squared_error
-from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
-from raydc.settings.schedule import Joint, Optimiser, Phase
+from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
+from raydc.settings.schedule import Joint, Optimizer, Phase
 
 
 class DEC(AutoencoderMethod):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Xie et al. 2016",
         architecture="MLP",
         features="encoder output",
@@ -40,16 +40,16 @@ class DEC(AutoencoderMethod):
         """Exponent that sharpens q into the target (eq. 4)."""
         centroid_rate: float = Field(1.0, gt=0)
         """Learning rate of the centroids, times the network's."""
-        cluster: Joint = Joint(length="100 epochs", optimiser=Optimiser(lr=1e-4), alpha=1.0, tolerance=1e-3)
+        cluster: Joint = Joint(length="100 epochs", optimizer=Optimizer(lr=1e-4), alpha=1.0, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": AutoencoderMethod.Config.recipes["paper"]
             | {
                 "cluster.length": "20000 steps",
                 "cluster.update_every": "160 steps",
-                "cluster.optimiser.name": "sgd",
-                "cluster.optimiser.lr": 0.01,
-                "cluster.optimiser.momentum": 0.9,
+                "cluster.optimizer.name": "sgd",
+                "cluster.optimizer.lr": 0.01,
+                "cluster.optimizer.momentum": 0.9,
             }
         }
 
@@ -75,24 +75,24 @@ class DEC(AutoencoderMethod):
     def soft(self, x: Tensor) -> Tensor:
         return student_t(self.features(x), self.centroids, self.config.nu)
 
-    def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
+    def clustering_loss(self, batch: Batch, state: StepState) -> Tensor:
         return batch.mean(hardening(self.rows["target"][batch.row], self.soft(batch.x)))
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
-        if not 0 < now.alpha < 1:
-            return super().loss(batch, now, player)
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
+        if not 0 < state.alpha < 1:
+            return super().loss(batch, state, player)
         # the same two losses, from one pass through the encoder
         z = self.features(batch.x)
         rebuilt = mean_squared_error(batch.x.flatten(1), self.net.decode(z).flatten(1))
         pulled = hardening(self.rows["target"][batch.row], student_t(z, self.centroids, self.config.nu))
-        return {"network": (1 - now.alpha, batch.mean(rebuilt)), "clustering": (now.alpha, batch.mean(pulled))}
+        return {"network": (1 - state.alpha, batch.mean(rebuilt)), "clustering": (state.alpha, batch.mean(pulled))}
 
     @torch.no_grad()
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         self.centroids.copy_(clusters.kmeans(shard.map(self.features), self.n_clusters).centroids)
         return self._refresh(shard, clusters)
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         return self._refresh(shard, clusters)
 
     def _refresh(self, shard: Shard, clusters: Clusters) -> Tensor:

@@ -25,17 +25,17 @@ from raydc.data import Batch, Shard
 from raydc.losses.hardening import sharpen
 from raydc.losses.information import cross_entropy, probabilities
 from raydc.losses.reconstruction import mean_squared_error
-from raydc.methods.base import Card, Group, Method, Now, Parts, Player
+from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.layered import LayeredNetwork
-from raydc.settings.schedule import Joint, Optimiser, Phase
+from raydc.settings.schedule import Joint, Optimizer, Phase
 
-ADAM = Optimiser(lr=1e-4)
+ADAM = Optimizer(lr=1e-4)
 UNITS = 2**20
 """Of the sums that the mean row is made of: integers add up to the same on any number of workers."""
 
 
 class DEPICT(Method):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Ghasedi Dizaji et al. 2017",
         architecture="CNN",
         features="encoder output",
@@ -55,16 +55,16 @@ class DEPICT(Method):
         """Share of the noisy encoder's inputs set to zero, in each layer but the code's."""
         hidden_weight: float = Field(0.1, ge=0)
         """Weight of the reconstruction of a hidden layer; that of rows is 1."""
-        pretrain: Phase = Phase(length="300 epochs", optimiser=Optimiser(schedule="cosine"))
-        start: Joint = Joint(length="20 epochs", optimiser=ADAM, alpha=0.5)
+        pretrain: Phase = Phase(length="300 epochs", optimizer=Optimizer(schedule="cosine"))
+        start: Joint = Joint(length="20 epochs", optimizer=ADAM, alpha=0.5)
         """Learning the labels of k-means."""
-        cluster: Joint = Joint(length="200 epochs", optimiser=ADAM, alpha=0.5, tolerance=1e-4)
+        cluster: Joint = Joint(length="200 epochs", optimizer=ADAM, alpha=0.5, tolerance=1e-4)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": {
                 "pretrain.length": "4000 epochs",
-                "pretrain.optimiser.lr": 1e-4,
-                "pretrain.optimiser.schedule": "constant",
+                "pretrain.optimizer.lr": 1e-4,
+                "pretrain.optimizer.schedule": "constant",
             }
         }
 
@@ -98,27 +98,27 @@ class DEPICT(Method):
         sums = shard.map(lambda x: (x.double() * UNITS).round().long().sum(0, keepdim=True)).sum(0)
         self.net.begin_at(clusters.total(sums) / (UNITS * shard.total))
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         clean = self.net.encode(batch.x)
         z = self.net.encode(batch.x, self.config.noise)[-1]
         losses = [mean_squared_error(a, b) for a, b in zip(clean[:-1], self.net.decode(z), strict=True)]
         rebuilt = losses[0] + self.config.hidden_weight * sum(losses[1:], torch.zeros_like(losses[0]))
-        parts = {"network": (1 - now.alpha, batch.mean(rebuilt))}
-        if now.alpha > 0:
+        parts = {"network": (1 - state.alpha, batch.mean(rebuilt))}
+        if state.alpha > 0:
             wrong = cross_entropy(self.rows["target"][batch.row], z @ self.theta.T)
-            parts["clustering"] = (now.alpha, batch.mean(wrong))
+            parts["clustering"] = (state.alpha, batch.mean(wrong))
         return parts
 
     @torch.no_grad()
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         found = clusters.kmeans(shard.map(self.features), self.n_clusters, restarts=40)
         self.theta.copy_(F.normalize(found.centroids, dim=1))
         self.rows["target"] = F.one_hot(found.labels, self.n_clusters).to(self.theta.dtype)
         return found.labels
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         p = shard.map(self.assign)
-        if now.phase == "cluster":
+        if state.phase == "cluster":
             frequency = clusters.sum(p)
             paper = self.config.target == "paper"
             self.rows["target"] = sharpen(p, frequency.sqrt(), 1.0) if paper else sharpen(p, frequency)

@@ -24,7 +24,7 @@ from raydc.data.memory import refuse_beyond_memory
 from raydc.distributed import collectives
 from raydc.losses.reconstruction import squared_error
 from raydc.losses.self_expression import coefficient_energy, self_expression
-from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
+from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.networks.strided_autoencoder import Strided
 from raydc.settings.schedule import Clustering, Phase, Pretraining
 
@@ -33,7 +33,7 @@ BYTES = 64
 
 
 class DSC(AutoencoderMethod):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Ji et al. 2017",
         architecture="CNN",
         features="self-expression coefficients",
@@ -90,14 +90,14 @@ class DSC(AutoencoderMethod):
     def batches(self, shard: Shard, batch_size: int, phase: str) -> int:
         return 1 if phase == "cluster" else super().batches(shard, batch_size, phase)
 
-    def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
+    def sample_batch(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         if phase != "cluster":
-            return super().pick(shard, phase, seed, index, count)
+            return super().sample_batch(shard, phase, seed, index, count)
         return shard.batch(torch.arange(shard.total, device=shard.device))
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
-        if now.phase != "cluster":
-            return super().loss(batch, now, player)
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
+        if state.phase != "cluster":
+            return super().loss(batch, state, player)
         z, coefficients = self.features(batch.x), self.rows["expression"][batch.row]
         expressed = coefficients @ batch.gather(z)
         rebuilt = squared_error(batch.x.flatten(1), self.net.decode(expressed).flatten(1))
@@ -107,10 +107,10 @@ class DSC(AutoencoderMethod):
             "penalty": (self.config.penalty * batch.total, batch.mean(coefficient_energy(coefficients))),
         }
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        return self.finish(shard, clusters)
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
+        return self.finalize_clusters(shard, clusters)
 
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         """The spectral step is one machine's work: worker 0 does it and tells the others."""
         coefficients = clusters.gather(self.rows["expression"].detach())
         labels = torch.zeros(shard.total, dtype=torch.int64, device=shard.device)

@@ -7,18 +7,20 @@ the authors' code reduces them). Eq. 11 scales that by 1 / (1 + gamma), which Ad
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from raydc.methods.base import AutoencoderMethod, Card
+from raydc.methods.base import AutoencoderMethod, MethodInfo
 from raydc.methods.dec import DEC
-from raydc.settings.schedule import Joint, Optimiser
+from raydc.settings.schedule import Joint, Optimizer
 
 
 class IDEC(DEC):
-    card: ClassVar[Card] = replace(DEC.card, source="Guo et al. 2017", combination="pretraining, then joint training")
+    info: ClassVar[MethodInfo] = replace(
+        DEC.info, source="Guo et al. 2017", combination="pretraining, then joint training"
+    )
 
     class Config(DEC.Config):
-        cluster: Joint = Joint(length="100 epochs", optimiser=Optimiser(lr=1e-4), alpha=0.1 / 1.1, tolerance=1e-3)
+        cluster: Joint = Joint(length="100 epochs", optimizer=Optimizer(lr=1e-4), alpha=0.1 / 1.1, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": AutoencoderMethod.Config.recipes["paper"]
-            | {"cluster.length": "20000 steps", "cluster.update_every": "140 steps", "cluster.optimiser.lr": 1e-3}
+            | {"cluster.length": "20000 steps", "cluster.update_every": "140 steps", "cluster.optimizer.lr": 1e-3}
         }

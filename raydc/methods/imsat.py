@@ -21,14 +21,14 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.information import adversarial_direction, cross_entropy, probabilities
-from raydc.methods.base import Card
+from raydc.methods.base import MethodInfo
 from raydc.methods.rim import RIM
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Clustering, Joint, Optimiser
+from raydc.settings.schedule import Clustering, Joint, Optimizer
 
 
 class IMSAT(RIM):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Hu et al. 2017",
         architecture="MLP",
         features="softmax output",
@@ -52,8 +52,8 @@ class IMSAT(RIM):
         """Which neighbour's distance that is."""
         probe: float = Field(10 / 28, gt=0)
         """xi: where the power iteration starts, times the square root of the number of features."""
-        start: Clustering = Clustering(length="0 steps", optimiser=Optimiser(lr=2e-3))
-        cluster: Joint = Joint(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.1 / 1.1)
+        start: Clustering = Clustering(length="0 steps", optimizer=Optimizer(lr=2e-3))
+        cluster: Joint = Joint(length="50 epochs", optimizer=Optimizer(lr=2e-3), alpha=0.1 / 1.1)
 
     config: Config
 
@@ -67,8 +67,8 @@ class IMSAT(RIM):
             changed = self.net(x + self.rows["radius"][batch.row, None] * direction)
         return super().regulariser(batch, logits) + batch.mean(cross_entropy(p, changed))
 
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor | None:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor | None:
         x = shard.map(lambda rows: rows.flatten(1))
         _, squared = clusters.neighbours(x, min(self.config.neighbour, shard.total - 1))
         self.rows["radius"] = self.config.radius * squared[:, -1].sqrt().to(x.dtype)
-        return None if self.config.start.left_out else super().begin(shard, clusters)
+        return None if self.config.start.left_out else super().init_clusters(shard, clusters)

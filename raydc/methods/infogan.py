@@ -22,14 +22,14 @@ from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
 from raydc.losses.information import cross_entropy, probabilities
-from raydc.methods.base import Card, Group, Method, Now, Parts, Player
+from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.gan import AdversarialNetwork
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Joint, Optimiser, Phase
+from raydc.settings.schedule import Joint, Optimizer, Phase
 
 
 class InfoGAN(Method):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Chen et al. 2016",
         architecture="GAN",
         features="output of Q",
@@ -47,9 +47,9 @@ class InfoGAN(Method):
         """Noise values of the generator."""
         continuous: int = Field(2, ge=0)
         """Continuous codes beside the category."""
-        generator: Optimiser = Optimiser(lr=1e-3, beta1=0.5)
-        """How the generator steps; the critic and Q step by the phase's optimiser."""
-        adversarial: Joint = Joint(length="5000 steps", optimiser=Optimiser(lr=2e-4, beta1=0.5), alpha=0.5)
+        generator: Optimizer = Optimizer(lr=1e-3, beta1=0.5)
+        """How the generator steps; the critic and Q step by the phase's optimizer."""
+        adversarial: Joint = Joint(length="5000 steps", optimizer=Optimizer(lr=2e-4, beta1=0.5), alpha=0.5)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {"code": {"network.leak": 0.01}}
 
@@ -59,7 +59,7 @@ class InfoGAN(Method):
         "noise": 2,
         "continuous": 0,
         "generator.lr": 2e-3,
-        "adversarial.optimiser.lr": 2e-3,
+        "adversarial.optimizer.lr": 2e-3,
         "adversarial.alpha": 0.02,
         "adversarial.length": "50 epochs",
     }
@@ -85,7 +85,7 @@ class InfoGAN(Method):
         one_hot = F.one_hot(category, self.n_clusters).to(like)
         return self.net.generator(torch.cat([noise, one_hot], 1)), one_hot, noise[:, self.config.noise :]
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         category = torch.randint(self.n_clusters, (len(batch.x),)).to(batch.x.device)
         made, one_hot, continuous = self.generate(category, batch.x)
         if player == "critic":
@@ -97,10 +97,10 @@ class InfoGAN(Method):
         else:
             fooled = taken_for_real(score)
         error = cross_entropy(one_hot, logits) + code_error(continuous, read)
-        return {"network": (1 - now.alpha, batch.mean(fooled)), "clustering": (now.alpha, batch.mean(error))}
+        return {"network": (1 - state.alpha, batch.mean(fooled)), "clustering": (state.alpha, batch.mean(error))}
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        return self.finish(shard, clusters)
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
+        return self.finalize_clusters(shard, clusters)
 
     def features(self, x: Tensor) -> Tensor:
         return self.assign(x)

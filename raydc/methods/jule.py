@@ -30,17 +30,17 @@ from raydc.data.memory import refuse_beyond_memory
 from raydc.distributed import collectives
 from raydc.losses.agglomerative import agglomerative_triplets
 from raydc.losses.hardening import student_t
-from raydc.methods.base import Card, Method, Now
+from raydc.methods.base import Method, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
-from raydc.settings.schedule import Clustering, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Optimizer, Phase
 
 # a row's neighbour costs about this many bytes while clusters are merged (100 measured) and its graph is gathered
 BYTES = 200
-SGD = Optimiser(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-5, schedule="inverse", factor=1e-4, power=0.75)
+SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-5, schedule="inverse", factor=1e-4, power=0.75)
 
 
 class JULE(Method):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Yang et al. 2016",
         architecture="CNN",
         features="encoder output of length one",
@@ -66,7 +66,7 @@ class JULE(Method):
         """Margin of the triplets."""
         final: Literal["rc", "sf"] = "rc"
         """rc: agglomerate the final features anew; sf: straight from the last period."""
-        cluster: Clustering = Clustering(length="500 epochs", optimiser=SGD, update_every="20 epochs")
+        cluster: Clustering = Clustering(length="500 epochs", optimizer=SGD, update_every="20 epochs")
 
     quick: ClassVar[dict[str, Any]] = {
         "network.channels": 8,
@@ -94,20 +94,20 @@ class JULE(Method):
     def features(self, x: Tensor) -> Tensor:
         return F.normalize(self.net(x), dim=1)
 
-    def pick(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
+    def sample_batch(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         if self._known[0] is not self.rows["merged"]:  # new ones are gathered once
             self._known = (self.rows["merged"], collectives.gather(self.rows["merged"], shard.sizes).cpu())
         draw = torch.Generator().manual_seed((seed + index) % 2**63)
         positions = draw_rows(self._known[1], -(-shard.total // count), draw)
         return shard.batch(positions.to(shard.device), merged=self._known[1][positions].to(shard.device))
 
-    def clustering_loss(self, batch: Batch, now: Now) -> Tensor:
+    def clustering_loss(self, batch: Batch, state: StepState) -> Tensor:
         return agglomerative_triplets(batch.gather(self.features(batch.x)), batch.extra["merged"], self.config.margin)
 
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         return self._merge(shard, clusters, shard.map(lambda x: x.flatten(1)), None, 1.0)
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         labels = clusters.gather(self.rows["merged"])
         self.done.fill_(bool(labels.max() < self.n_clusters))
         return self._merge(shard, clusters, shard.map(self.features), labels, 1 - self.config.rate)
@@ -115,7 +115,7 @@ class JULE(Method):
     def converged(self) -> bool:
         return bool(self.done)
 
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         z = shard.map(self.features)
         straight = self.config.final == "sf" and "merged" in self.rows
         labels = self._merge(shard, clusters, z, clusters.gather(self.rows["merged"]) if straight else None, 0.0)

@@ -10,17 +10,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raydc.clustering import Clusters, Found
+from raydc.clustering import ClusteringResult, Clusters
 from raydc.data import Shard
 from raydc.losses.hardening import student_t
 from raydc.losses.transport import transport
-from raydc.methods.base import Card, Method
+from raydc.methods.base import Method, MethodInfo
 from raydc.networks.augment import Augment
 from raydc.settings.schedule import Phase
 
 
 class KMeans(Method):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Lloyd 1982",
         architecture="none",
         features="input",
@@ -78,15 +78,15 @@ class KMeans(Method):
     def streamed(self) -> dict[str, Any]:
         return self.config.model_dump(exclude={"recipe", "augment"})
 
-    def keep(self, found: Found) -> None:
+    def load_result(self, found: ClusteringResult) -> None:
         self.centroids.copy_(found.centroids)
         self.offsets.copy_(found.offsets)
         self.sharpness.fill_(found.sharpness)
 
-    def finish(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         options = {name: value for name, value in self.streamed().items() if name != "shards"}
         found = clusters.kmeans(shard.map(self.features), weights=shard.weights, **options)
-        self.keep(found)
+        self.load_result(found)
         return found.labels
 
     def assign(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Maximise the mutual information of rows and predicted clusters minus R = lambda 
 L = H(Y|X) - mu H(Y) + R, H(Y) of the marginal of the *global* batch, with right gradients over workers.
 
 The paper's model is linear and descends by L-BFGS over all rows; linear is `network.hidden=()`, the default is the deep
-RIM of Hu et al. 2017 (IMSAT's network and optimiser, weight decay instead of self-augmentation). Neither gives lambda:
+RIM of Hu et al. 2017 (IMSAT's network and optimizer, weight decay instead of self-augmentation). Neither gives lambda:
 .005 was decided here, and mu = 1 is the paper's. As random starts leave clusters empty, the network first learns the
 labels of k-means on the rows, one of the paper's two ways to begin. K is a bound: clusters may die out.
 """
@@ -18,13 +18,13 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.information import cross_entropy, entropy, probabilities
-from raydc.methods.base import Card, Method, Now, Parts
+from raydc.methods.base import Method, MethodInfo, Parts, StepState
 from raydc.networks.classifier import Classifier
-from raydc.settings.schedule import Clustering, Joint, Optimiser, Phase
+from raydc.settings.schedule import Clustering, Joint, Optimizer, Phase
 
 
 class RIM(Method):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Gomes et al. 2010",
         architecture="MLP",
         features="softmax output",
@@ -43,9 +43,9 @@ class RIM(Method):
         """lambda, the weight of the squared weights."""
         balance: float = Field(1.0, gt=0)
         """mu, the weight of the marginal entropy H(Y) beside the conditional one."""
-        start: Clustering = Clustering(length="5 epochs", optimiser=Optimiser(lr=2e-3))
+        start: Clustering = Clustering(length="5 epochs", optimizer=Optimizer(lr=2e-3))
         """Learning the labels of k-means."""
-        cluster: Joint = Joint(length="50 epochs", optimiser=Optimiser(lr=2e-3), alpha=0.5)
+        cluster: Joint = Joint(length="50 epochs", optimizer=Optimizer(lr=2e-3), alpha=0.5)
 
     config: Config
 
@@ -59,14 +59,14 @@ class RIM(Method):
     def features(self, x: Tensor) -> Tensor:
         return self.assign(x)
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         logits = self.net(batch.x)
-        if now.phase == "start":
+        if state.phase == "start":
             known = F.one_hot(self.rows["known"][batch.row], self.n_clusters)
             return {"clustering": (1.0, batch.mean(cross_entropy(known, logits)))}
         return {
-            "network": (1 - now.alpha, self.regulariser(batch, logits)),
-            "clustering": (now.alpha, self.information(batch, logits)),
+            "network": (1 - state.alpha, self.regulariser(batch, logits)),
+            "clustering": (state.alpha, self.information(batch, logits)),
         }
 
     def regulariser(self, batch: Batch, logits: Tensor) -> Tensor:
@@ -78,12 +78,12 @@ class RIM(Method):
         p = probabilities(logits)
         return batch.mean(entropy(p)) - self.config.balance * entropy(batch.global_mean(p))
 
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor | None:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor | None:
         self.rows["known"] = clusters.kmeans(shard.map(lambda x: x.flatten(1)), self.n_clusters).labels
         return self.rows["known"]
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        return self.finish(shard, clusters)
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
+        return self.finalize_clusters(shard, clusters)
 
     def assign(self, x: Tensor) -> Tensor:
         return probabilities(self.net(x))

@@ -23,18 +23,18 @@ from raydc.clustering import Clusters
 from raydc.clustering.gmm import fit_mixture
 from raydc.data import Batch, Shard
 from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
-from raydc.methods.base import AutoencoderMethod, Card, Group, Now, Parts, Player
+from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
-from raydc.settings.schedule import Joint, Optimiser, Phase
+from raydc.settings.schedule import Joint, Optimizer, Phase
 
-ADAM = Optimiser(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)
+ADAM = Optimizer(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)
 
 NOISE = -4.0
 """Log of the variance of the encoder's noise at first, less a cluster's; more of it scatters what pretraining found."""
 
 
 class VaDE(AutoencoderMethod):
-    card: ClassVar[Card] = Card(
+    info: ClassVar[MethodInfo] = MethodInfo(
         source="Jiang et al. 2017",
         architecture="VAE",
         features="encoder output",
@@ -50,7 +50,7 @@ class VaDE(AutoencoderMethod):
         network: VariationalNetwork = VariationalNetwork()
         mixture_rate: float = Field(1.0, gt=0)
         """Learning rate of the mixture, times the network's."""
-        cluster: Joint = Joint(length="300 epochs", optimiser=ADAM, alpha=0.5, ramp=1 / 6)
+        cluster: Joint = Joint(length="300 epochs", optimizer=ADAM, alpha=0.5, ramp=1 / 6)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
             "paper": AutoencoderMethod.Config.recipes["paper"] | {"cluster.length": "3000 epochs", "cluster.ramp": 0.0},
@@ -82,16 +82,16 @@ class VaDE(AutoencoderMethod):
         """log pi [K], mu and log sigma^2 [K, latent]."""
         return self.weights.log_softmax(0), self.means, self.log_variances
 
-    def loss(self, batch: Batch, now: Now, player: str) -> Parts:
-        if now.phase != "cluster":
-            return super().loss(batch, now, player)
+    def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
+        if state.phase != "cluster":
+            return super().loss(batch, state, player)
         mean, log_variance = self.net.distribution(batch.x)
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         gamma = log_joint(z, *self.prior).softmax(1)
         divergence = mixture_kl(mean, log_variance, gamma, *self.prior)
         return {
-            "network": (1 - now.alpha, batch.mean(likelihood_error(batch.x, self.net.logits(z), self.net.bernoulli))),
-            "clustering": (now.alpha, batch.mean(divergence)),
+            "network": (1 - state.alpha, batch.mean(likelihood_error(batch.x, self.net.logits(z), self.net.bernoulli))),
+            "clustering": (state.alpha, batch.mean(divergence)),
         }
 
     def reconstruction_error(self, x: Tensor, corrupted: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class VaDE(AutoencoderMethod):
                 )
 
     @torch.no_grad()
-    def begin(self, shard: Shard, clusters: Clusters) -> Tensor:
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         labels = self._fit(shard, clusters, None)
         self.net.log_variance.bias.copy_(self.log_variances.mean(0) + NOISE)
         return labels
@@ -120,12 +120,12 @@ class VaDE(AutoencoderMethod):
         return found.labels
 
     @torch.no_grad()
-    def after_step(self, batch: Batch, clusters: Clusters, now: Now) -> None:
+    def after_step(self, batch: Batch, clusters: Clusters, state: StepState) -> None:
         self.log_variances.clamp_(-6, 6)
 
-    def update(self, shard: Shard, clusters: Clusters, now: Now) -> Tensor:
-        warming_up = now.alpha < self.config.cluster.alpha
-        return self._fit(shard, clusters, self.means) if warming_up else self.finish(shard, clusters)
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
+        warming_up = state.alpha < self.config.cluster.alpha
+        return self._fit(shard, clusters, self.means) if warming_up else self.finalize_clusters(shard, clusters)
 
     def assign(self, x: Tensor) -> Tensor:
         return log_joint(self.features(x), *self.prior).softmax(1)

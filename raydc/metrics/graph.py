@@ -95,7 +95,7 @@ def kappa(labels: ArrayLike, graph: NeighbourGraph) -> float:
     return _tempered(ids, graph, 1.0)
 
 
-def stage_one_score(labels: ArrayLike, graph: NeighbourGraph) -> float:
+def neighbour_score(labels: ArrayLike, graph: NeighbourGraph) -> float:
     """Q / (1 - sum_k p_k^2)^(1/4): between modularity and kappa, whose errors in K are opposite. Max, at most 1.
 
     0 for one cluster. The exponent was found on trials whose classes were known (11 studies), so it is a finding, not
@@ -109,7 +109,7 @@ def _tempered(labels: Labels, graph: NeighbourGraph, exponent: float) -> float:
     return modularity(labels, graph) / room**exponent if room > 0 else 0.0
 
 
-def stage_three_score(modularity: float, stability: float) -> float:
+def stability_score(modularity: float, stability: float) -> float:
     """Q * sqrt(stability), with the AMI stability of replicas. Max, in (-1, 1); no reward for a stability under 0.
 
     Modularity errs towards many clusters and stability towards few. Known failure: where both err alike (a coarse split
@@ -188,7 +188,7 @@ def null_scores(
     rows: ArrayLike,
     cluster: Callable[[Rows, int], ArrayLike],
     *,
-    score: Callable[[ArrayLike, NeighbourGraph], float] = stage_one_score,
+    score: Callable[[ArrayLike, NeighbourGraph], float] = neighbour_score,
     kind: Literal["columns", "gaussian"] = "columns",
     n_neighbours: int = N_NEIGHBOURS,
     repeats: int = 5,

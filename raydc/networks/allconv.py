@@ -15,7 +15,7 @@ from raydc.settings import Settings
 log = logging.getLogger("raydc")
 
 
-class Classifier(Settings):
+class ConvClassifier(Settings):
     """Sizes of a classifier whose last layers start as identities, so that it starts from what random features tell."""
 
     channels: tuple[PositiveInt, ...] = (64, 128)

@@ -27,7 +27,7 @@ from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
 
 if TYPE_CHECKING:
-    from raydc.distributed.watchdog import Warden
+    from raydc.distributed.watchdog import Watchdog
 
 MANIFEST, SUMMARY = "assignment.json", "summary.json"
 CHUNK_ROWS = 2**17
@@ -267,10 +267,10 @@ class _Assigner:
         if self.source.fingerprint != manifest["data"]:
             raise DataError(f"{settings.path} differs between machines, or has been replaced; start again")
 
-    def make(self, warden: "Warden", files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
+    def make(self, watchdog: "Watchdog", files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
         """`files` are the model, of this method; the first call keeps it and is watched (a restarted actor's too)."""
         if self.model is None:
-            warden.watch()
+            watchdog.watch()
             self.model = ClusteringModel.of(files, allow_code=[method_name])
             _accelerate(self.model)
         _write(chunk, self.source, self.model, self.store, self.manifest)
@@ -290,15 +290,15 @@ def _on_ray(
         from ray.exceptions import RayActorError, RayTaskError
         from ray.util import ActorPool
 
-        from raydc.distributed.watchdog import Warden
+        from raydc.distributed.watchdog import Watchdog
 
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)(_Assigner)
-        files, warden = ray.put(model.files()), Warden.start()
+        files, watchdog = ray.put(model.files()), Watchdog.start()
         actors = [kind.remote(settings, store, manifest) for _ in range(min(workers, len(chunks)))]
         try:
             for _ in ActorPool(actors).map_unordered(
-                lambda actor, chunk: actor.make.remote(warden, files, model.method_name, chunk), chunks
+                lambda actor, chunk: actor.make.remote(watchdog, files, model.method_name, chunk), chunks
             ):
                 pass
         except RayTaskError as problem:

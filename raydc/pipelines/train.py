@@ -93,11 +93,11 @@ def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
 
 def phase_steps(job: Job) -> dict[str, int]:
     """Steps of every phase at most."""
-    return _dry_loop(job.config, job, job.survey.rows).plan()
+    return _dry_loop(job.config, job, job.profile.rows).plan()
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a run would do."""
 
     job: Job
@@ -115,7 +115,7 @@ class Plan:
     """Rows of a batch; None where the method is not trained."""
 
 
-def plan(config: RunConfig) -> Plan:
+def plan(config: RunConfig) -> RunPlan:
     """Check everything and time a few steps of each phase on made-up rows; nothing is started or written.
 
     Of a method whose rows are streamed, one row group is read and counted instead.
@@ -125,9 +125,9 @@ def plan(config: RunConfig) -> Plan:
     streaming = streaming_kmeans.plan_of(job, "plan")
     if streaming is not None:
         seconds = streaming.iterations * streaming_kmeans.seconds_of_an_iteration(streaming, job) / workers
-        memory = 4 * max(map(len, job.survey.groups)) * math.prod(job.shape)
+        memory = 4 * max(map(len, job.profile.groups)) * math.prod(job.shape)
         centroids = streaming.n_clusters * streaming.dim
-        return Plan(
+        return RunPlan(
             job, run, {"iterations": streaming.iterations}, {"iterations": seconds}, (), memory, centroids, None
         )
     steps = phase_steps(job)
@@ -143,12 +143,12 @@ def plan(config: RunConfig) -> Plan:
             each[progress.phase] = min(each.get(progress.phase, float("inf")), now - before)
             before = now
     parameters = sum(p.numel() for p in loop.method.parameters())
-    memory = 4 * job.survey.rows * math.prod(job.shape) // workers
-    own = job.kind.pick is not Method.pick
+    memory = 4 * job.profile.rows * math.prod(job.shape) // workers
+    own = job.kind.sample_batch is not Method.sample_batch
     unknown = tuple(name for name in steps if own and isinstance(getattr(config.method, name), Clustering))
     known = {name: n for name, n in steps.items() if name not in unknown}
     seconds_of = {name: each.get(name, 0.0) * n for name, n in known.items()}
-    return Plan(job, run, known, seconds_of, unknown, memory, parameters, job.batch_size)
+    return RunPlan(job, run, known, seconds_of, unknown, memory, parameters, job.batch_size)
 
 
 def _lengths(config: RunConfig) -> list[str]:
@@ -159,10 +159,10 @@ def _lengths(config: RunConfig) -> list[str]:
 
 def _dry_loop(config: RunConfig, job: Job, rows: int) -> Loop:
     """A loop over made-up rows, few but for their number, in the range of the real ones: some methods check that."""
-    planned, survey = replace(job, config=config), job.survey
+    planned, profile = replace(job, config=config), job.profile
     few = min(rows, max(job.batch_size, 4 * (config.method.n_clusters or 1)))
-    drawn = np.random.default_rng(0).normal(survey.mean, np.sqrt(survey.variance), (few, math.prod(job.shape)))
-    made = drawn.clip(survey.minimum, survey.maximum).astype(np.float32)
+    drawn = np.random.default_rng(0).normal(profile.mean, np.sqrt(profile.variance), (few, math.prod(job.shape)))
+    made = drawn.clip(profile.minimum, profile.maximum).astype(np.float32)
     shard = Shard.of(job.scaling.apply(torch.from_numpy(made)).view(few, *job.shape))
     shard.sizes = (rows,)
     training = config.training

@@ -27,7 +27,7 @@ from raydc.utils.storage import alone
 
 SHOWN: tuple[Criterion, ...] = (
     "selector",
-    "stage one",
+    "neighbour_score",
     "modularity",
     "kappa",
     "agreement",
@@ -109,7 +109,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         trials=len(finished.records),
         seed=context.settings.seed,
     )
-    score = winner.measures["stage one"]
+    score = winner.measures["neighbour_score"]
     notes = [*choice.notes]
     if band.inside(score):
         notes.append(
@@ -331,7 +331,7 @@ def importance(finished: Finished) -> dict[str, float]:
 
 
 def _k_curve(finished: Finished) -> dict[str, dict[str, float]]:
-    """Best stage-one score by number of clusters: of raw k-means, and of trials."""
+    """Best neighbour score by number of clusters: of raw k-means, and of trials."""
     best: dict[int, float] = {}
     for record in finished.records:
         if record.status == "finished":

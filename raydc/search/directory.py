@@ -69,7 +69,7 @@ def key(context: Context) -> str:
     """Identifies what is searched: settings, space, rows and the space in which neighbours count."""
     settings = context.settings
     values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
-    values["data"] |= {"path": context.survey.identity, "storage": None}
+    values["data"] |= {"path": context.profile.identity, "storage": None}
     values["reference"] = settings.reference and context.reference_digest
     values["space"] = Path(settings.space).read_text(encoding="utf-8")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -84,7 +84,7 @@ def same_search(context: Context, settings: TuneSettings) -> None:
             return
         now = settings.model_dump(mode="json")
         other = [k for k in now if k not in FREE and before["settings"].get(k) != now[k]]
-        if not other and (rows := changes(before["files"], context.survey.contents)):
+        if not other and (rows := changes(before["files"], context.profile.contents)):
             raise DataError(
                 f"{settings.out} holds a search over other rows:\n{rows}\nPut them back, or name another --out."
             )
@@ -100,7 +100,7 @@ def same_search(context: Context, settings: TuneSettings) -> None:
         "id": uuid.uuid4().hex,
         "key": key(context),
         "settings": settings.model_dump(mode="json", exclude=set(FREE)),
-        "files": context.survey.contents,
+        "files": context.profile.contents,
         "reference": context.reference_name,
     }
     store.write_text("tune.json", json.dumps(about, indent=1))

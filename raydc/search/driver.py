@@ -41,7 +41,7 @@ from raydc.search.space import (
 from raydc.search.trial import RUNGS, Record, run_task
 from raydc.settings import SettingsError, build
 from raydc.training.config import Training
-from raydc.training.profiling import Surveyor
+from raydc.training.profiling import Profiler
 from raydc.utils import compat
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
@@ -177,7 +177,7 @@ class Planner(Searcher):
 
     def _point(self, number: int) -> dict[str, Any]:
         """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
-        settings, rows = self.context.settings, Rows(self.context.survey.rows, self.context.shape)
+        settings, rows = self.context.settings, Rows(self.context.profile.rows, self.context.shape)
         if number < len(self.first):
             point = self.first[number]
         else:
@@ -324,7 +324,7 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
     """
     watch = watch or SearchWatch()
 
-    def heed() -> None:
+    def poll() -> None:
         if watch.stop is not None and watch.stop.is_set():
             raise SearchInterrupted("stopped while the rows were read; nothing was begun")
 
@@ -339,10 +339,10 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
     _check_fixed(settings, default)
     if settings.concurrent != 0:
         ray_cluster.check()
-    context = prepare(settings, Surveyor(Store(settings.out), settings.concurrent != 0, watch.note, heed))
-    check_space(space, settings.n_clusters, settings.settled, Rows(context.survey.rows, context.shape))
+    context = prepare(settings, Profiler(Store(settings.out), settings.concurrent != 0, watch.note, poll))
+    check_space(space, settings.n_clusters, settings.settled, Rows(context.profile.rows, context.shape))
     context.check_method(default)
-    for note in context.survey.notes:
+    for note in context.profile.notes:
         watch.note(f"note: {note}")
     watch.note(features_named(context.columns, context.shape))
     return Search(context, space, default)
@@ -355,7 +355,7 @@ def search(checked: Search, watch: SearchWatch) -> Finished:
     """
     context, settings = checked.context, checked.context.settings
     same_search(context, settings)
-    Surveyor(context.store).keep(context.survey)
+    Profiler(context.store).keep(context.profile)
     context.store.write_text("stop", "")  # what an interrupted search left there
     study = open_study(context)
     curve = kmeans_curve(context)

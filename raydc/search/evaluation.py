@@ -12,15 +12,15 @@ from sklearn.cluster import KMeans
 from raydc import methods
 from raydc.data import (
     DataError,
+    DataProfile,
     DataSettings,
-    RowGroup,
+    RowBlock,
     Scaling,
     Source,
-    Survey,
     load_shard,
     open_source,
     opened,
-    survey,
+    profile_rows,
 )
 from raydc.metrics import graph
 from raydc.search.settings import TuneSettings
@@ -54,7 +54,7 @@ class Task:
 class Context:
     settings: TuneSettings
     """With absolute paths."""
-    survey: Survey
+    profile: DataProfile
     shape: tuple[int, ...]
     columns: tuple[str, ...]
     chosen: NDArray[np.int64]
@@ -74,7 +74,7 @@ class Context:
     @property
     def numbers(self) -> NDArray[np.int64]:
         """[n], positions of the evaluation rows in the data."""
-        return self.survey.positions(self.chosen)
+        return self.profile.positions(self.chosen)
 
     @property
     def reference_name(self) -> str:
@@ -91,7 +91,7 @@ class Context:
 
     def kept(self, task: Task) -> NDArray[np.bool_]:
         """[N] rows that this task is trained on: all, or a replica's own subsample."""
-        keep = np.ones(self.survey.rows, bool)
+        keep = np.ones(self.profile.rows, bool)
         if task.replica:
             rng = np.random.default_rng(self.seed(task, "subsample"))
             out = round((1 - self.settings.subsample) * len(keep))
@@ -112,9 +112,9 @@ class Context:
         values["output"] = {"out": (store / "run").root}
         config = RunConfig.of(values)
         kind.check_settings(config.method, self.shape)
-        found = subsample(self.survey, self.kept(task)) if task.replica else self.survey
-        scaled = Scaling.of(scaling or kind.scaling, self.survey)  # type: ignore[arg-type]
-        source = opened(settings.data, self.survey.fingerprint) if workers == 1 else None
+        found = subsample(self.profile, self.kept(task)) if task.replica else self.profile
+        scaled = Scaling.of(scaling or kind.scaling, self.profile)  # type: ignore[arg-type]
+        source = opened(settings.data, self.profile.fingerprint) if workers == 1 else None
         job = Job(config, found, scaled, self.shape, self.columns, source)
         job.checked()
         return job
@@ -125,10 +125,10 @@ class Context:
         self.job(Task(0, 0, {"method.name": name, **clusters}))
 
 
-def prepare(settings: TuneSettings, surveyed: Callable[[Source, DataSettings], Survey] = survey) -> Context:
-    """Open and survey the rows, and build the neighbour graph. DataError says what is wrong with them."""
+def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], DataProfile] = profile_rows) -> Context:
+    """Open and profile the rows, and build the neighbour graph. DataError says what is wrong with them."""
     source = open_source(settings.data)
-    found = surveyed(source, source.settings)
+    found = profiled(source, source.settings)
     most = settings.n_clusters[1]
     trained = round(found.rows * settings.subsample)
     if trained < most:
@@ -152,7 +152,9 @@ def prepare(settings: TuneSettings, surveyed: Callable[[Source, DataSettings], S
     return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
 
 
-def stored_rows(source: Source, found: Survey, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def stored_rows(
+    source: Source, found: DataProfile, chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Rows [n, D] at these ascending positions, as stored, and their ids, reading only the groups that hold them."""
     plain = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
     parts, ids = [], []
@@ -165,15 +167,15 @@ def stored_rows(source: Source, found: Survey, chosen: NDArray[np.int64]) -> tup
     return np.concatenate(parts), np.concatenate(ids)
 
 
-def subsample(found: Survey, keep: NDArray[np.bool_]) -> Survey:
-    """The survey of those rows [N] that are kept; its statistics stay those of all rows."""
+def subsample(found: DataProfile, keep: NDArray[np.bool_]) -> DataProfile:
+    """The profile of those rows [N] that are kept; its statistics stay those of all rows."""
     numbers = found.positions(np.arange(found.rows))
-    groups: list[RowGroup] = []
+    groups: list[RowBlock] = []
     pieces, checksums, at = [], [], 0
     for group in found.groups:
         n = int(keep[group.start : group.stop].sum())
         if n:
-            groups.append(RowGroup(len(groups), at, at + n))
+            groups.append(RowBlock(len(groups), at, at + n))
             pieces.append(found.pieces[group.id])
             checksums.append(found.checksums[group.id])
             at += n
@@ -189,7 +191,7 @@ def kmeans_curve(context: Context) -> dict[int, float]:
     tried = range(low, high + 1)
     if len(tried) > CURVE:
         tried = np.unique(np.geomspace(low, high, CURVE).round().astype(int)).tolist()
-    return {k: graph.stage_one_score(plain_kmeans(context.reference, k, 0), context.graph) for k in tried}
+    return {k: graph.neighbour_score(plain_kmeans(context.reference, k, 0), context.graph) for k in tried}
 
 
 def plain_kmeans(rows: NDArray[Any], n_clusters: int, seed: int) -> Labels:

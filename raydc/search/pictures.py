@@ -105,7 +105,7 @@ def importance(summary: Mapping[str, Any]) -> Figure | None:
 
 
 def stability(summary: Mapping[str, Any]) -> Figure | None:
-    """The finalists: modularity against stability, with lines of equal stage-three score."""
+    """The finalists: modularity against stability, with lines of equal stability score."""
     finalists = summary["finalists"]
     if not finalists:
         return None
@@ -138,7 +138,7 @@ def stability(summary: Mapping[str, Any]) -> Figure | None:
     axes.set_ylim(bottom, top)
     axes.set_xlabel("stability: mean AMI between replicas")
     axes.set_ylabel("modularity on the neighbour graph")
-    axes.set_title("Finalists (the winner in red; grey: equal stage-three score)", fontsize=10)
+    axes.set_title("Finalists (the winner in red; grey: equal stability score)", fontsize=10)
     _plain(axes)
     return figure
 

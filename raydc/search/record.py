@@ -104,5 +104,5 @@ def evidence(summary: dict[str, Any]) -> dict[str, str]:
     for finalist in summary["finalists"]:
         if finalist["number"] == winner["number"]:
             tags |= {f"raydc.{name}": str(finalist[name]) for name in ("stability", "modularity", "spread")}
-            tags["raydc.stage_three"] = str(finalist["score"])
+            tags["raydc.stability_score"] = str(finalist["score"])
     return tags

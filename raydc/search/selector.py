@@ -1,7 +1,7 @@
 """Choosing among finished trials: three stages, and the right to say no. Pure functions of records and label arrays.
 
-Stage one scores every trial on one training. Stage two trains the best third anew, with new seeds and on new
-subsamples. Stage three ranks them by modularity times the root of the stability of their labels; the winner is
+The neighbour score scores every trial on one training. Stage two trains the best third anew, with new seeds and on new
+subsamples. The stability score ranks them by modularity times the root of the stability of their labels; the winner is
 registered as the replica nearest to all others. The exponents were found on trials whose classes were known (11
 studies), so they are findings, not laws. Where neighbours in the reference space mean nothing, nothing here notices.
 """
@@ -25,7 +25,7 @@ LEAST_FINALISTS = 5
 CHEAPER = 1e-9
 """Scores nearer than this are equal; the cheaper configuration then wins."""
 SINGLE: dict[str, Callable[[Labels, NeighbourGraph], float]] = {
-    "stage one": graph.stage_one_score,
+    "neighbour_score": graph.neighbour_score,
     "modularity": graph.modularity,
     "kappa": graph.kappa,
     "agreement": graph.agreement,
@@ -69,9 +69,9 @@ class Standing:
     stability: float
     """Mean AMI over pairs of replicas; 0 for a pair with a guarded one."""
     score: float
-    """Stage three: modularity times the root of stability."""
+    """The stability score: modularity times the root of stability."""
     spread: float
-    """Standard deviation over replicas of each one's own stage-three score."""
+    """Standard deviation over replicas of each one's own stability score."""
 
 
 @dataclass
@@ -88,20 +88,20 @@ class Choice:
 
 
 def finalists(scores: Mapping[int, float], always: Sequence[int], share: float) -> list[int]:
-    """The best `share` of the trials (at least five) by stage-one score, and those that are `always` compared."""
+    """The best `share` of the trials (at least five) by neighbour score, and those that are `always` compared."""
     usable = sorted((number for number in scores if scores[number] > graph.WORST_SCORE), key=lambda n: (-scores[n], n))
     first = usable[: max(LEAST_FINALISTS, math.ceil(share * len(scores)))]
     return first + [number for number in always if number in usable and number not in first]
 
 
 def standing(candidate: Candidate, reference: NeighbourGraph) -> Standing:
-    """Stage three of a finalist with two trainings or more."""
+    """The stability score of a finalist with two trainings or more."""
     q = np.array([graph.modularity(labels, reference) for labels in candidate.labels])
     alike = stability.similarities(candidate.labels)
     others = (alike.sum(axis=1) - 1) / (candidate.trainings - 1)
-    own = [graph.stage_three_score(*pair) for pair in zip(q, others, strict=True)]
+    own = [graph.stability_score(*pair) for pair in zip(q, others, strict=True)]
     agreement = _of_replicas("stability ami", candidate, reference)
-    score = graph.stage_three_score(float(q.mean()), agreement)
+    score = graph.stability_score(float(q.mean()), agreement)
     return Standing(candidate.number, float(q.mean()), agreement, score, _spread(own))
 
 
@@ -121,7 +121,7 @@ def choose(
 
     `simpler` are trial numbers, the simplest first, that the winner must beat by more than the spread of replicas; else
     the simplest of those that it does not beat is returned. They are compared by the criterion where each replica has a
-    value of it, else by stage three. Raises ValueError if no candidate can be registered.
+    value of it, else by the stability score. Raises ValueError if no candidate can be registered.
     """
     able = [i for i, candidate in enumerate(candidates) if candidate.registrable]
     if not able:
@@ -134,7 +134,7 @@ def choose(
     choice = Choice(best, best, 0)
     compared = {c.number: _compared(c, reference, criterion, standings[c.number]) for c in candidates}
     by = (
-        f" by {criterion if criterion in SINGLE else 'stage three'}"
+        f" by {criterion if criterion in SINGLE else 'the stability score'}"
         if criterion != "selector"
         else " over all replicas"
     )
@@ -161,11 +161,11 @@ def choose(
 
 
 def _compared(
-    candidate: Candidate, reference: NeighbourGraph, criterion: Criterion, stage_three: Standing
+    candidate: Candidate, reference: NeighbourGraph, criterion: Criterion, stability_score: Standing
 ) -> tuple[float, float]:
     """Score and spread over replicas, by which a winner is compared with simpler trials."""
     if criterion not in SINGLE:
-        return stage_three.score, stage_three.spread
+        return stability_score.score, stability_score.spread
     own = [SINGLE[criterion](labels, reference) for labels in candidate.labels]
     return float(np.mean(own)), _spread(own)
 
@@ -259,7 +259,7 @@ class Null:
 def null(
     rows: Any, cluster: Callable[[Any, int], Any], *, neighbours: int, trials: int, repeats: int = 10, seed: int = 0
 ) -> Null:
-    """Bands of the stage-one score of `cluster` on rows without clusters; one noise in 20 is above, over all trials."""
+    """Bands of the neighbour score of `cluster` on rows without clusters; one noise in 20 is above, over all trials."""
     level = 1 - 0.1 / max(trials, 2)
     drawn = [
         graph.null_band(

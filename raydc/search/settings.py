@@ -12,7 +12,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Criterion = Literal[
     "selector",
-    "stage one",
+    "neighbour_score",
     "modularity",
     "kappa",
     "agreement",

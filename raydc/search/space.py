@@ -89,7 +89,7 @@ def methods_for(rows: Rows) -> list[str]:
     for name in methods.available():
         kind = methods.load(name)
         try:
-            if len(rows.shape) == 3 or not (kind.needs_image or kind.card.architecture in ("CNN", "GAN")):
+            if len(rows.shape) == 3 or not (kind.needs_image or kind.info.architecture in ("CNN", "GAN")):
                 kind(kind.Config(), rows.shape).check(rows.number)
                 able.append(name)
         except ValueError:  # it says which number is too large

@@ -62,7 +62,7 @@ class Record:
     """finished; stopped (early); guarded (finished or diverged, and not worth a score); failed; lost (for want of
     workers, memory or disk, so it is tried again)."""
     score: float = WORST_SCORE
-    """Stage one: Q / (1 - sum p^2)^(1/4), or the worst."""
+    """The neighbour score: Q / (1 - sum p^2)^(1/4), or the worst."""
     measures: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     """Why it was guarded, stopped or failed."""
@@ -222,7 +222,7 @@ class Look:
         self.graph, self.n_clusters = context.graph, job.config.method.n_clusters
         self.x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
         self.chosen, self.rung = context.chosen, 0
-        self.whole = job.survey.rows == context.survey.rows
+        self.whole = job.profile.rows == context.profile.rows
 
     def __call__(self, loop: Loop, progress: Progress) -> tuple[int, float] | None:
         plan = [*loop.plan().values()]
@@ -237,12 +237,12 @@ class Look:
             labels = self._labels(loop)
         finally:
             loop.method.train(was)
-        return rung, WORST_SCORE if labels is None else graph.stage_one_score(labels, self.graph)
+        return rung, WORST_SCORE if labels is None else graph.neighbour_score(labels, self.graph)
 
     def _labels(self, loop: Loop) -> Labels | None:
         """Of the evaluation rows: the method's once it clusters, else those of k-means on its features."""
         method, device = loop.method, loop.shard.device
-        if loop.begun and not method.card.refuses:
+        if loop.begun and not method.info.refuses:
             return _chunked(lambda x: method.assign(x).argmax(1), self.x, device).numpy()
         if loop.begun and self.whole and loop.shard.total == len(loop.shard) and "previous" in method.rows:
             return method.rows["previous"].cpu().numpy()[self.chosen]
@@ -279,7 +279,7 @@ def _judge(context: Context, record: Record, labels: Labels, features: NDArray[n
     )
     record.measures = measures(context, labels)
     record.status = "guarded" if record.problems else "finished"
-    record.score = WORST_SCORE if record.problems else record.measures["stage one"]
+    record.score = WORST_SCORE if record.problems else record.measures["neighbour_score"]
     record.history.append([RUNGS, record.score])
     store = context.store / record.folder
     store.write_bytes("labels.npy", _bytes(labels.astype(np.int32)))
@@ -290,7 +290,7 @@ def _judge(context: Context, record: Record, labels: Labels, features: NDArray[n
 def measures(context: Context, labels: Labels) -> dict[str, float]:
     """Label-free measures of labels [n] of the evaluation rows."""
     return {
-        "stage one": graph.stage_one_score(labels, context.graph),
+        "neighbour_score": graph.neighbour_score(labels, context.graph),
         "modularity": graph.modularity(labels, context.graph),
         "kappa": graph.kappa(labels, context.graph),
         "agreement": graph.agreement(labels, context.graph),

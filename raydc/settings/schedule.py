@@ -33,13 +33,13 @@ Interval = Annotated[str, BeforeValidator(_interval)]
 
 
 def steps(length: str, per_epoch: int) -> int:
-    """A length in optimiser steps, where an epoch has `per_epoch` of them; at least one unless the length is zero."""
+    """A length in optimizer steps, where an epoch has `per_epoch` of them; at least one unless the length is zero."""
     number, unit = length.split()
     exact = float(number) * (per_epoch if unit == "epochs" else 1)
     return max(round(exact), 1) if exact else 0
 
 
-class Optimiser(Settings):
+class Optimizer(Settings):
     """A step rule and its learning rate over time."""
 
     acts_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {
@@ -90,11 +90,11 @@ class Optimiser(Settings):
 
 
 class Phase(Settings):
-    """One stretch of training with its own optimiser and length."""
+    """One stretch of training with its own optimizer and length."""
 
     length: Length = "100 epochs"
     """How long it lasts at most; 0 leaves it out."""
-    optimiser: Optimiser = Optimiser()
+    optimizer: Optimizer = Optimizer()
     """How the network's parameters step."""
 
     @property

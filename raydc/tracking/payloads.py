@@ -81,10 +81,10 @@ def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def beats(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     """Whether a model's evidence (tags) beats a champion's by more than the replicas' spread, on the same rows."""
-    names = ("raydc.stage_three", "raydc.spread", "raydc.reference")
+    names = ("raydc.stability_score", "raydc.spread", "raydc.reference")
     if any(name not in tags for tags in (ours, theirs) for name in names):
         return False
-    gain = float(ours["raydc.stage_three"]) - float(theirs["raydc.stage_three"])
+    gain = float(ours["raydc.stability_score"]) - float(theirs["raydc.stability_score"])
     spread = math.hypot(float(ours["raydc.spread"]), float(theirs["raydc.spread"]))
     return ours["raydc.reference"] == theirs["raydc.reference"] and gain > spread
 

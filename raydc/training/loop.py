@@ -18,9 +18,9 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.data import Shard
 from raydc.distributed import collectives
-from raydc.methods.base import Group, Method, Now, Player
+from raydc.methods.base import Group, Method, Player, StepState
 from raydc.metrics.monitors import regrouped_share
-from raydc.settings.schedule import Clustering, Optimiser, Phase, steps
+from raydc.settings.schedule import Clustering, Optimizer, Phase, steps
 from raydc.utils.fault_injection import failpoint
 
 SETTLING = 140
@@ -74,7 +74,7 @@ def flushing_denormals() -> Iterator[None]:
     """Floats below the smallest normal one are zero in this thread.
 
     The moments that Adam keeps of units without gradients decay into that range, where a CPU is many times slower:
-    after sixty epochs of DEC's autoencoder on MNIST the optimiser took 40 of a step's 92 ms, and 3 without them.
+    after sixty epochs of DEC's autoencoder on MNIST the optimizer took 40 of a step's 92 ms, and 3 without them.
     """
     was = sys.float_info.min / 2 == 0
     torch.set_flush_denormal(True)
@@ -104,7 +104,7 @@ class Loop:
     phase_step: int = 0
     compared: int = 0
     """Step whose labels the stop rule compares with."""
-    optimisers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     _clustered: tuple[float | None, int | None, float | None] = (None, None, None)
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class Loop:
             while self.phase_index < len(self.phases) and not isinstance(self._phase()[1], Clustering):
                 self.phase_index += 1
         if self.phase_index < len(self.phases):
-            self.optimisers = self._new_optimisers()
+            self.optimizers = self._new_optimizers()
 
     def __iter__(self) -> Iterator[Progress]:
         """Train from where the state stands, one epoch at a time; afterwards call `finish`."""
@@ -125,7 +125,7 @@ class Loop:
         """Final labels, int64 [N], of this worker's rows (section 2.7)."""
         with self._evaluating():  # in fp32, as the saved model assigns
             torch.manual_seed(seed_of(self.seed, "finish"))
-            labels = self.method.finish(self.shard, self.clusters)
+            labels = self.method.finalize_clusters(self.shard, self.clusters)
         self.method.rows["label"] = labels
         self._judge(labels)
         return labels
@@ -155,11 +155,11 @@ class Loop:
         sums: dict[str, Tensor] = {}
         done, stopped = 0, False
         while self.phase_step < length and not stopped:
-            now = self._now(name, phase, length)
-            stopped = isinstance(phase, Clustering) and self._cluster(now, phase)
+            state = self._step_state(name, phase, length)
+            stopped = isinstance(phase, Clustering) and self._cluster(state, phase)
             if stopped:
                 break
-            self._train_step(now, phase, players, length, sums)
+            self._train_step(state, phase, players, length, sums)
             self.step, self.phase_step, done = self.step + 1, self.phase_step + 1, done + 1
             if self.phase_step % self.per_epoch == 0:
                 break
@@ -167,14 +167,14 @@ class Loop:
         progress = self._progress(name, length, sums, done, last)
         if last:
             self.phase_index, self.phase_step = self.phase_index + 1, 0
-            self.optimisers = self._new_optimisers() if self.phase_index < len(self.phases) else {}
+            self.optimizers = self._new_optimizers() if self.phase_index < len(self.phases) else {}
         return progress
 
-    def _now(self, name: str, phase: Phase, length: int) -> Now:
+    def _step_state(self, name: str, phase: Phase, length: int) -> StepState:
         progress = self.phase_step / length
-        return Now(name, phase.alpha_at(progress), progress, self.phase_step // self.per_epoch, self.step)
+        return StepState(name, phase.alpha_at(progress), progress, self.phase_step // self.per_epoch, self.step)
 
-    def _cluster(self, now: Now, phase: Clustering) -> bool:
+    def _cluster(self, state: StepState, phase: Clustering) -> bool:
         """Begin clustering or update it, where it is due; whether the phase's stop rule or the method's own holds.
 
         A later phase starts with an update, so that a method can turn to that phase's targets; it stops none.
@@ -186,9 +186,9 @@ class Loop:
         failpoint("update" if self.begun else "begin")
         with self._evaluating(), self._autocast(), torch.no_grad():
             if self.begun:
-                labels = self.method.update(self.shard, self.clusters, now)
+                labels = self.method.update_clusters(self.shard, self.clusters, state)
             else:
-                labels, self.begun = self.method.begin(self.shard, self.clusters), True
+                labels, self.begun = self.method.init_clusters(self.shard, self.clusters), True
         if labels is not None:
             self._judge(labels)
         settled = labels is not None and phase.tolerance > 0 and self._settled(labels, phase.tolerance)
@@ -224,32 +224,32 @@ class Loop:
 
     @flushing_denormals()
     def _train_step(
-        self, now: Now, phase: Phase, players: dict[str, Player], length: int, sums: dict[str, Tensor]
+        self, state: StepState, phase: Phase, players: dict[str, Player], length: int, sums: dict[str, Tensor]
     ) -> None:
         _reseed(seed_of(self.seed, collectives.rank(), self.step), self.shard.device)
-        epoch_seed = seed_of(self.seed, "order", self.phase_index, now.epoch)
+        epoch_seed = seed_of(self.seed, "order", self.phase_index, state.epoch)
         at = self.phase_step % self.per_epoch
-        batch = self.method.pick(self.shard, now.phase, epoch_seed, at, self.per_epoch)
+        batch = self.method.sample_batch(self.shard, state.phase, epoch_seed, at, self.per_epoch)
         seen = self.method.view(batch)
         for name, player in players.items():
             with self._autocast():
-                parts = self.method.loss(seen, now, name)
+                parts = self.method.loss(seen, state, name)
                 loss = torch.stack([weight * value.float() for weight, value in parts.values()]).sum()
-            optimiser = self.optimisers[name]
-            optimiser.zero_grad(set_to_none=True)
+            optimizer = self.optimizers[name]
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
             share_gradients(player)
-            rule = player.optimiser or phase.optimiser
+            rule = player.optimizer or phase.optimizer
             rate = rule.lr * _decay(rule, self.phase_step, length, self.per_epoch)
-            for settings, group in zip(optimiser.param_groups, player.groups, strict=True):
+            for settings, group in zip(optimizer.param_groups, player.groups, strict=True):
                 settings["lr"] = max(rate, rule.floor) * group.rate
-            optimiser.step()
+            optimizer.step()
             for part, (_, value) in parts.items():
                 key = part if len(players) == 1 else f"{name} {part}"
                 sums[key] = sums.get(key, 0) + value.detach().float()
-        if now.alpha > 0:
+        if state.alpha > 0:
             with self._evaluating():
-                self.method.after_step(batch, self.clusters, now)
+                self.method.after_step(batch, self.clusters, state)
 
     def _progress(self, name: str, length: int, sums: dict[str, Tensor], done: int, last: bool) -> Progress:
         losses: dict[str, float] = {}
@@ -262,30 +262,30 @@ class Loop:
         if wrong:
             raise TrainingDiverged(
                 f"loss {wrong[0]!r} is {losses[wrong[0]]} in phase {name!r}, epoch {epoch}: "
-                "lower the learning rate of that phase (its optimiser.lr) or check the scale of the rows"
+                "lower the learning rate of that phase (its optimizer.lr) or check the scale of the rows"
             )
         epochs = -(-length // self.per_epoch)
         return Progress(name, epoch, epochs, self.step, losses, *self._clustered, last)
 
-    def _new_optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """The phase's optimisers. A parameter that was stepped by the same rule before keeps its moments, unless its
+    def _new_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The phase's optimizers. A parameter that was stepped by the same rule before keeps its moments, unless its
         player says fresh: Adam without them takes its first steps at full length, and throws away what the phase
         before had found; with those of a far smaller loss, at several times that.
         """
         name, phase = self._phase()
         players = self.method.players(name)
-        optimisers = {
-            key: _optimiser(player.optimiser or phase.optimiser, player.groups) for key, player in players.items()
+        optimizers = {
+            key: _optimizer(player.optimizer or phase.optimizer, player.groups) for key, player in players.items()
         }
-        for key, optimiser in optimisers.items():
-            before = self.optimisers.get(key)
-            if type(before) is type(optimiser) and not players[key].fresh:
-                stepped = [p for group in optimiser.param_groups for p in group["params"]]
-                optimiser.state.update({p: before.state[p] for p in stepped if p in before.state})
-                if any("momentum_buffer" in optimiser.state[p] for p in stepped if p in optimiser.state):
+        for key, optimizer in optimizers.items():
+            before = self.optimizers.get(key)
+            if type(before) is type(optimizer) and not players[key].fresh:
+                stepped = [p for group in optimizer.param_groups for p in group["params"]]
+                optimizer.state.update({p: before.state[p] for p in stepped if p in before.state})
+                if any("momentum_buffer" in optimizer.state[p] for p in stepped if p in optimizer.state):
                     for p in stepped:  # the fused SGD wants them of all parameters, or of none
-                        optimiser.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        return optimisers
+                        optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        return optimizers
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.shard.device.type, torch.bfloat16, enabled=self.bf16)
@@ -303,7 +303,7 @@ class Loop:
         """What is the same on every worker; plain data and tensors."""
         return {
             "method": self.method.state_dict(),
-            "optimisers": {key: _shared_optimiser_state(o, self._local(key)) for key, o in self.optimisers.items()},
+            "optimizers": {key: _shared_optimizer_state(o, self._local(key)) for key, o in self.optimizers.items()},
             "position": [self.step, self.phase_index, self.phase_step, int(self.begun), self.compared],
             "clustered": list(self._clustered),
         }
@@ -311,9 +311,9 @@ class Loop:
     def row_state(self) -> dict[str, Tensor]:
         """What belongs to this worker's rows, each [N, ...]: labels, targets, row-local parameters."""
         state = {f"rows.{key}": value.detach() for key, value in self.method.rows.items()}
-        for key, optimiser in self.optimisers.items():
-            for i, moments in enumerate(_local_moments(optimiser, self._local(key))):
-                state |= {f"optimisers.{key}.{i}.{name}": value for name, value in moments.items()}
+        for key, optimizer in self.optimizers.items():
+            for i, moments in enumerate(_local_moments(optimizer, self._local(key))):
+                state |= {f"optimizers.{key}.{i}.{name}": value for name, value in moments.items()}
         return state
 
     def load_state(self, shared: dict[str, Any], rows: dict[str, Tensor]) -> None:
@@ -329,12 +329,12 @@ class Loop:
         self.method.load_state_dict(shared["method"])
         self.step, self.phase_index, self.phase_step, begun, self.compared = shared["position"]
         self.begun, self._clustered = bool(begun), tuple(shared["clustered"])
-        self.optimisers = self._new_optimisers() if self.phase_index < len(self.phases) else {}
-        for key, optimiser in self.optimisers.items():
-            _load_optimiser(optimiser, shared["optimisers"][key], rows, f"optimisers.{key}", self._local(key))
+        self.optimizers = self._new_optimizers() if self.phase_index < len(self.phases) else {}
+        for key, optimizer in self.optimizers.items():
+            _load_optimizer(optimizer, shared["optimizers"][key], rows, f"optimizers.{key}", self._local(key))
 
     def _local(self, player: str) -> list[bool]:
-        """Which parameters of a player's optimiser are row-local, in its order."""
+        """Which parameters of a player's optimizer are row-local, in its order."""
         if self.phase_index >= len(self.phases):
             return []
         groups = self.method.players(self._phase()[0])[player].groups
@@ -358,7 +358,7 @@ def share_gradients(player: Player) -> None:
     collectives.average(shared)
 
 
-def _optimiser(rule: Optimiser, groups: Any) -> torch.optim.Optimizer:
+def _optimizer(rule: Optimizer, groups: Any) -> torch.optim.Optimizer:
     settings: list[dict[str, Any]] = [
         {"params": [*g.parameters], "lr": rule.lr * g.rate, "weight_decay": rule.weight_decay} for g in groups
     ]
@@ -369,7 +369,7 @@ def _optimiser(rule: Optimiser, groups: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(settings, rule.lr, (rule.beta1, rule.beta2), rule.eps, fused=True)
 
 
-def _decay(rule: Optimiser, step: int, length: int, per_epoch: int) -> float:
+def _decay(rule: Optimizer, step: int, length: int, per_epoch: int) -> float:
     """The learning rate at this step of a phase, over that at its start."""
     if rule.schedule == "step":
         return rule.factor ** (step // max(steps(rule.every, per_epoch), 1))
@@ -380,17 +380,17 @@ def _decay(rule: Optimiser, step: int, length: int, per_epoch: int) -> float:
     return 1.0
 
 
-def _shared_optimiser_state(optimiser: torch.optim.Optimizer, local: list[bool]) -> dict[str, Any]:
-    """The optimiser's state without the moments of row-local parameters."""
-    state = optimiser.state_dict()["state"]
+def _shared_optimizer_state(optimizer: torch.optim.Optimizer, local: list[bool]) -> dict[str, Any]:
+    """The optimizer's state without the moments of row-local parameters."""
+    state = optimizer.state_dict()["state"]
     return {
         str(i): {k: v for k, v in moments.items() if not (local[i] and isinstance(v, Tensor) and v.dim() > 0)}
         for i, moments in state.items()
     }
 
 
-def _local_moments(optimiser: torch.optim.Optimizer, local: list[bool]) -> list[dict[str, Tensor]]:
-    state = optimiser.state_dict()["state"]
+def _local_moments(optimizer: torch.optim.Optimizer, local: list[bool]) -> list[dict[str, Tensor]]:
+    state = optimizer.state_dict()["state"]
     return [
         {k: v for k, v in state.get(i, {}).items() if isinstance(v, Tensor) and v.dim() > 0}
         for i, row_local in enumerate(local)
@@ -398,8 +398,8 @@ def _local_moments(optimiser: torch.optim.Optimizer, local: list[bool]) -> list[
     ]
 
 
-def _load_optimiser(
-    optimiser: torch.optim.Optimizer, shared: dict[str, Any], rows: dict[str, Tensor], prefix: str, local: list[bool]
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, shared: dict[str, Any], rows: dict[str, Tensor], prefix: str, local: list[bool]
 ) -> None:
     state = {int(i): dict(moments) for i, moments in shared.items()}
     own = [i for i, row_local in enumerate(local) if row_local]
@@ -407,7 +407,7 @@ def _load_optimiser(
         if key.startswith(prefix + "."):
             position, moment = key.removeprefix(prefix + ".").split(".")
             state.setdefault(own[int(position)], {})[moment] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 __all__ = ["Group", "Loop", "Progress", "TrainingDiverged", "seed_of", "share_gradients"]

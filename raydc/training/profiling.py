@@ -1,19 +1,19 @@
-"""The survey before any work: by the cluster where there is much to read, and once for an output directory.
+"""The profile before any work: by the cluster where there is much to read, and once for an output directory.
 
-A run that goes on, or is asked for again when it has finished, takes the survey that its directory holds; workers
-compare every row group with the survey's checksum when they load it, so rows that changed meanwhile are noticed there.
+A run that goes on, or is asked for again when it has finished, takes the profile that its directory holds; workers
+compare every row group with the profile's checksum when they load it, so rows that changed meanwhile are noticed there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from raydc.data import DataSettings, Seen, Source, Survey, look, opened, recalled, survey, written
+from raydc.data import DataProfile, DataSettings, Seen, Source, look, opened, profile_rows, recalled, written
 from raydc.data.source import Piece
 from raydc.distributed import ray_cluster
 from raydc.utils.storage import Store
 
-NAME = "survey.npz"
+NAME = "profile.npz"
 MUCH = 2**32
 """Bytes of rows from which on the cluster reads them."""
 PART = 2**29
@@ -23,26 +23,26 @@ LOSSES = 3
 
 
 @dataclass(frozen=True)
-class Surveyor:
+class Profiler:
     """Who surveys the rows of an output directory."""
 
     store: Store
     on_ray: bool = False
     """Whether workers of Ray may be asked."""
     note: Callable[[str], None] = lambda text: None
-    heed: Callable[[], None] = lambda: None
+    poll: Callable[[], None] = lambda: None
     """Called now and then while rows are read; ends it by what it raises."""
 
-    def __call__(self, source: Source, settings: DataSettings) -> Survey:
-        """Raises DataError as `survey` does, and ConnectionError where workers are lost again and again."""
+    def __call__(self, source: Source, settings: DataSettings) -> DataProfile:
+        """Raises DataError as `profile` does, and ConnectionError where workers are lost again and again."""
         if (kept := self._kept(source, settings)) is not None:
             return kept
         parts = parts_of(source)
         if not self.on_ray or size_of(source) < MUCH or len(parts) == 1:
-            return survey(source, settings, self._looks(source))
+            return profile_rows(source, settings, self._looks(source))
         self.note(f"{size_of(source) / 1e9:.0f} GB of rows are read and checked once, in {len(parts)} parts")
         with ray_cluster.connected(1):
-            return survey(source, settings, self._seen(source, parts))
+            return profile_rows(source, settings, self._seen(source, parts))
 
     def _seen(self, source: Source, parts: Sequence[list[Piece]]) -> Iterator[Seen]:
         """By tasks of one CPU each. What a part holds is joined and forgotten when its turn comes."""
@@ -50,7 +50,7 @@ class Surveyor:
 
         from raydc.centroid_service import actors as over_ray
 
-        look_at = over_ray.stream(_look_at, (source.settings, source.fingerprint), max_failures=LOSSES, heed=self.heed)
+        look_at = over_ray.stream(_look_at, (source.settings, source.fingerprint), max_failures=LOSSES, poll=self.poll)
         try:
             yield from chain.from_iterable(look_at(parts))
         except RayError as problem:
@@ -58,13 +58,13 @@ class Surveyor:
                 f"the rows could not be read by workers: {problem}\nThe same command tries again"
             ) from problem
 
-    def keep(self, found: Survey) -> None:
+    def keep(self, found: DataProfile) -> None:
         """Put it into the directory, which is this run's."""
         data = written(found)
         if not self.store.exists(NAME) or self.store.read_bytes(NAME) != data:
             self.store.write_bytes(NAME, data)
 
-    def _kept(self, source: Source, settings: DataSettings) -> Survey | None:
+    def _kept(self, source: Source, settings: DataSettings) -> DataProfile | None:
         if not self.store.exists(NAME):
             return None
         found = recalled(self.store.read_bytes(NAME), source)
@@ -75,7 +75,7 @@ class Surveyor:
     def _looks(self, source: Source) -> Iterator[Seen]:
         """By this process."""
         for piece in source.pieces:
-            self.heed()
+            self.poll()
             yield look(source, piece)
 
 

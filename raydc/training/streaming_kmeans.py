@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from raydc.artifacts.model import ClusteringModel
-from raydc.centroid_service.service import Plan, serve
+from raydc.centroid_service.service import ServicePlan, serve
 from raydc.centroid_service.worker import rows_of, work
 from raydc.clustering.kmeans import accumulate
 from raydc.clustering.kmeans.iteration import Clustering
-from raydc.data import RowGroup, opened, read_group
+from raydc.data import RowBlock, opened, read_group
 from raydc.data.source import Block, to_float32
 from raydc.distributed.ray_cluster import gpu_for_each
 from raydc.methods.base import Method
@@ -38,24 +38,26 @@ MEMBERSHIPS = 2**19
 """Memberships that are held at once."""
 
 
-def plan_of(job: Job, run: str) -> Plan | None:
+def plan_of(job: Job, run: str) -> ServicePlan | None:
     """What the service is asked to do; None where the method is trained on its rows."""
     options = job.method().streamed()
     if options is None:
         return None
-    rows = tuple(map(len, job.survey.groups))
+    rows = tuple(map(len, job.profile.groups))
     weighted = job.config.data.weight_column is not None
-    return Plan(run=run, dim=int(np.prod(job.shape)), rows=rows, weighted=weighted, seed=job.clusters_seed, **options)
+    return ServicePlan(
+        run=run, dim=int(np.prod(job.shape)), rows=rows, weighted=weighted, seed=job.clusters_seed, **options
+    )
 
 
-def seconds_of_an_iteration(plan: Plan, job: Job) -> float:
+def seconds_of_an_iteration(plan: ServicePlan, job: Job) -> float:
     """Of one worker over all rows, on this machine: from the first row group, read, scaled and counted a few times."""
-    group, draw = job.survey.groups[0], torch.Generator().manual_seed(plan.seed)
+    group, draw = job.profile.groups[0], torch.Generator().manual_seed(plan.seed)
     torch.set_num_threads(job.config.training.threads)
     now = plan.model_copy(update={"rows": (len(group),)}).begin()
     now = replace(now, given=torch.randn(plan.n_clusters, plan.dim, generator=draw))
     rows, reading, counting = Rows(job), [], []
-    for _ in range(4):  # the survey, an iteration that compiles, and two that count
+    for _ in range(4):  # the profile, an iteration that compiles, and two that count
         began = time.perf_counter()
         x, weights = rows_of(plan, group, rows)
         read = time.perf_counter()
@@ -64,7 +66,7 @@ def seconds_of_an_iteration(plan: Plan, job: Job) -> float:
         reading.append(read - began)
         counting.append(time.perf_counter() - read)
         now = now if now.version else now.after({name: torch.from_numpy(a) for name, a in step.result().items()})
-    return (min(reading) + plan.restarts * min(counting[1:])) * job.survey.rows / len(group)
+    return (min(reading) + plan.restarts * min(counting[1:])) * job.profile.rows / len(group)
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,21 @@ class Rows:
     def method(self) -> Method:
         return self.job.method().eval()
 
-    def __call__(self, group: RowGroup) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def __call__(self, group: RowBlock) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Features [n, D] of a row group, as the method clusters them; with their weights, where they have any."""
         x, block = self.scaled(group)
         features = self.method.features(x).numpy()
         return features if block.weights is None else (features, block.weights)
 
-    def scaled(self, group: RowGroup) -> tuple[Tensor, Block]:
+    def scaled(self, group: RowBlock) -> tuple[Tensor, Block]:
         """Rows [n, ...] as the method takes them, and as they are stored."""
         failpoint("stream")
         job = self.job
-        block = read_group(opened(job.config.data, job.survey.fingerprint), job.survey, group)
+        block = read_group(opened(job.config.data, job.profile.fingerprint), job.profile, group)
         return job.scaling.apply(torch.from_numpy(to_float32(block.x))).view(-1, *job.shape), block
 
 
-def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+def in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
     """Cluster and write everything in this process; False if it was asked to stop before the end."""
     threads = torch.get_num_threads()
     torch.set_num_threads(job.config.training.threads)
@@ -101,26 +103,26 @@ def in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
         torch.set_num_threads(threads)
 
 
-def _in_process(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+def _in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
     service = serve((store / SNAPSHOTS).root, plan)
     rows, device = Rows(job), local_device(job.config.training.device)
     while not service.state(centroids=False).done:
-        work(service, plan, job.survey.groups, rows, device)
+        work(service, plan, job.profile.groups, rows, device)
         if watch.heard(status := service.status()) and not status["done"]:
             return False
     now = service.state().clustering
     assert now is not None
-    for part in parts_of(job.survey.groups, PART_ROWS):
+    for part in parts_of(job.profile.groups, PART_ROWS):
         write_part((rows, now, store, device), part)
     _conclude(job, store, now, service.status())
     return True
 
 
-def on_service(plan: Plan, job: Job, store: Store, watch: "Listener") -> bool:
+def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
     """The same by Ray tasks around the service's actor. Raises what the tasks raise."""
     from raydc.centroid_service import actors as over_ray
 
-    training, groups = job.config.training, job.survey.groups
+    training, groups = job.config.training, job.profile.groups
     gpu = gpu_for_each(training.device, training.workers.least)
     each: dict[str, Any] = {
         "threads": training.threads,
@@ -184,9 +186,9 @@ def progress_of(status: dict[str, Any], iterations: int) -> list[Progress]:
     ]
 
 
-def parts_of(groups: Sequence[RowGroup], rows: int) -> list[list[RowGroup]]:
+def parts_of(groups: Sequence[RowBlock], rows: int) -> list[list[RowBlock]]:
     """Consecutive row groups for each file of assignments, about `rows` rows in each."""
-    parts: list[list[RowGroup]] = []
+    parts: list[list[RowBlock]] = []
     for group in groups:
         if not parts or sum(map(len, parts[-1])) + len(group) > rows:
             parts.append([])
@@ -194,7 +196,7 @@ def parts_of(groups: Sequence[RowGroup], rows: int) -> list[list[RowGroup]]:
     return parts
 
 
-def _name(part: Sequence[RowGroup]) -> str:
+def _name(part: Sequence[RowBlock]) -> str:
     return f"assignments/part-{part[0].start:012d}.parquet"
 
 
@@ -202,20 +204,20 @@ Shared = tuple[Rows, Clustering, Store, str]
 """What all parts are made from, and on which device."""
 
 
-def _write_parts(shared: Shared, parts: Sequence[list[RowGroup]]) -> None:
+def _write_parts(shared: Shared, parts: Sequence[list[RowBlock]]) -> None:
     for part in parts:
         write_part(shared, part)
 
 
 @exact_float32()
-def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
+def write_part(shared: Shared, part: Sequence[RowBlock]) -> None:
     """The assignments of some row groups, unless they are written already."""
     rows, now, store, device = shared
     if store.exists(_name(part)):
         return
     failpoint("stream.part")
     now, method = now.to(device), rows.method.to(device)
-    method.keep(now.settled())
+    method.load_result(now.settled())
     first, total = part[0].start, sum(map(len, part))
     clusters, confidence = np.empty(total, np.int64), np.empty(total, np.float32)
     ids = []
@@ -227,14 +229,14 @@ def write_part(shared: Shared, part: Sequence[RowGroup]) -> None:
         likeliest = [method.assign(some).max(1).values.float() for some in x.split(tile)]
         confidence[at] = torch.cat(likeliest).cpu().numpy()
         ids.append(block.ids)
-    columns = {"row": rows.job.survey.positions(np.arange(first, first + total)), "id": np.concatenate(ids)}
+    columns = {"row": rows.job.profile.positions(np.arange(first, first + total)), "id": np.concatenate(ids)}
     write_assignments(store, _name(part), columns | {"cluster": clusters, "confidence": confidence})
 
 
 def _conclude(job: Job, store: Store, now: Clustering, status: dict[str, Any]) -> None:
     """The model and the history."""
     method = job.method()
-    method.keep(now.settled())
+    method.load_result(now.settled())
     model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns)
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)

@@ -27,9 +27,9 @@ def assignments(store: Store) -> Iterator[pa.Table]:
 
 def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     """Write summary.json from what the workers wrote, and return it. Labels are read here, and nowhere before."""
-    rows, confidence, counts = job.survey.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
+    rows, confidence, counts = job.profile.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
     chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
-    positions = job.survey.positions(chosen)
+    positions = job.profile.positions(chosen)
     drawn: dict[str, list[np.ndarray]] = {"cluster": [], "initial": []}
     for part in assignments(store):
         own = np.bincount(part["cluster"].to_numpy(), minlength=len(counts))
@@ -55,7 +55,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
             )
     summary = {
         "rows": rows,
-        "dropped": len(job.survey.dropped_rows),
+        "dropped": len(job.profile.dropped_rows),
         "n_clusters": n_clusters,
         "found": int((counts > 0).sum()),
         "sizes": counts.tolist(),
@@ -63,7 +63,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         "initial": initial,
         **_against_labels(job, source, store, n_clusters),
         "warnings": warnings,
-        "notes": [*job.survey.notes],
+        "notes": [*job.profile.notes],
         "seconds": seconds,
     }
     store.write_text("summary.json", json.dumps(summary, indent=1))
@@ -73,7 +73,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
 def _measures(reference: graph.NeighbourGraph, labels: np.ndarray, n_clusters: int) -> dict[str, float]:
     counts = np.bincount(labels, minlength=n_clusters)
     return {
-        "score": graph.stage_one_score(labels, reference),
+        "score": graph.neighbour_score(labels, reference),
         "modularity": graph.modularity(labels, reference),
         "agreement": graph.agreement(labels, reference),
         "balance": monitors.balance(counts),
@@ -82,12 +82,12 @@ def _measures(reference: graph.NeighbourGraph, labels: np.ndarray, n_clusters: i
 
 
 def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> dict[str, Any]:
-    classes = read_labels(source, job.survey)
+    classes = read_labels(source, job.profile)
     if classes is None or (classes < 0).all():
         return {"labels": None, "table": None}
     table = np.zeros((n_clusters, int(classes.max()) + 1), np.int64)
     for part in assignments(store):
-        own = classes[job.survey.places(part["row"].to_numpy())]
+        own = classes[job.profile.places(part["row"].to_numpy())]
         table += external.contingency(part["cluster"].to_numpy()[own >= 0], own[own >= 0], *table.shape)
     return {"labels": external.external_scores(table), "table": table.tolist()}
 
@@ -95,9 +95,9 @@ def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> 
 def _rows(job: Job, source: Source, chosen: np.ndarray) -> np.ndarray:
     """Scaled rows [n, D] at these positions, reading only the groups that hold them."""
     drawn = np.empty((len(chosen), source.n_features), np.float32)  # kept pieces would break up what groups leave free
-    for group in job.survey.groups:
+    for group in job.profile.groups:
         first, last = np.searchsorted(chosen, [group.start, group.stop])
         if first < last:
-            shard = load_shard(source, job.survey, job.scaling, [[group]], 0, "cpu", "memory")
+            shard = load_shard(source, job.profile, job.scaling, [[group]], 0, "cpu", "memory")
             drawn[first:last] = shard[slice(0, len(group))].flatten(1).numpy()[chosen[first:last] - group.start]
     return drawn

@@ -20,7 +20,7 @@ from raydc.training.checkpoint import CheckpointError
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress, TrainingDiverged
 from raydc.training.placement import Room
-from raydc.training.profiling import Surveyor
+from raydc.training.profiling import Profiler
 from raydc.training.ray_worker import Reporter, work
 from raydc.training.summary import summarise
 from raydc.training.worker_job import Job
@@ -68,13 +68,13 @@ def check(config: RunConfig, watch: Watch | None = None) -> Run:
     """
     watch, store, workers = watch or Watch(), Store(config.output.out), config.training.workers
 
-    def heed() -> None:
+    def poll() -> None:
         if watch.stopping():
             raise Interrupted("stopped while the rows were read; nothing was begun")
 
     if workers:
         ray_cluster.check()
-    job = worker_job.prepare(config, surveyed=Surveyor(store, bool(workers), watch.note, heed))
+    job = worker_job.prepare(config, profiled=Profiler(store, bool(workers), watch.note, poll))
     return Run(job, store, finished(store, job))
 
 
@@ -93,7 +93,7 @@ def finished(store: Store, job: Job) -> bool:
         skipped = ("output.", *(f"training.{name}" for name in worker_job.HOW))
         other = [k for k in new if not k.startswith(skipped) and new[k] != old.get(k)]
         if not other:
-            what = changes(before["files"], job.survey.contents) or "other columns or another shape"
+            what = changes(before["files"], job.profile.contents) or "other columns or another shape"
             raise DataError(f"{store.root} holds a run of other rows:\n{what}\nPut them back, or name another --out.")
         what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other)
         raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")
@@ -111,9 +111,9 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
         return json.loads(store.read_text("summary.json"))
     started = time.time()
     record = begin(run) | {"status": "running"}
-    if job.survey.dropped and not store.exists("dropped.csv"):
-        source = job.source or opened(job.config.data, job.survey.fingerprint)
-        store.write_text("dropped.csv", dropped_table(source, job.survey))
+    if job.profile.dropped and not store.exists("dropped.csv"):
+        source = job.source or opened(job.config.data, job.profile.fingerprint)
+        store.write_text("dropped.csv", dropped_table(source, job.profile))
     status = _status(job, store, watch, record["id"])
     record["seconds"] += time.time() - started
     record["status"] = status
@@ -127,17 +127,17 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
 
 
 def begin(run: Run) -> dict[str, Any]:
-    """run.json, which says whose directory this is, made or found; config.yaml, which repeats the run; the survey."""
+    """run.json, which says whose directory this is, made or found; config.yaml, which repeats the run; the profile."""
     job, store = run.job, run.store
     if store.exists("run.json"):
         record = json.loads(store.read_text("run.json"))
     else:
         record = {"id": uuid.uuid4().hex, "key": job.key, "created": time.time(), "seconds": 0.0, "status": "running"}
-        record |= {"config": job.config.written(), "files": job.survey.contents}
+        record |= {"config": job.config.written(), "files": job.profile.contents}
         store.write_text("run.json", json.dumps(record, indent=1))
     if not store.exists("config.yaml"):
         store.write_text("config.yaml", job.config.yaml())
-    Surveyor(store).keep(job.survey)
+    Profiler(store).keep(job.profile)
     return record
 
 

@@ -25,16 +25,16 @@ from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import (
     DataError,
+    DataProfile,
     DataSettings,
     Scaling,
     Shard,
     Source,
-    Survey,
-    deal,
     load_shard,
     open_source,
+    partition,
+    profile_rows,
     require,
-    survey,
 )
 from raydc.distributed import collectives
 from raydc.methods.base import Method, copy_pretrained
@@ -63,7 +63,7 @@ class Job:
     """Everything a worker needs to know, the same for all of them."""
 
     config: RunConfig
-    survey: Survey
+    profile: DataProfile
     scaling: Scaling
     shape: tuple[int, ...]
     columns: tuple[str, ...]
@@ -77,7 +77,7 @@ class Job:
         settings.pop("output")
         for name in HOW:
             settings["training"].pop(name)
-        settings["data"] |= {"path": self.survey.identity, "storage": None}
+        settings["data"] |= {"path": self.profile.identity, "storage": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -102,7 +102,7 @@ class Job:
         """The same. DataError where it cannot take so many rows, or such, SettingsError where settings do not fit."""
         try:
             method = self.method()
-            method.check(self.survey.rows)
+            method.check(self.profile.rows)
         except SettingsError:
             raise
         except ValueError as problem:
@@ -128,7 +128,9 @@ class Outcome:
 
 
 def prepare(
-    config: RunConfig, source: Source | None = None, surveyed: Callable[[Source, DataSettings], Survey] = survey
+    config: RunConfig,
+    source: Source | None = None,
+    profiled: Callable[[Source, DataSettings], DataProfile] = profile_rows,
 ) -> Job:
     """Open and check the rows and the method. Raises SettingsError or DataError before any work is done.
 
@@ -149,7 +151,7 @@ def prepare(
         _refuse_training(config)
     if not training.workers:
         local_device(training.device)
-    found = surveyed(opened, config.data)
+    found = profiled(opened, config.data)
     scaling = Scaling.of(config.data.scaling or kind.scaling, found)  # type: ignore[arg-type]
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
     # before the method is built: a row of memory is set aside for every cluster
@@ -186,9 +188,9 @@ def work(
     torch.set_num_threads(training.threads)
     with tempfile.TemporaryDirectory(prefix="raydc-", ignore_cleanup_errors=True) as scratch:
         source = job.source or open_source(job.config.data)
-        groups = deal(job.survey.groups, collectives.workers())
+        groups = partition(job.profile.groups, collectives.workers())
         rank = collectives.rank()
-        shard = load_shard(source, job.survey, job.scaling, groups, rank, device, job.config.data.storage, scratch)
+        shard = load_shard(source, job.profile, job.scaling, groups, rank, device, job.config.data.storage, scratch)
         failpoint("load")
         loop = _loop(job, shard, store)
         history = checkpoint.load(store, loop) if store else []
@@ -279,7 +281,7 @@ def _outcome(job: Job, loop: Loop, history: list[dict[str, Any]], status: str) -
     empty = np.zeros(0, np.int64)
     labels = rows["label"].cpu().numpy().astype(np.int64) if status == "finished" else empty
     confidence = np.full(len(labels), math.nan, np.float32)
-    if status == "finished" and not method.card.refuses:
+    if status == "finished" and not method.info.refuses:
         method.eval()
         confidence = loop.shard.map(lambda x: method.assign(x).max(1).values.float()).cpu().numpy()
     initial = rows["initial"].cpu().numpy() if "initial" in rows and loop.begun else None
@@ -294,7 +296,7 @@ def _write(job: Job, outcome: Outcome, store: Store) -> None:
         store.delete("assignments")  # by another number of workers, who died here
     collectives.total(torch.zeros(1, device=shard.device))
     columns: dict[str, Any] = {
-        "row": job.survey.positions(np.arange(shard.start, shard.start + len(shard))),
+        "row": job.profile.positions(np.arange(shard.start, shard.start + len(shard))),
         "id": pa.array(shard.ids),
         "cluster": outcome.labels,
         "confidence": outcome.confidence,

@@ -169,5 +169,5 @@ def test_selection_sees_classes_only_when_it_evaluates(tmp_path: Path, monkeypat
     selection.main(["evaluate", *arguments])
     assert {path: path.read_bytes() for path in tmp_path.glob("*/frozen.json")} == frozen
     found = json.loads((tmp_path / "evaluation.json").read_text())["digits-0-fixed"]
-    assert set(found["lines"]["stage one"]) == set(selection.MEASURES)
+    assert set(found["lines"]["neighbour_score"]) == set(selection.MEASURES)
     assert "Failures:" in (tmp_path / "table.md").read_text()

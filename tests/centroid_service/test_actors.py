@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import WorkerCrashedError
 
 from raydc.centroid_service import actors as over_ray
-from raydc.centroid_service.service import CentroidService, Plan, Refused
+from raydc.centroid_service.service import CentroidService, Refused, ServicePlan
 from raydc.centroid_service.shards import ClusterShard
 from raydc.centroid_service.worker import work
 from raydc.data.shard import split
@@ -88,7 +88,9 @@ def problem(run, **settings):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(1200, 4)) + 3 * rng.integers(3, size=(1200, 1))).astype(np.float32)
     groups = split(1200, 100)
-    plan = Plan(run=run, n_clusters=5, dim=4, rows=tuple(map(len, groups)), iterations=3, tolerance=0.0, **settings)
+    plan = ServicePlan(
+        run=run, n_clusters=5, dim=4, rows=tuple(map(len, groups)), iterations=3, tolerance=0.0, **settings
+    )
     return plan, groups, x
 
 

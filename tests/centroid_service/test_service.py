@@ -8,7 +8,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from raydc.centroid_service.ledger import merge
-from raydc.centroid_service.service import CentroidService, Contribution, Plan, Refused
+from raydc.centroid_service.service import CentroidService, Contribution, Refused, ServicePlan
 from raydc.centroid_service.snapshots import Fenced, Snapshots
 from raydc.centroid_service.worker import contribution, work
 from raydc.clustering.collective import CollectiveClusters
@@ -21,7 +21,7 @@ def setup(rows=240, dim=3, clusters=4, group=30, seed=0, **settings):
     rng = np.random.default_rng(seed)
     x = (rng.normal(size=(rows, dim)) + 3 * rng.integers(3, size=(rows, 1))).astype(np.float32)
     groups = split(rows, group)
-    plan = Plan(run="r", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)), **settings)
+    plan = ServicePlan(run="r", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)), **settings)
     return plan, groups, lambda g: x[g.start : g.stop], x
 
 

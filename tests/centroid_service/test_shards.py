@@ -11,7 +11,7 @@ import torch
 
 from raydc.centroid_service import shards
 from raydc.centroid_service.ledger import PIECE
-from raydc.centroid_service.service import CentroidService, Contribution, Plan, Refused, serve
+from raydc.centroid_service.service import CentroidService, Contribution, Refused, ServicePlan, serve
 from raydc.centroid_service.shards import ClusterShard, Sharded
 from raydc.centroid_service.snapshots import Fenced
 from raydc.centroid_service.worker import contribution, work
@@ -56,12 +56,12 @@ def test_any_number_of_shards_ends_in_the_same_bytes(folder, settings):
 
 
 def test_shards_are_as_many_as_their_size_asks_for():
-    plan = Plan(run="r", n_clusters=100_000, dim=768, rows=(10,))
+    plan = ServicePlan(run="r", n_clusters=100_000, dim=768, rows=(10,))
     sizes = [8 * (part.stop - part.start) * 769 for part in plan.parts]
     assert len(sizes) == 3 and max(sizes) <= PIECE and [*itertools.accumulate(sizes)][-1] == 8 * 100_000 * 769
     assert [part.start for part in plan.parts[1:]] == [part.stop for part in plan.parts[:-1]]
-    assert Plan(run="r", n_clusters=1000, dim=512, rows=(10,), restarts=20).parts == [slice(0, 1000)]
-    assert len(Plan(run="r", n_clusters=3, dim=2, rows=(10,), shards=5).parts) == 3
+    assert ServicePlan(run="r", n_clusters=1000, dim=512, rows=(10,), restarts=20).parts == [slice(0, 1000)]
+    assert len(ServicePlan(run="r", n_clusters=3, dim=2, rows=(10,), shards=5).parts) == 3
 
 
 def begun(path, shards=2, **settings):

@@ -86,7 +86,7 @@ def test_help_knows_every_setting(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--method", "dec", "--help"])
     text = capsys.readouterr().out
-    assert "--method.cluster.optimiser.lr" in text and "[0.0001]" in text and "Degrees of freedom" in text
+    assert "--method.cluster.optimizer.lr" in text and "[0.0001]" in text and "Degrees of freedom" in text
 
 
 def test_the_readme_lists_every_method_from_its_card(capsys):

@@ -12,7 +12,7 @@ from raydc.clustering.kmeans import init as kmeans_init
 from raydc.clustering.kmeans import kernels, steps
 from raydc.clustering.kmeans.accumulate import pass_of
 from raydc.clustering.kmeans.iteration import Clustering, Options
-from raydc.data.shard import DenseRows, Shard, deal, split
+from raydc.data.shard import DenseRows, Shard, partition, split
 
 
 def blobs(rows: int = 600, dim: int = 5, clusters: int = 6, seed: int = 0, spread: float = 1.0) -> torch.Tensor:
@@ -53,7 +53,7 @@ def everything(clusters: CollectiveClusters, z: torch.Tensor) -> dict[str, torch
 def work(rank: int, workers: int, rendezvous: str, x: torch.Tensor, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=workers)
-    groups = deal(split(len(x), 64), workers)
+    groups = partition(split(len(x), 64), workers)
     if workers == 3:  # unequal shards, one of them empty
         groups = [groups[0], groups[1] + groups[2], ()]
     sizes = tuple(sum(map(len, g)) for g in groups)

@@ -22,12 +22,12 @@ from raydc.data import (
     Shard,
     Source,
     SparseRows,
-    deal,
     load_shard,
     open_source,
+    partition,
+    profile_rows,
     read_labels,
     rows_of,
-    survey,
 )
 from raydc.data.load import free_memory
 
@@ -35,9 +35,9 @@ X = np.random.default_rng(0).normal(2, 3, size=(200, 6)).astype(np.float32)
 
 
 def shards(source: Source, workers: int, kind: str = "standard", **options: object) -> list[Shard]:
-    found = survey(source)
+    found = profile_rows(source)
     scaling = Scaling.of(kind, found)  # type: ignore[arg-type]
-    groups = deal(found.groups, workers)
+    groups = partition(found.groups, workers)
     return [load_shard(source, found, scaling, groups, rank, **options) for rank in range(workers)]  # type: ignore[arg-type]
 
 
@@ -153,14 +153,14 @@ def test_power_scaling_gives_mean_square_one() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "power", "standard", "unit", "symmetric"])
 def test_scaling_is_undone_stored_and_safe_for_constant_rows(kind: str) -> None:
-    scaling = Scaling.of(kind, survey(ArraySource(X)))  # type: ignore[arg-type]
+    scaling = Scaling.of(kind, profile_rows(ArraySource(X)))  # type: ignore[arg-type]
     x = torch.from_numpy(X.copy()).view(200, 1, 2, 3)
     torch.testing.assert_close(scaling.invert(scaling.apply(x)), x)
     again = Scaling.from_json(json.loads(json.dumps(scaling.to_json())))
     assert torch.equal(again.apply(x), scaling.apply(x))
     for value in (0.0, 4.0):
         flat = np.full((40, 3), value)
-        assert Scaling.of(kind, survey(ArraySource(flat))).apply(torch.from_numpy(flat)).isfinite().all()  # type: ignore[arg-type]
+        assert Scaling.of(kind, profile_rows(ArraySource(flat))).apply(torch.from_numpy(flat)).isfinite().all()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["none", "power", "standard", "unit", "symmetric"])
@@ -168,7 +168,7 @@ def test_scaling_is_undone_stored_and_safe_for_constant_rows(kind: str) -> None:
 def test_tiny_features_stay_finite(scale: float, kind: str) -> None:
     tiny = X.astype(float) * scale
     for x in (tiny, np.column_stack([X, tiny[:, 0]])):
-        scaling = Scaling.of(kind, survey(ArraySource(x)))  # type: ignore[arg-type]
+        scaling = Scaling.of(kind, profile_rows(ArraySource(x)))  # type: ignore[arg-type]
         assert np.isfinite(scaling.factor).all()
         (shard,) = shards(ArraySource(x), 1, kind)
         assert shard[slice(None)].isfinite().all()
@@ -185,7 +185,7 @@ def test_labels_of_any_type_follow_dropped_rows(tmp_path: Path) -> None:
         (np.array(["b", None, "x", "a", "b", "a"], dtype=object), [1, -1, 0, 1, 0]),
     ):
         source = ArraySource(x, y, settings=drop)
-        labels = read_labels(source, survey(source))
+        labels = read_labels(source, profile_rows(source))
         assert labels is not None and labels.dtype == np.int64 and labels.tolist() == expected
     texts, numbers = pa.array(["b", None, "x", "a", "b", "a"]), pa.array([3, None, 9, 1, 3, 1])
     for column in (
@@ -197,10 +197,10 @@ def test_labels_of_any_type_follow_dropped_rows(tmp_path: Path) -> None:
     ):
         pq.write_table(pa.table({"y": column, "x": x[:, 0]}), tmp_path / "a.parquet", row_group_size=4)
         named = open_source(DataSettings(path=str(tmp_path), label_column="y", on_bad_row="drop"))
-        labels = read_labels(named, survey(named))
+        labels = read_labels(named, profile_rows(named))
         assert labels is not None and labels.tolist() == [1, -1, 0, 1, 0]
     unlabelled = ArraySource(X)
-    assert read_labels(unlabelled, survey(unlabelled)) is None
+    assert read_labels(unlabelled, profile_rows(unlabelled)) is None
 
 
 @pytest.mark.parametrize("ids", [np.arange(200) * 3, np.array([f"row {i}" for i in range(200)])])
@@ -257,7 +257,7 @@ def test_text_that_is_no_unicode_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": text, "a": [1.0, 2.0], "y": text}), tmp_path / "a.parquet")
     source = open_source(DataSettings(path=str(tmp_path), label_column="y"))
     with pytest.raises(DataError, match=r"a\.parquet, row group 0: cannot be decoded"):
-        survey(source)
+        profile_rows(source)
     with pytest.raises(DataError, match=r"a\.parquet: cannot be decoded"):
         source.labels()
 

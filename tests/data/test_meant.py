@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydc.data import DataError, DataSettings, Source, open_source, read_labels, survey
+from raydc.data import DataError, DataSettings, Source, open_source, profile_rows, read_labels
 from raydc.data.columns import is_key
 from raydc.data.kinds import numpy_type, unified
 from raydc.data.sketch import KEPT, Ids
@@ -211,9 +211,9 @@ def test_ids_whose_width_differs_between_files(tmp_path: Path) -> None:
 
 
 def test_repeated_ids_are_remarked(tmp_path: Path) -> None:
-    found = survey(at(put(tmp_path / "a.parquet", {**BASE, "id": [f"s{i % 100}" for i in range(N)]})))
+    found = profile_rows(at(put(tmp_path / "a.parquet", {**BASE, "id": [f"s{i % 100}" for i in range(N)]})))
     assert any("ids repeat: 20 of 100 ids name several rows" in note for note in found.notes)
-    found = survey(at(put(tmp_path / "b.parquet", {**BASE, "id": np.arange(N)})))
+    found = profile_rows(at(put(tmp_path / "b.parquet", {**BASE, "id": np.arange(N)})))
     assert not any("repeat" in note for note in found.notes)
 
 
@@ -296,11 +296,11 @@ def test_names_of_folders_can_be_classes_ids_or_features(tmp_path: Path) -> None
     assert ids(source) == [place for place in places for _ in range(N)]
     np.testing.assert_array_equal(rows(source)[:, 0], np.tile(X[:, 0], 3))
     assert sorted(set(rows(source)[:, 1])) == [2000, 2001, 2002]
-    labels = read_labels(source, survey(source))
+    labels = read_labels(source, profile_rows(source))
     assert labels is not None and np.bincount(labels + 1).tolist() == [N, N, N]
     assert np.unique(rows(at(tmp_path, columns="year"))).tolist() == [2000, 2001, 2002]
     with pytest.raises(DataError, match="column region: null"):
-        survey(at(tmp_path, id_column="region"))
+        profile_rows(at(tmp_path, id_column="region"))
 
 
 @pytest.mark.parametrize(
@@ -354,38 +354,38 @@ def test_a_column_without_values_is_named_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"b\.parquet: no usable value in any of its 120 rows: f1; to leave a column out"
     ):
-        survey(at(tmp_path))
+        profile_rows(at(tmp_path))
     with pytest.raises(DataError, match=r"all 120 were dropped(.|\n)*b\.parquet: no usable value in any .*: f1"):
-        survey(at(tmp_path / "b.parquet", on_bad_row="drop"))
+        profile_rows(at(tmp_path / "b.parquet", on_bad_row="drop"))
     put(tmp_path / "c.parquet", {**BASE, "id": pa.nulls(N, pa.string())})
     with pytest.raises(DataError, match=r"c\.parquet: no usable value in any of its 120 rows: id;"):
-        survey(at(tmp_path / "c.parquet"))
+        profile_rows(at(tmp_path / "c.parquet"))
 
 
 def test_weights_that_count_for_nothing_are_named(tmp_path: Path) -> None:
     put(tmp_path / "a.parquet", {**BASE, "w": np.zeros(N), "v": np.full(N, 1e-50), "u": [1.0, *[1e-50] * (N - 1)]})
     with pytest.raises(DataError, match=r"a\.parquet, column w: every weight is 0"):
-        survey(at(tmp_path / "a.parquet", weight_column="w"))
+        profile_rows(at(tmp_path / "a.parquet", weight_column="w"))
     with pytest.raises(DataError, match=r"a\.parquet, column v: weights underflow: the largest is 1e-50"):
-        survey(at(tmp_path / "a.parquet", weight_column="v"))
-    assert survey(at(tmp_path / "a.parquet", weight_column="u")).rows == N
+        profile_rows(at(tmp_path / "a.parquet", weight_column="v"))
+    assert profile_rows(at(tmp_path / "a.parquet", weight_column="u")).rows == N
 
 
 def test_positions_in_the_data_and_places_among_the_rows_used(tmp_path: Path) -> None:
     x = X.copy()
     gone = [0, 1, 5, 50, 119]
     x[gone, 1] = np.nan
-    found = survey(at(put(tmp_path / "a.parquet", {"x": x.tolist()}), on_bad_row="drop"))
+    found = profile_rows(at(put(tmp_path / "a.parquet", {"x": x.tolist()}), on_bad_row="drop"))
     kept = np.setdiff1d(np.arange(N), gone)
     np.testing.assert_array_equal(found.positions(np.arange(found.rows)), kept)
     np.testing.assert_array_equal(found.places(kept), np.arange(found.rows))
 
 
 def test_a_copy_is_the_same_rows_and_other_values_are_not(tmp_path: Path) -> None:
-    first = survey(at(put(tmp_path / "a" / "a.parquet", BASE)))
+    first = profile_rows(at(put(tmp_path / "a" / "a.parquet", BASE)))
     put(tmp_path / "b" / "other name.parquet", BASE)
     os.utime(tmp_path / "b" / "other name.parquet", (1, 1))
-    assert survey(at(tmp_path / "b")).identity == first.identity
+    assert profile_rows(at(tmp_path / "b")).identity == first.identity
     pq.write_table(
         pa.table(BASE), tmp_path / "plain.parquet", write_statistics=False, use_dictionary=False, compression="none"
     )
@@ -400,7 +400,7 @@ def test_a_copy_is_the_same_rows_and_other_values_are_not(tmp_path: Path) -> Non
     pq.write_table(
         pa.table(BASE), tmp_path / "d.parquet", write_statistics=False, use_dictionary=False, compression="none"
     )
-    assert survey(after).identity != survey(at(tmp_path / "d.parquet")).identity
+    assert profile_rows(after).identity != profile_rows(at(tmp_path / "d.parquet")).identity
 
 
 def test_read_only_rows_are_taken_without_a_warning() -> None:

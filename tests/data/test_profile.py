@@ -1,4 +1,4 @@
-"""The survey: every unusable value is found where it is, and statistics are those of the rows that remain."""
+"""The profile: every unusable value is found where it is, and statistics are those of the rows that remain."""
 
 import csv
 import io
@@ -15,16 +15,16 @@ from scipy import sparse
 from raydc.data import (
     ArraySource,
     DataError,
+    DataProfile,
     DataSettings,
     Source,
-    Survey,
-    deal,
     dropped_table,
     load_shard,
     open_source,
+    partition,
+    profile_rows,
     require,
     require_same,
-    survey,
 )
 from raydc.data.scaling import Scaling
 from raydc.training.config import RunConfig
@@ -72,9 +72,9 @@ def test_every_unusable_cell_is_found_and_its_row_alone_dropped(
     source = written(table, folder, group, on_bad_row="drop")
     if not good:
         with pytest.raises(DataError, match="no usable rows"):
-            survey(source)
+            profile_rows(source)
         return
-    found = survey(source)
+    found = profile_rows(source)
     expected = {}
     for row, feature in sorted(wrong):
         expected.setdefault(row, (feature, wrong[row, feature]))
@@ -93,7 +93,7 @@ def test_every_unusable_cell_is_found_and_its_row_alone_dropped(
     assert found.mean_square == pytest.approx((kept**2).mean())
     none = Scaling.of("none", found)
     for workers in range(1, min(3, len(found.groups)) + 1):
-        groups = deal(found.groups, workers)
+        groups = partition(found.groups, workers)
         shards = [load_shard(source, found, none, groups, rank) for rank in range(workers)]
         np.testing.assert_array_equal(
             np.concatenate([s[slice(None)].reshape(len(s), features) for s in shards]), x[good]
@@ -102,7 +102,7 @@ def test_every_unusable_cell_is_found_and_its_row_alone_dropped(
     if wrong:
         stops = written(table, folder, group)
         with pytest.raises(DataError, match=f"{len(expected)} of {rows} rows cannot be used") as caught:
-            survey(stops)
+            profile_rows(stops)
         lines = str(caught.value).splitlines()
         assert len(lines) == 2 + min(5, len(expected)) + (len(expected) > 5)
         assert (
@@ -116,7 +116,7 @@ def test_null_and_ragged_lists_are_rows_to_report(size: list[int], tmp_path: Pat
     if not size:
         rows[2] = [1.0, 2.0]
     source = written({"x": pa.array(rows, pa.list_(pa.float32(), *size))}, tmp_path, 2, on_bad_row="drop")
-    found = survey(source)
+    found = profile_rows(source)
     seen = [(fault.row_group, fault.row, fault.column, fault.value) for fault in found.dropped]
     ragged = [] if size else [(1, 2, "x", "2 values where 3 are expected")]
     assert seen == [(0, 1, "x", "null"), *ragged, (2, 4, "x[1]", "nan")]
@@ -125,8 +125,8 @@ def test_null_and_ragged_lists_are_rows_to_report(size: list[int], tmp_path: Pat
 def test_a_row_without_id_is_reported(tmp_path: Path) -> None:
     table = {"id": pa.array(["a", None, "c"]), "x": [1.0, 2.0, 3.0]}
     with pytest.raises(DataError, match=r"row group 0, row 1, column id: null"):
-        survey(written(table, tmp_path))
-    found = survey(written(table, tmp_path, on_bad_row="drop"))
+        profile_rows(written(table, tmp_path))
+    found = profile_rows(written(table, tmp_path, on_bad_row="drop"))
     assert found.dropped_rows.tolist() == [1]
 
 
@@ -134,7 +134,7 @@ def test_the_message_says_what_to_do_and_how_many_more(tmp_path: Path) -> None:
     x = np.ones(20)
     x[3:15] = np.inf
     with pytest.raises(DataError) as caught:
-        survey(written({"x": x}, tmp_path, 5))
+        profile_rows(written({"x": x}, tmp_path, 5))
     lines = str(caught.value).splitlines()
     assert "12 of 20 rows cannot be used" in lines[0]
     assert lines[1].endswith("a.parquet, row group 0, row 3, column x[0]: inf")
@@ -147,7 +147,7 @@ def test_the_message_says_what_to_do_and_how_many_more(tmp_path: Path) -> None:
 def test_huge_integers_are_unusable(value: int) -> None:
     x = np.zeros((3, 2), np.int64)
     x[1, 1] = value
-    assert survey(ArraySource(x, settings=DROP)).dropped_rows.tolist() == [1]
+    assert profile_rows(ArraySource(x, settings=DROP)).dropped_rows.tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
@@ -155,19 +155,19 @@ def test_huge_integers_are_unusable(value: int) -> None:
 def test_no_precision_hides_infinity(kind: type, value: float) -> None:
     x = np.zeros((3, 2), kind)
     x[1, 1] = value
-    assert survey(ArraySource(x, settings=DROP)).dropped_rows.tolist() == [1]
+    assert profile_rows(ArraySource(x, settings=DROP)).dropped_rows.tolist() == [1]
 
 
 def test_sparse_rows_are_checked_without_being_made_dense() -> None:
     x = sparse.random_array((100, 30), density=0.1, rng=np.random.default_rng(0), format="csr")
     dense = x.toarray()
-    found, expected = survey(ArraySource(x)), survey(ArraySource(dense))
+    found, expected = profile_rows(ArraySource(x)), profile_rows(ArraySource(dense))
     np.testing.assert_allclose(found.mean, expected.mean, atol=1e-12)
     np.testing.assert_allclose(found.variance, expected.variance, atol=1e-12)
     assert (found.minimum, found.maximum) == (expected.minimum, expected.maximum)
     x.data[7] = np.nan
     row, column = (int(place[7]) for place in x.nonzero())
-    (fault,) = survey(ArraySource(x, settings=DROP)).dropped
+    (fault,) = profile_rows(ArraySource(x, settings=DROP)).dropped
     assert (fault.row, fault.column, fault.value) == (row, f"X[{column}]", "nan")
 
 
@@ -175,43 +175,43 @@ def test_sparse_rows_are_checked_without_being_made_dense() -> None:
 def test_bad_weights_of_any_matrix_are_found(matrix) -> None:  # type: ignore[no-untyped-def]
     weights = [1.0, -1.0, 1.0, np.nan]
     with pytest.raises(DataError, match=r"2 of 4 rows cannot be used:\n.*row 1, column weights: -1, where a weight"):
-        survey(ArraySource(matrix(np.eye(4)), weights=weights))
-    found = survey(ArraySource(matrix(np.eye(4)), weights=weights, settings=DROP))
+        profile_rows(ArraySource(matrix(np.eye(4)), weights=weights))
+    found = profile_rows(ArraySource(matrix(np.eye(4)), weights=weights, settings=DROP))
     assert found.dropped_rows.tolist() == [1, 3]
 
 
 def test_rows_of_zeros_alone_can_be_surveyed() -> None:
-    found = survey(ArraySource(sparse.csr_array((40, 3))))
+    found = profile_rows(ArraySource(sparse.csr_array((40, 3))))
     assert (found.minimum, found.maximum, found.mean_square) == (0, 0, 0)
 
 
 def test_statistics_do_not_depend_on_how_values_are_stored(tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(3, 5, size=(900, 3)).astype(np.float32)
-    whole = survey(written({f"f{j}": x[:, j] for j in range(3)}, tmp_path))
-    other = survey(written({"x": pa.array(x.tolist(), pa.list_(pa.float32(), 3))}, tmp_path))
+    whole = profile_rows(written({f"f{j}": x[:, j] for j in range(3)}, tmp_path))
+    other = profile_rows(written({"x": pa.array(x.tolist(), pa.list_(pa.float32(), 3))}, tmp_path))
     np.testing.assert_array_equal(whole.mean, other.mean)
     np.testing.assert_array_equal(whole.variance, other.variance)
 
 
 def test_variance_survives_a_large_offset() -> None:
     x = np.random.default_rng(1).normal(1e9, 1, size=(2000, 2))
-    np.testing.assert_allclose(survey(ArraySource(x)).variance, x.var(0), rtol=1e-6)
+    np.testing.assert_allclose(profile_rows(ArraySource(x)).variance, x.var(0), rtol=1e-6)
 
 
 def test_notes_name_constant_and_coarse_features() -> None:
     x = np.random.default_rng(1).normal(size=(50, 3))
     x[:, 1] = 7
     x[:, 2] += 1e6
-    constant, coarse = survey(ArraySource(x)).notes
+    constant, coarse = profile_rows(ArraySource(x)).notes
     assert "1 of 3 features never change, such as X[1]" in constant
     assert "float32 keeps few digits of X[2]" in coarse
     x[:, 2] *= 1e-60
-    assert "float32 loses the differences in X[2], which are below 1e-38" in survey(ArraySource(x)).notes[1]
-    assert survey(ArraySource(np.ones((50, 3)))).notes == ("every row is the same: there is one cluster at most",)
+    assert "float32 loses the differences in X[2], which are below 1e-38" in profile_rows(ArraySource(x)).notes[1]
+    assert profile_rows(ArraySource(np.ones((50, 3)))).notes == ("every row is the same: there is one cluster at most",)
 
 
-def of_rows(rows: int) -> Survey:
-    return survey(ArraySource(np.random.default_rng(0).normal(size=(rows, 2))))
+def of_rows(rows: int) -> DataProfile:
+    return profile_rows(ArraySource(np.random.default_rng(0).normal(size=(rows, 2))))
 
 
 def test_too_few_rows_for_the_clusters_or_the_workers() -> None:
@@ -227,28 +227,28 @@ def test_too_few_rows_for_the_clusters_or_the_workers() -> None:
 
 def test_changed_data_are_named(tmp_path: Path) -> None:
     source = written({"x": [1.0, 2.0]}, tmp_path)
-    found = survey(source)
+    found = profile_rows(source)
     require_same(found.fingerprint, found.files, source)
     later = written({"x": [1.0, 3.0]}, tmp_path)
     with pytest.raises(DataError, match=r"the data have changed:\nchanged: .*a\.parquet"):
         require_same(found.fingerprint, found.files, later)
     with pytest.raises(DataError, match="have changed"):
-        load_shard(later, found, Scaling.of("none", found), deal(found.groups, 1), 0)
+        load_shard(later, found, Scaling.of("none", found), partition(found.groups, 1), 0)
 
 
 def test_values_that_change_between_passes_are_noticed() -> None:
     x = np.ones((40, 2))
     source = ArraySource(x)
-    found = survey(source)
+    found = profile_rows(source)
     x[20, 1] = 2
     with pytest.raises(DataError, match="values have changed since they were checked"):
-        load_shard(source, found, Scaling.of("none", found), deal(found.groups, 1), 0)
+        load_shard(source, found, Scaling.of("none", found), partition(found.groups, 1), 0)
 
 
 def test_every_dropped_row_is_listed_in_the_file(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(60, 2))
     x[4:24, 1] = np.nan
-    found = survey(ArraySource(x, settings=DROP))
+    found = profile_rows(ArraySource(x, settings=DROP))
     assert "dropped 20 of 60 rows" in found.notes[0] and "and 15 more" in found.notes[0]
     assert len(found.dropped) == 5 and found.dropped_rows.tolist() == list(range(4, 24))
     np.save(tmp_path / "x.npy", x)
@@ -270,8 +270,8 @@ def weighed(folder: Path, weights: object, **options: object) -> Source:
 def test_weights_are_no_features_and_reach_the_shard(tmp_path: Path) -> None:
     source = weighed(tmp_path, pa.array([0, 1, 2, 3, 4, 5], pa.int8()))
     assert source.columns == ("x", "z") and source.weights == "w"
-    found = survey(source)
-    shard = load_shard(source, found, Scaling.of("none", found), deal(found.groups, 2), 1)
+    found = profile_rows(source)
+    shard = load_shard(source, found, Scaling.of("none", found), partition(found.groups, 2), 1)
     assert shard.weights is not None and shard.weights.tolist() == shard[:][:, 0].tolist()
     assert found.fingerprint != written({"x": np.arange(6.0), "w": np.ones(6)}, tmp_path).fingerprint
 
@@ -283,10 +283,10 @@ def test_a_bad_weight_is_a_bad_cell(tmp_path: Path, bad: float | None, text: str
     weights = [0.0, 1.0, 2.0, 3.0, bad, 5.0]
     what = f"row group 1, row 4, column w: {text}, where a weight of 0 or more is expected".replace("+", r"\+")
     with pytest.raises(DataError, match=what):
-        survey(weighed(tmp_path, weights))
+        profile_rows(weighed(tmp_path, weights))
     source = weighed(tmp_path, weights, on_bad_row="drop")
-    found = survey(source)
-    shard = load_shard(source, found, Scaling.of("none", found), deal(found.groups, 1), 0)
+    found = profile_rows(source)
+    shard = load_shard(source, found, Scaling.of("none", found), partition(found.groups, 1), 0)
     assert shard.weights is not None and shard.weights.tolist() == [0, 1, 2, 3, 5]
 
 
@@ -313,8 +313,8 @@ def test_weights_of_an_archive_and_of_memory(tmp_path: Path) -> None:
         open_source(DataSettings(path=str(tmp_path / "rows.npz"), weight_column="w")),
         ArraySource(sparse.csr_array(np.eye(3)), weights=[1, 2, 3]),
     ):
-        found = survey(source)
-        shard = load_shard(source, found, Scaling.of("none", found), deal(found.groups, 1), 0)
+        found = profile_rows(source)
+        shard = load_shard(source, found, Scaling.of("none", found), partition(found.groups, 1), 0)
         assert shard.weights is not None and shard.weights.tolist() == [1, 2, 3]
     with pytest.raises(DataError, match=r"weights has shape \(2,\), expected one value for each of 3 rows"):
         ArraySource(np.eye(3), weights=[1, 2])

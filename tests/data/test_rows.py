@@ -13,7 +13,7 @@ import pytest
 
 from raydc import DataWarning, DeepClustering
 from raydc.artifacts.model import ClusteringModel
-from raydc.data import DataError, DataSettings, Survey, open_source, survey
+from raydc.data import DataError, DataProfile, DataSettings, open_source, profile_rows
 from raydc.pipelines.assign import assign
 from raydc.report import facts
 from raydc.search.evaluation import prepare as context_of
@@ -71,7 +71,7 @@ def test_dropped_rows_of_several_files_are_told_by_their_positions(tmp_path, hol
     )
     dropped = list(csv.DictReader((tmp_path / "run" / "dropped.csv").open()))
     assert [int(line["row"]) for line in dropped] == [*BAD, *(300 + row for row in BAD)]
-    found = survey(open_source(DataSettings(path=str(tmp_path / "rows"), on_bad_row="drop")))
+    found = profile_rows(open_source(DataSettings(path=str(tmp_path / "rows"), on_bad_row="drop")))
     assert "b.parquet, row group 0, row 0," in str(found.dropped[4]) and found.dropped[4].row == 300
     assert (
         assignments(f"{run}/assignments")["row"].to_pylist()
@@ -131,14 +131,14 @@ def test_the_same_rows_written_anew_are_the_same_and_changed_ones_are_not(tmp_pa
 
 def test_rows_are_not_read_again_while_their_files_are_untouched(tmp_path, monkeypatch):
     data = run_cases.write(run_cases.table(), tmp_path / "rows.parquet")
-    source, surveyor = (
+    source, profiler = (
         open_source(DataSettings(path=data, label_column="y")),
-        profiling.Surveyor(Store(tmp_path / "out")),
+        profiling.Profiler(Store(tmp_path / "out")),
     )
-    surveyor.keep(surveyor(source, source.settings))
+    profiler.keep(profiler(source, source.settings))
     monkeypatch.setattr(profiling, "look", lambda *given: pytest.fail("read again"))
     same = open_source(source.settings)
-    assert isinstance(surveyor(same, same.settings), Survey)
+    assert isinstance(profiler(same, same.settings), DataProfile)
 
 
 def test_an_assignment_goes_on_with_rows_written_anew_and_refuses_changed_ones(table_run, tmp_path):

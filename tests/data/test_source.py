@@ -19,9 +19,9 @@ from raydc.data import (
     Source,
     changes,
     open_source,
+    profile_rows,
     read_labels,
     split,
-    survey,
 )
 from raydc.data.parquet import ParquetSource
 from raydc.data.source import cut
@@ -98,7 +98,7 @@ def test_array_files_give_the_same_rows(writer: str, tmp_path: Path) -> None:
         np.save(path, np.asfortranarray(X) if writer == "fortran" else X)
     source = open_at(path)
     np.testing.assert_array_equal(values(source), X)
-    labels = read_labels(source, survey(source))
+    labels = read_labels(source, profile_rows(source))
     if writer == "npz":
         np.testing.assert_array_equal(ids(source), np.arange(10) + 5)
         assert labels is not None and labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
@@ -110,7 +110,7 @@ def test_digits_by_name() -> None:
     source = open_at("digits")
     assert (source.n_rows, source.shape) == (1797, (1, 8, 8))
     np.testing.assert_array_equal(values(source), load_digits().data)
-    np.testing.assert_array_equal(read_labels(source, survey(source)), load_digits().target)
+    np.testing.assert_array_equal(read_labels(source, profile_rows(source)), load_digits().target)
 
 
 def test_images_with_channels_last_are_turned() -> None:
@@ -398,7 +398,7 @@ def test_the_first_lists_do_not_decide_the_length(first: list[float] | None, gro
     rows = pa.array([first] * 70 + X[:6].tolist() * 100, pa.list_(pa.float32()))
     pq.write_table(pa.table({"x": rows}), tmp_path / "a.parquet", row_group_size=-(-len(rows) // groups))
     source = open_at(tmp_path, on_bad_row="drop")
-    assert source.n_features == 6 and survey(source).dropped_rows.tolist() == list(range(70))
+    assert source.n_features == 6 and profile_rows(source).dropped_rows.tolist() == list(range(70))
 
 
 def test_a_null_in_a_file_whose_columns_come_in_another_order(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_null_in_a_file_whose_columns_come_in_another_order(tmp_path: Path) ->
     write({"x": pa.array(whole, kind), "id": [0, 1]})(tmp_path)
     write({"id": [2, 3], "x": pa.array(gap, kind)}, "b.parquet")(tmp_path)
     source = open_at(tmp_path, on_bad_row="drop")
-    assert survey(source).dropped_rows.tolist() == [3] and ids(source)[:3].tolist() == [0, 1, 2]
+    assert profile_rows(source).dropped_rows.tolist() == [3] and ids(source)[:3].tolist() == [0, 1, 2]
 
 
 def test_dictionaries_in_one_file_and_plain_values_in_another(tmp_path: Path) -> None:
@@ -415,7 +415,7 @@ def test_dictionaries_in_one_file_and_plain_values_in_another(tmp_path: Path) ->
     write({"id": texts, "x": [1.0, 2.0], "c": texts.dictionary_encode()})(tmp_path)
     write({"id": texts.dictionary_encode(), "x": [1.0, 2.0], "c": texts}, "b.parquet")(tmp_path)
     source = open_at(tmp_path, label_column="c")
-    labels = read_labels(source, survey(source))
+    labels = read_labels(source, profile_rows(source))
     assert labels is not None and labels.tolist() == [1, 0, 1, 0] and ids(source).tolist() == ["b", "a", "b", "a"]
 
 

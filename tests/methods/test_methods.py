@@ -18,7 +18,7 @@ from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.losses.robust_continuous import geman_mcclure, linked_pairs
 from raydc.methods import available, load
-from raydc.methods.base import Method, Now, Parts, Player
+from raydc.methods.base import Method, Parts, Player, StepState
 from raydc.methods.dcc import DCC
 from raydc.networks.augment import Augment
 from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
@@ -134,7 +134,7 @@ def test_collapse_is_reported(name: str) -> None:
     assert changed is None or 0 <= changed <= 1
     clustering = [p for p in run.epochs if p.alive is not None]
     assert all(1 <= p.alive and 0 < p.largest <= 1 for p in clustering if p.alive and p.largest)
-    if run.method.card.clustering_loss != "none" and run.epochs:
+    if run.method.info.clustering_loss != "none" and run.epochs:
         assert clustering, "an epoch with a clustering loss reports the clusters alive and the largest one's share"
 
 
@@ -143,10 +143,10 @@ def test_assigns_new_rows_or_says_why_not(name: str) -> None:
     run = whole(name)
     x, y = blobs(load(name), rows=100, seed=1)
     run.method.eval()
-    if run.method.card.refuses:
+    if run.method.info.refuses:
         with pytest.raises(NotImplementedError) as refusal:
             run.method.assign(x)
-        assert run.method.card.refuses in str(refusal.value)
+        assert run.method.info.refuses in str(refusal.value)
         return
     with torch.no_grad():
         memberships = run.method.assign(x)
@@ -187,7 +187,7 @@ def test_settings_out_of_range_are_named(name: str) -> None:
     "name, recipe", [(name, recipe) for name in available() for recipe in load(name).Config.recipes]
 )
 def test_every_recipe_trains_through_all_its_phases(name: str, recipe: str) -> None:
-    """Two epochs of each, with the recipe's own optimisers, from whose state the next phase begins."""
+    """Two epochs of each, with the recipe's own optimizers, from whose state the next phase begins."""
     kind = load(name)
     x, _ = blobs(kind, 120)
     known = {path for path, _ in fields(kind.Config)}
@@ -237,7 +237,7 @@ def test_no_setting_is_without_effect(name: str) -> None:
     layers = load(name)(settings(name), tuple(blobs(load(name), 4)[0].shape[1:])).phases()
     for path, field in fields(load(name).Config):
         group, _, leaf = path.partition(".")
-        own = group not in ("network", "augment", "generator", "recipe", "n_clusters") and "optimiser" not in leaf
+        own = group not in ("network", "augment", "generator", "recipe", "n_clusters") and "optimizer" not in leaf
         reached = path not in (f.removeprefix(f"{name}.") for f in LATER) and (
             group != "layerwise" or "layer 1" in layers
         )
@@ -296,7 +296,7 @@ def test_a_methods_file_is_short(name: str) -> None:
 def test_the_state_is_all_there_is(name: str) -> None:
     """A fresh method with the state of a trained one assigns alike."""
     run = whole(name)
-    if run.method.card.refuses:
+    if run.method.info.refuses:
         return
     x, _ = blobs(load(name), rows=50, seed=2)
     fresh = make(name, run.method.shape)
@@ -314,13 +314,13 @@ def test_losses_see_augmented_rows_and_clusters_the_rows_themselves(name: str, m
     loss, after_step = loop.method.loss, loop.method.after_step
     seen: dict[str, set[bool]] = {"loss": set(), "after_step": set()}
 
-    def spied_loss(batch: Batch, now: Now, player: str) -> Parts:
+    def spied_loss(batch: Batch, state: StepState, player: str) -> Parts:
         seen["loss"].add(torch.equal(batch.x, x[batch.row]))
-        return loss(batch, now, player)
+        return loss(batch, state, player)
 
-    def spied_after(batch: Batch, clusters: Clusters, now: Now) -> None:
+    def spied_after(batch: Batch, clusters: Clusters, state: StepState) -> None:
         seen["after_step"].add(torch.equal(batch.x, x[batch.row]))
-        after_step(batch, clusters, now)
+        after_step(batch, clusters, state)
 
     monkeypatch.setattr(loop.method, "loss", spied_loss)
     monkeypatch.setattr(loop.method, "after_step", spied_after)
@@ -341,15 +341,15 @@ def test_dcc_counts_every_row_and_every_edge_once_an_epoch() -> None:
     clusters = CollectiveClusters(shard, 0)
     method = DCC(build(DCC.Config, unflatten(DCC.quick | {"edges": 50}), at="method"), tuple(x.shape[1:])).eval()
     method.prepare(shard, clusters)
-    method.begin(shard, clusters)
+    method.init_clusters(shard, clusters)
     z = method.features(x)
     u = z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     method.rows["representative"].data.copy_(u)
     count, sums = method.batches(shard, 60, "cluster"), torch.zeros(3)
     assert count > 5
     for index in range(count):
-        batch = method.pick(shard, "cluster", 3, index, count)
-        parts = method.loss(batch, Now("cluster", 1.0, 0.0, 0, 0), "all")
+        batch = method.sample_batch(shard, "cluster", 3, index, count)
+        parts = method.loss(batch, StepState("cluster", 1.0, 0.0, 0, 0), "all")
         sums += batch.total * torch.stack([weight * loss for weight, loss in parts.values()])
     row_scale, pair_scale = method.scales[0]
     rows = geman_mcclure(z - u, row_scale).sum() / z.shape[1]
@@ -367,7 +367,7 @@ def test_jule_merges_by_its_settings(setting: str, other: int) -> None:
         torch.manual_seed(0)
         kind = load("jule")
         method = kind(build(kind.Config, unflatten({**kind.quick, "n_clusters": 5, **changed}), at="method"), (1, 8, 8))
-        found.append(method.eval().finish(shard, CollectiveClusters(shard, 0)))
+        found.append(method.eval().finalize_clusters(shard, CollectiveClusters(shard, 0)))
     assert adjusted_rand_score(*found) < 1
 
 

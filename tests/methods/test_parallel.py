@@ -21,7 +21,7 @@ from raydc.data import Batch, Shard
 from raydc.data.shard import DenseRows, split
 from raydc.distributed import collectives
 from raydc.methods import available, load
-from raydc.methods.base import Method, Now
+from raydc.methods.base import Method, StepState
 from raydc.settings.schedule import Clustering
 from raydc.training.loop import Loop, share_gradients
 from tests.support.method_cases import blobs, settings
@@ -96,37 +96,37 @@ def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
     begun = False
     for phase_name, phase in loop.phases.items():
         clustering = isinstance(phase, Clustering)
-        now = Now(phase_name, phase.alpha_at(1.0), 0.5, 0, 1)
+        state = StepState(phase_name, phase.alpha_at(1.0), 0.5, 0, 1)
         if clustering and not begun:
             torch.manual_seed(1)
             with torch.no_grad():
-                method.eval().begin(shard, clusters)
+                method.eval().init_clusters(shard, clusters)
             begun = True
-        found |= step(method, shard, clusters, now, phase_name)
-        found |= step(method, shard, clusters, now, f"{phase_name}, one has no rows", index=1)
+        found |= step(method, shard, clusters, state, phase_name)
+        found |= step(method, shard, clusters, state, f"{phase_name}, one has no rows", index=1)
         if clustering:
             torch.manual_seed(2)
             with torch.no_grad():
-                method.eval().update(shard, clusters, now)
-            found |= step(method, shard, clusters, now, f"{phase_name}, updated")
+                method.eval().update_clusters(shard, clusters, state)
+            found |= step(method, shard, clusters, state, f"{phase_name}, updated")
     if not loop.phases:
-        found["labels"] = clusters.gather(method.eval().finish(shard, clusters))
+        found["labels"] = clusters.gather(method.eval().finalize_clusters(shard, clusters))
     return found
 
 
 def step(
-    method: Method, shard: Shard, clusters: CollectiveClusters, now: Now, at: str, index: int = 0
+    method: Method, shard: Shard, clusters: CollectiveClusters, state: StepState, at: str, index: int = 0
 ) -> dict[str, Any]:
     method.train()
-    batch = method.pick(shard, now.phase, 5, index, 2)
+    batch = method.sample_batch(shard, state.phase, 5, index, 2)
     found: dict[str, Any] = {}
-    for key, player in method.players(now.phase).items():
+    for key, player in method.players(state.phase).items():
         for group in player.groups:
             for parameter in group.parameters:
                 parameter.grad = None
         torch.manual_seed(4)
         with GlobalDraws(batch.sizes):
-            parts = method.loss(batch, now, key)
+            parts = method.loss(batch, state, key)
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         loss.backward()
         share_gradients(player)
@@ -152,12 +152,12 @@ def attempt(name: str, workers: int, rank: int) -> dict[str, Any]:
 
 
 def measure_all(names: list[str], workers: int, rank: int) -> dict[str, Any]:
-    kept = Method.pick
-    Method.pick = same_rows  # type: ignore[method-assign]
+    kept = Method.sample_batch
+    Method.sample_batch = same_rows  # type: ignore[method-assign]
     try:
         return {name: attempt(name, workers, rank) for name in names}
     finally:
-        Method.pick = kept  # type: ignore[method-assign]
+        Method.sample_batch = kept  # type: ignore[method-assign]
 
 
 def worker(rank: int, folder: str, names: list[str]) -> None:
@@ -190,10 +190,10 @@ def test_two_workers_are_one(name: str, measured: tuple[dict[str, Any], list[dic
     one, both = measured
     if name not in one:
         pytest.skip("not asked for")
-    card, wrong, steep = load(name).card, [], 0
+    info, wrong, steep = load(name).info, [], 0
     for result in (one[name], both[0][name], both[1][name]):
         assert "failure" not in result, result["failure"]
-    print(f"\n{name}: {card.parallel}")
+    print(f"\n{name}: {info.parallel}")
     for at, reference in one[name].items():
         for rank, two in enumerate(both):
             if at == "labels":
@@ -206,7 +206,7 @@ def test_two_workers_are_one(name: str, measured: tuple[dict[str, Any], list[dic
             if max(loss, gradient) > TOLERANCE:
                 wrong.append((at, rank, loss, gradient))
     assert steep or "labels" in one[name], "nothing was compared: no gradient at all"
-    if card.parallel == "exact":
+    if info.parallel == "exact":
         assert not wrong
 
 

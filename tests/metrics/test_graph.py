@@ -15,11 +15,11 @@ from raydc.metrics.graph import (
     kappa,
     modularity,
     neighbour_graph,
+    neighbour_score,
     null_band,
     null_rows,
     null_scores,
-    stage_one_score,
-    stage_three_score,
+    stability_score,
 )
 
 LINE = np.array([[0.0], [1.0], [2.1], [10.0], [11.0], [12.1]])
@@ -59,7 +59,7 @@ def test_scores_by_hand():
     assert agreement(halves, BARBELL) == pytest.approx(2 / 3)
     assert modularity(halves, BARBELL) == pytest.approx(2 / 3 - 1 / 2)
     assert kappa(halves, BARBELL) == pytest.approx((2 / 3 - 1 / 2) / (1 / 2))
-    assert stage_one_score(halves, BARBELL) == pytest.approx((2 / 3 - 1 / 2) / 0.5**0.25)
+    assert neighbour_score(halves, BARBELL) == pytest.approx((2 / 3 - 1 / 2) / 0.5**0.25)
     uneven = [0, 1, 1, 1]  # 2 of 3 edges inside, shares 1/4 and 3/4
     assert modularity(uneven, BARBELL) == pytest.approx(2 / 3 - 10 / 16)
     assert kappa(uneven, BARBELL) == pytest.approx((2 / 3 - 10 / 16) / (6 / 16))
@@ -68,26 +68,26 @@ def test_scores_by_hand():
 def test_one_cluster_agrees_entirely_and_scores_nothing():
     one = [3, 3, 3, 3]
     assert agreement(one, BARBELL) == 1
-    assert modularity(one, BARBELL) == kappa(one, BARBELL) == stage_one_score(one, BARBELL) == 0
+    assert modularity(one, BARBELL) == kappa(one, BARBELL) == neighbour_score(one, BARBELL) == 0
 
 
 @given(st.lists(st.integers(0, 5), min_size=6, max_size=6), st.permutations(range(6)))
 def test_names_of_clusters_do_not_matter(labels, names):
     graph = neighbour_graph(LINE, 2)
     renamed = [names[k] for k in labels]
-    for score in (agreement, modularity, kappa, stage_one_score):
+    for score in (agreement, modularity, kappa, neighbour_score):
         assert score(renamed, graph) == pytest.approx(score(labels, graph))
-    assert WORST_SCORE < stage_one_score(labels, graph) <= 1
+    assert WORST_SCORE < neighbour_score(labels, graph) <= 1
 
 
 def test_true_clusters_beat_coarser_finer_and_random_ones():
     rows, classes = make_blobs(400, centers=6, n_features=4, cluster_std=0.5, random_state=0)
     graph = neighbour_graph(rows)
     rng = np.random.default_rng(0)
-    right = stage_one_score(classes, graph)
-    assert right > stage_one_score(classes // 2, graph)
-    assert right > stage_one_score(classes * 2 + rng.integers(0, 2, 400), graph)
-    assert abs(stage_one_score(rng.integers(0, 6, 400), graph)) < 0.05
+    right = neighbour_score(classes, graph)
+    assert right > neighbour_score(classes // 2, graph)
+    assert right > neighbour_score(classes * 2 + rng.integers(0, 2, 400), graph)
+    assert abs(neighbour_score(rng.integers(0, 6, 400), graph)) < 0.05
 
 
 def test_kappa_rewards_one_tiny_cluster_that_is_cut_off():
@@ -97,12 +97,12 @@ def test_kappa_rewards_one_tiny_cluster_that_is_cut_off():
     tiny = np.repeat([0, 1], [300, 16])
     three = np.concatenate([KMeans(3, n_init=5, random_state=0).fit_predict(rows[:300]), [0] * 16])
     assert kappa(tiny, graph) == 1 > kappa(three, graph)
-    assert stage_one_score(tiny, graph) < stage_one_score(three, graph)
+    assert neighbour_score(tiny, graph) < neighbour_score(three, graph)
 
 
 def test_final_score():
-    assert stage_three_score(0.8, 0.25) == pytest.approx(0.4)
-    assert stage_three_score(0.8, -0.1) == 0
+    assert stability_score(0.8, 0.25) == pytest.approx(0.4)
+    assert stability_score(0.8, -0.1) == 0
 
 
 def test_guards_pass_what_is_sound():
@@ -152,7 +152,7 @@ def above(rows, n_clusters):
     def kmeans(points, seed):
         return KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(points)
 
-    score = stage_one_score(kmeans(rows, 0), neighbour_graph(rows))
+    score = neighbour_score(kmeans(rows, 0), neighbour_graph(rows))
     return {kind: score > null_band(null_scores(rows, kmeans, kind=kind))[1] for kind in ("columns", "gaussian")}
 
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Shard
-from raydc.methods.base import Now
+from raydc.methods.base import StepState
 from raydc.methods.depict import DEPICT
 from raydc.networks.classifier import Classifier
 from raydc.networks.layered import LayeredNetwork
@@ -75,7 +75,7 @@ def test_reconstruction_moves_what_it_rebuilds_too() -> None:
     with torch.no_grad():
         for layer in method.net.decoder:
             layer.weight.zero_()
-    now = Now("pretrain", alpha=0.0, progress=0.0, epoch=0, step=0)
+    now = StepState("pretrain", alpha=0.0, progress=0.0, epoch=0, step=0)
     weight, loss = method.loss(Shard.of(x).batch(torch.arange(8)), now, "all")["network"]
     activations = F.leaky_relu(first(x))
     expected = x.square().mean() + 0.1 * activations.square().mean()

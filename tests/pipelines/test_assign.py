@@ -92,11 +92,11 @@ class _Broken:
 def test_a_worker_that_dies_or_hangs_is_replaced_and_no_row_is_lost_or_doubled(
     model, data, tmp_path, monkeypatch, signal_name
 ):
-    from raydc.distributed.watchdog import Warden
+    from raydc.distributed.watchdog import Watchdog
 
     monkeypatch.setenv("RAYDC_FAILPOINT", f"assigned:{tmp_path / 'marker'}")
     monkeypatch.setenv("RAYDC_FAILSIGNAL", signal_name)
-    monkeypatch.setattr(Warden.start, "__defaults__", (3.0,))
+    monkeypatch.setattr(Watchdog.start, "__defaults__", (3.0,))
     with connected(2):
         summary = assign(model, DataSettings(path=data), str(tmp_path / "out"), workers=2, chunk_rows=60)
         assert (tmp_path / "marker").exists() and summary["rows"] == 500
@@ -159,8 +159,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path
         assign(model, DataSettings(path="digits"), str(tmp_path / "out"))
     with pytest.raises(ValueError, match="--workers"):
         assign(model, DataSettings(path=path), str(tmp_path / "out"), workers=-1)
-    card = KMeans.card.__class__(**{**KMeans.card.__dict__, "refuses": "it sees only its own rows"})
-    monkeypatch.setattr(KMeans, "card", card)
+    info = KMeans.info.__class__(**{**KMeans.info.__dict__, "refuses": "it sees only its own rows"})
+    monkeypatch.setattr(KMeans, "info", info)
     with pytest.raises(ValueError, match="it sees only its own rows"):
         assign(model, DataSettings(path="digits"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

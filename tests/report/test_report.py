@@ -118,7 +118,7 @@ def test_rows_that_are_gone_are_left_out_and_the_report_says_so(table_run, tmp_p
 
 
 def test_a_method_that_assigns_no_new_rows_is_drawn_from_its_assignments(table_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(KMeans, "card", replace(KMeans.card, refuses="its rows alone"))
+    monkeypatch.setattr(KMeans, "info", replace(KMeans.info, refuses="its rows alone"))
     copy = Path(shutil.copytree(table_run, tmp_path / "run"))
     assert "rows-pca.png" in report(str(copy), str(tmp_path / "report"))
     shutil.rmtree(copy / "assignments")

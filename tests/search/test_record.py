@@ -34,7 +34,7 @@ def entry(number: int, method: str, score: float, status: str = "finished", **po
         "status": status,
         "problems": [] if status == "finished" else ["the reason"],
         "score": score,
-        "measures": {} if status == "failed" else {"stage one": score, "modularity": score / 2},
+        "measures": {} if status == "failed" else {"neighbour_score": score, "modularity": score / 2},
         "history": [] if status == "failed" else [[3, score - 0.1], [10, score]],
         "n_clusters": 3,
         "loss": None,
@@ -115,8 +115,8 @@ def test_pictures_without_values_are_left_out(summary: dict[str, Any]) -> None:
 
 def test_a_champion_is_beaten_by_more_than_the_spread_on_the_same_rows(summary: dict[str, Any]) -> None:
     ours = evidence(summary)
-    assert ours["raydc.stage_three"] == "0.42" and ours["raydc.reference"] == "0123"
-    theirs = ours | {"raydc.stage_three": "0.39"}
+    assert ours["raydc.stability_score"] == "0.42" and ours["raydc.reference"] == "0123"
+    theirs = ours | {"raydc.stability_score": "0.39"}
     assert beats(ours, theirs)
     assert not beats(ours, theirs | {"raydc.spread": "0.03"})
     assert not beats(ours, theirs | {"raydc.reference": "4567"})
@@ -173,7 +173,7 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     assert first["registered as"] == "models:/digits/1 (champion)"
     assert mlflow_client.load("models:/digits@champion", uri).weights_hash()
     champion = mlflow_client.champion("digits", uri)
-    assert champion is not None and champion[1]["raydc.stage_three"] == "0.42"
+    assert champion is not None and champion[1]["raydc.stability_score"] == "0.42"
     for run, to in ((str(out), tmp_path / "again"), (first["mlflow run"], tmp_path / "from MLflow")):
         assert cli.main(["report", f"--run={run}", f"--out={to}", f"--tracking-uri={uri}"]) == 0
         assert {path.name: path.read_bytes() for path in to.iterdir()} == pages
@@ -191,8 +191,8 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     assert len(runs) == 7 and len(children) == 6
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {first["mlflow run"]}
     assert children["2 dec"].data.params["method.nu"] == "0.7"
-    assert children["2 dec"].data.metrics["final.stage.one"] == 0.6
-    assert client.get_run(first["mlflow run"]).data.metrics["final.stage.one"] == 0.6
+    assert children["2 dec"].data.metrics["final.neighbour_score"] == 0.6
+    assert client.get_run(first["mlflow run"]).data.metrics["final.neighbour_score"] == 0.6
     history = client.get_metric_history(children["2 dec"].info.run_id, "score")
     assert [(point.step, point.value) for point in history] == [(3, 0.5), (10, 0.6)]
     assert children["5 dec"].info.status == "FAILED" and children["3 dec"].info.status == "FINISHED"

@@ -192,10 +192,10 @@ MIDDLE = {
     "method.network.latent": 10,
     "method.denoise.corruption": 0.2,
     "method.pretrain.length": "50 epochs",
-    "method.pretrain.optimiser.lr": 1e-3,
+    "method.pretrain.optimizer.lr": 1e-3,
     "method.nu": 1.0,
     "method.power": 2.0,
-    "method.cluster.optimiser.lr": 1e-4,
+    "method.cluster.optimizer.lr": 1e-4,
     "method.cluster.update_every": "1 epochs",
 }
 

@@ -158,10 +158,10 @@ def test_replicas_take_their_own_rows(data: str, tmp_path: Path) -> None:
     assert first.sum() == second.sum() == 192 and (first != second).any()
     assert context.kept(Task(1, 0, point)).all()
     job = context.job(Task(1, 1, point))
-    assert job.survey.rows == 192
+    assert job.profile.rows == 192
     from raydc.data import load_shard
 
-    shard = load_shard(job.source, job.survey, job.scaling, [job.survey.groups], 0)  # type: ignore[arg-type]
+    shard = load_shard(job.source, job.profile, job.scaling, [job.profile.groups], 0)  # type: ignore[arg-type]
     assert (shard.ids == np.flatnonzero(first)).all()
 
 
@@ -173,7 +173,7 @@ def test_a_subsample_of_rows_some_of_which_were_dropped(tmp_path: Path) -> None:
     context = prepare(settings.model_copy(update={"data": settings.data.model_copy(update={"on_bad_row": "drop"})}))
     keep = np.ones(238, bool)
     keep[[0, 3, 237]] = False
-    found = subsample(context.survey, keep)
+    found = subsample(context.profile, keep)
     assert found.dropped_rows.tolist() == [0, 3, 4, 100, 239] and found.rows == 235
     assert sum(map(len, found.groups)) == 235
 

@@ -1,4 +1,4 @@
-"""The selector by hand: finalists, stage three, the right to say no, null bands."""
+"""The selector by hand: finalists, the stability score, the right to say no, null bands."""
 
 import math
 
@@ -99,7 +99,7 @@ def test_simpler_trials_are_compared_by_the_criterion_that_chose(reference: grap
         "selector": (5, 1), "modularity": (5, 5), "fang wang": (1, 1)
     }  # fmt: skip
     (note,) = selector.choose([of(1, 0.1), of(5, 0.08)], reference, [1], "prediction strength")[0].notes
-    assert "by stage three" in note  # a replica has no such value of its own
+    assert "by the stability score" in note  # a replica has no such value of its own
 
 
 def test_guarded_replicas_are_no_medoid_and_agree_with_nothing(reference: graph.NeighbourGraph) -> None:
@@ -149,10 +149,10 @@ def test_every_criterion_prefers_the_clean_trial(reference: graph.NeighbourGraph
 
 def test_criteria_without_replicas_have_no_value(reference: graph.NeighbourGraph, rows: np.ndarray) -> None:
     found = selector.criteria(
-        [of(1, 0.1, 1), of(2, 0.2, 1)], reference, ["stability ami", "consensus", "stage one"], rows
+        [of(1, 0.1, 1), of(2, 0.2, 1)], reference, ["stability ami", "consensus", "neighbour_score"], rows
     )
     assert np.isnan(found["stability ami"]).all() and np.isnan(found["consensus"]).all()
-    assert np.isfinite(found["stage one"]).all()
+    assert np.isfinite(found["neighbour_score"]).all()
 
 
 def test_the_null_band_tells_groups_from_noise() -> None:
@@ -162,7 +162,7 @@ def test_the_null_band_tells_groups_from_noise() -> None:
     centres = 4 * np.random.default_rng(3).standard_normal((4, 10))
     groups = centres[np.repeat(np.arange(4), 60)] + np.random.default_rng(4).standard_normal((240, 10))
     band = selector.null(groups, cluster, neighbours=8, trials=12)
-    assert not band.inside(graph.stage_one_score(cluster(groups, 0), graph.neighbour_graph(groups, 8)))
+    assert not band.inside(graph.neighbour_score(cluster(groups, 0), graph.neighbour_graph(groups, 8)))
     noise = np.random.default_rng(1).standard_normal((100, 5))
     band = selector.null(noise, cluster, neighbours=8, trials=12)
-    assert band.inside(graph.stage_one_score(cluster(noise, 0), graph.neighbour_graph(noise, 8)))
+    assert band.inside(graph.neighbour_score(cluster(noise, 0), graph.neighbour_graph(noise, 8)))

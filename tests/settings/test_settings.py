@@ -107,24 +107,24 @@ def test_none_is_nothing_but_where_it_is_a_choice():
     ],
 )
 def test_a_step_rule_refuses_what_it_does_not_use(given, says):
-    with pytest.raises(SettingsError, match=f"at.optimiser: {says}"):
-        build(Phase, {"optimiser": given}, at="at")
+    with pytest.raises(SettingsError, match=f"at.optimizer: {says}"):
+        build(Phase, {"optimizer": given}, at="at")
 
 
 def test_another_step_rule_drops_what_the_methods_own_one_had():
     generator = build(load("infogan").Config, {"generator": {"name": "sgd"}}, at="method").generator
     assert (generator.name, generator.beta1, generator.lr) == ("sgd", 0.9, 1e-3)
-    cluster = build(load("jule").Config, {"cluster": {"optimiser": {"name": "adam"}}}, at="method").cluster.optimiser
+    cluster = build(load("jule").Config, {"cluster": {"optimizer": {"name": "adam"}}}, at="method").cluster.optimizer
     assert (cluster.momentum, cluster.schedule, cluster.factor) == (0.0, "inverse", 1e-4)
-    paper = build(load("dec").Config, {"recipe": "paper", "cluster": {"optimiser": {"name": "adam"}}}, at="method")
-    assert paper.cluster.optimiser.momentum == 0.0 and paper.cluster.optimiser.lr == 0.01
+    paper = build(load("dec").Config, {"recipe": "paper", "cluster": {"optimizer": {"name": "adam"}}}, at="method")
+    assert paper.cluster.optimizer.momentum == 0.0 and paper.cluster.optimizer.lr == 0.01
 
 
 @pytest.mark.parametrize(
     "method, shape, given, says",
     [
         ("dec", (6,), {"layerwise": {"corruption": 0.4}}, "method.layerwise.corruption: 0.4 .* length 0"),
-        ("dec", (6,), {"denoise": {"length": 0, "optimiser": {"lr": 0.1}}}, "method.denoise.optimiser.lr: 0.1"),
+        ("dec", (6,), {"denoise": {"length": 0, "optimizer": {"lr": 0.1}}}, "method.denoise.optimizer.lr: 0.1"),
         ("dec", (6,), {"network": {"channels": (4,)}}, "method.network.channels"),
         ("dec", (6,), {"network": {"family": "conv"}}, "method.network.family: conv .* have an mlp"),
         ("dac", (1, 8, 8), {"network": {"hidden": (4,)}}, "method.network.hidden"),

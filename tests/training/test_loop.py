@@ -52,7 +52,7 @@ def test_a_phase_keeps_moments_unless_its_loss_is_on_another_scale(name, kept):
     shard = Shard.of(x)
     loop = Loop(load(name)(config, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), 50)
     next(progress for progress in loop if progress.phase == "cluster")
-    moments = loop.optimisers["all"].state
+    moments = loop.optimizers["all"].state
     assert {int(moments[p]["step"]) for p in loop.method.net.encoder.parameters()} == {kept + loop.phase_step}
 
 
@@ -66,7 +66,7 @@ def test_batches_of_all_workers_have_like_sizes(monkeypatch, sizes, batch):
         for rank, size in enumerate(sizes):
             monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
             shard = Shard(DenseRows(torch.zeros(size, 1), torch.device("cpu")), (), sizes, np.arange(size))
-            picked = Method.pick(None, shard, "train", 5, index, count)
+            picked = Method.sample_batch(None, shard, "train", 5, index, count)
             seen[rank] += picked.row.tolist()
             got.append((len(picked.row), picked.total, picked.sizes))
         assert {one[1:] for one in got} == {(sum(n for n, *_ in got), tuple(n for n, *_ in got))}
@@ -101,7 +101,7 @@ def test_vades_noise_begins_small_beside_its_clusters():
         for layer in (loop.method.net.encoder[-1], loop.method.net.log_variance):
             layer.weight *= 10  # codes, and clusters of them, ten times as wide
         shard = Shard.of(x)
-        loop.method.begin(shard, CollectiveClusters(shard, 0))
+        loop.method.init_clusters(shard, CollectiveClusters(shard, 0))
         noise = loop.method.net.distribution(x)[1].mean(0)
     torch.testing.assert_close(noise, loop.method.log_variances.mean(0) - 4, atol=0.1, rtol=0)
 
@@ -110,12 +110,12 @@ def test_vades_noise_begins_small_beside_its_clusters():
 def test_rows_changed_cluster_only_where_the_company_is_another(name, monkeypatch):
     """DSC's spectral step numbers its clusters anew each time; a method that does not is told by their numbers."""
     x, _ = blobs(load(name))
-    kind, update, turns = load(name), load(name).update, iter(range(1, 100))
+    kind, update, turns = load(name), load(name).update_clusters, iter(range(1, 100))
 
     def turned(self, *given):
         return (update(self, *given) + next(turns)) % K
 
-    monkeypatch.setattr(kind, "update", turned)
+    monkeypatch.setattr(kind, "update_clusters", turned)
     loop = loop_over(name, x)
     changed = [entry.changed for entry in loop if entry.phase == "cluster" and entry.changed is not None]
     assert changed and (min(changed) > 0.5 if name == "dec" else max(changed) < 0.5)

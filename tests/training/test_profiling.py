@@ -1,4 +1,4 @@
-"""The survey of a directory: the same bits whoever reads the rows, and read once."""
+"""The profile of a directory: the same bits whoever reads the rows, and read once."""
 
 import threading
 
@@ -9,20 +9,20 @@ import pytest
 import ray
 from scipy import sparse
 
-from raydc.data import ArraySource, DataError, DataSettings, open_source, survey
-from raydc.data.profile import Survey, recalled, written
+from raydc.data import ArraySource, DataError, DataSettings, open_source, profile_rows
+from raydc.data.profile import DataProfile, recalled, written
 from raydc.search.driver import SearchInterrupted, SearchWatch
 from raydc.search.driver import check as check_search
 from raydc.search.settings import TuneSettings
 from raydc.training import profiling
-from raydc.training.profiling import NAME, Surveyor, parts_of
+from raydc.training.profiling import NAME, Profiler, parts_of
 from raydc.training.trainer import Interrupted, Watch, check, train
 from raydc.utils.storage import Store
 from tests.support.run_cases import table, write
 from tests.support.runs import config
 
 
-def same(one: Survey, other: Survey) -> bool:
+def same(one: DataProfile, other: DataProfile) -> bool:
     arrays = ("dropped_rows", "mean", "variance")
     bits = all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in arrays)
     plain = [{k: v for k, v in vars(each).items() if k not in arrays} for each in (one, other)]
@@ -43,7 +43,7 @@ def source_of(folder, groups=7, rows=50, bad=(), **settings):
 @pytest.mark.parametrize("bad", [(), (3, 4, 120, *range(200, 250))])
 def test_a_written_survey_is_recalled_to_the_bit(tmp_path, bad):
     source = source_of(tmp_path / "rows", bad=bad, on_bad_row="drop")
-    found = survey(source)
+    found = profile_rows(source)
     back = recalled(written(found), source)
     assert back is not None and same(found, back)
     assert found.rows == 350 - len(bad)
@@ -51,13 +51,13 @@ def test_a_written_survey_is_recalled_to_the_bit(tmp_path, bad):
 
 def test_a_survey_of_other_rows_or_a_damaged_one_is_none(tmp_path):
     source, other = source_of(tmp_path / "rows"), source_of(tmp_path / "other", groups=6)
-    data = written(survey(source))
+    data = written(profile_rows(source))
     assert recalled(data, other) is None
     assert recalled(b"", source) is None and recalled(data[: len(data) // 2], source) is None
     for at in range(0, len(data), 7):
         damaged = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
         back = recalled(damaged, source)
-        assert back is None or same(back, survey(source))  # padding and dates of the archive matter to nobody
+        assert back is None or same(back, profile_rows(source))  # padding and dates of the archive matter to nobody
 
 
 def test_parts_are_whole_row_groups_of_parquet_and_any_pieces_of_arrays(tmp_path, monkeypatch):
@@ -84,25 +84,25 @@ def test_a_directory_is_surveyed_once(tmp_path, monkeypatch):
     looks = []
     monkeypatch.setattr(profiling, "look", lambda *given: looks.append(given))
     again = check(run)
-    assert again.finished and not looks and same(again.job.survey, first.job.survey)
+    assert again.finished and not looks and same(again.job.profile, first.job.profile)
 
 
 def test_what_may_be_dropped_then_may_not_be_dropped_now(tmp_path):
     source = source_of(tmp_path / "rows", bad=(3,), on_bad_row="drop")
-    surveyor = Surveyor(Store(tmp_path / "out"))
-    surveyor.keep(surveyor(source, source.settings))
-    assert surveyor(source, source.settings).rows == 349
+    profiler = Profiler(Store(tmp_path / "out"))
+    profiler.keep(profiler(source, source.settings))
+    assert profiler(source, source.settings).rows == 349
     with pytest.raises(DataError, match="1 of 350 rows cannot be used"):
-        surveyor(source, source.settings.model_copy(update={"on_bad_row": "error"}))
+        profiler(source, source.settings.model_copy(update={"on_bad_row": "error"}))
 
 
 def test_a_damaged_survey_is_made_again_and_replaced(tmp_path):
     source, store = source_of(tmp_path / "rows"), Store(tmp_path / "out")
-    surveyor = Surveyor(store)
+    profiler = Profiler(store)
     store.write_bytes(NAME, b"PK nonsense")
-    found = surveyor(source, source.settings)
-    assert same(found, survey(source))
-    surveyor.keep(found)
+    found = profiler(source, source.settings)
+    assert same(found, profile_rows(source))
+    profiler.keep(found)
     assert recalled(store.read_bytes(NAME), source) is not None
 
 
@@ -126,12 +126,12 @@ def test_workers_find_the_same_bits_and_the_same_faults(tmp_path, monkeypatch):
     monkeypatch.setattr(profiling, "PART", 2 * 50 * 16)
     notes, bad = [], (3, 170, 171, 172, 260, 261, 349)
     source = source_of(tmp_path / "rows", bad=bad, on_bad_row="drop")
-    surveyor = Surveyor(Store(tmp_path / "out"), on_ray=True, note=notes.append)
-    assert same(surveyor(source, source.settings), survey(source))
+    profiler = Profiler(Store(tmp_path / "out"), on_ray=True, note=notes.append)
+    assert same(profiler(source, source.settings), profile_rows(source))
     assert "4 parts" in notes[0] and not ray.is_initialized()
     refuse = source.settings.model_copy(update={"on_bad_row": "error"})
     said = []
-    for read in (surveyor, survey):
+    for read in (profiler, profile_rows):
         with pytest.raises(DataError) as problem:
             read(source, refuse)
         said.append(str(problem.value))
@@ -141,5 +141,5 @@ def test_workers_find_the_same_bits_and_the_same_faults(tmp_path, monkeypatch):
         raise Interrupted("enough")
 
     with pytest.raises(Interrupted):
-        Surveyor(Store(tmp_path / "out"), on_ray=True, heed=stop)(source, source.settings)
+        Profiler(Store(tmp_path / "out"), on_ray=True, poll=stop)(source, source.settings)
     assert not ray.is_initialized()

@@ -139,7 +139,7 @@ def test_a_dry_run_tells_what_an_iteration_costs(tmp_path, changes):
     )
     assert once.steps == {"iterations": 8} and once.batch_size is None and once.parameters == 7 * 5
     assert 0 < once.seconds["iterations"] < twice.seconds["iterations"]
-    assert once.memory == 4 * max(map(len, once.job.survey.groups)) * 5
+    assert once.memory == 4 * max(map(len, once.job.profile.groups)) * 5
     assert not (tmp_path / "run").exists()
 
 

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from raydc.cli import main as cli
 from raydc.cli.console import Live
-from raydc.data import DataError, Shard, deal, load_shard, open_source
+from raydc.data import DataError, Shard, load_shard, open_source, partition
 from raydc.pipelines.train import train_and_record
 from raydc.settings import SettingsError
 from raydc.training import checkpoint
@@ -136,7 +136,7 @@ def test_epochs_that_a_killed_driver_had_not_told_come_before_those_that_follow(
 
 def loop_of(job, workers, rank):
     source = open_source(job.config.data)
-    shard = load_shard(source, job.survey, job.scaling, deal(job.survey.groups, workers), rank)
+    shard = load_shard(source, job.profile, job.scaling, partition(job.profile.groups, workers), rank)
     from raydc.clustering.collective import CollectiveClusters
 
     return Loop(job.method(), shard, CollectiveClusters(shard), 256, 0)

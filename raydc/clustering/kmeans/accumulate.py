@@ -66,11 +66,11 @@ def pass_of(clustering: Clustering) -> Pass:
     (balanced) `soft` [A, K], int64; and rows far from their centroids: `far`, `where`, `whose`, `weights` [A, m] and
     `rows` [A, m, D].
     """
-    kinds: dict[str, Callable[[Clustering], Pass]] = {"survey": Survey, "seed": Seed, "weigh": Weigh}
+    kinds: dict[str, Callable[[Clustering], Pass]] = {"survey": Sample, "seed": Seed, "weigh": Weigh}
     return kinds.get(clustering.phase, Move)(clustering)
 
 
-class Survey(Joined):
+class Sample(Joined):
     """Largest values, and the rows that the sample draws by their positions."""
 
     def __init__(self, clustering: Clustering) -> None:

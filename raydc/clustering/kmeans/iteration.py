@@ -9,9 +9,9 @@ A clustering is a sequence of versions. Each closes with the totals of one pass 
     count    the members of the centroids that are returned
 
 The centroid service and the collectives both follow this class, so that they end in the same bytes. What a move makes
-of the clusters is decided by their counts alone (`Turn`). Sums and centroids, which are K x D, are needed to carry it
-out, one cluster at a time, and so may lie elsewhere (shards.py). Each cluster answers with two numbers; their sums are
-rounded once, so that it leaves no trace where a cluster was.
+of the clusters is decided by their counts alone (`CentroidUpdate`). Sums and centroids, which are K x D, are needed to
+carry it out, one cluster at a time, and so may lie elsewhere (shards.py). Each cluster answers with two numbers; their
+sums are rounded once, so that it leaves no trace where a cluster was.
 """
 
 import math
@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raydc.clustering import Found
+from raydc.clustering import ClusteringResult
 from raydc.clustering.kmeans import balanced, steps
 from raydc.clustering.kmeans import init as kmeans_init
 from raydc.clustering.kmeans.steps import FixedPoint, Geometry
@@ -70,7 +70,7 @@ class Options(Settings):
 
 
 @dataclass(frozen=True)
-class Turn:
+class CentroidUpdate:
     """What becomes of clusters in a pass, as their counts say: of all, or of k in a row, in A active restarts."""
 
     mass: Tensor
@@ -87,7 +87,7 @@ class Turn:
     first: int = 0
     """Of the k clusters."""
 
-    def part(self, clusters: slice) -> "Turn":
+    def part(self, clusters: slice) -> "CentroidUpdate":
         """For these clusters alone."""
         mass, filled, share = (each[:, clusters].contiguous() for each in (self.mass, self.filled, self.share))
         return replace(self, mass=mass, filled=filled, share=share, first=clusters.start)
@@ -104,8 +104,8 @@ class Turn:
         return sums
 
 
-Elsewhere = Callable[[Turn, Tensor | None], tuple[Tensor, Tensor]]
-"""Carries a turn out where the sums are, from centroids [R, K, D], where these are not there yet; gives `losses` and
+Elsewhere = Callable[[CentroidUpdate, Tensor | None], tuple[Tensor, Tensor]]
+"""Carries an update out where the sums are, from centroids [R, K, D], where these are not there yet; gives `losses` and
 squared shifts, float64 [A, K]."""
 
 
@@ -210,7 +210,7 @@ class Clustering:
             return found.centroids, found.counts
         return (self.arrays["centroids"][0] + self.arrays["origin"]).float(), self.arrays["counts"][0].clone()
 
-    def settled(self) -> Found:
+    def settled(self) -> ClusteringResult:
         """Once done: clusters with members first, and the others far away, where they hold nothing and equal no row."""
         arrays, order = self.arrays, self.arrays["order"]
         centroids = (arrays["centroids"][0] + arrays["origin"]).float()[order]
@@ -220,7 +220,7 @@ class Clustering:
         away = torch.arange(1, len(centroids) - found + 1, device=centroids.device)
         centroids[found:] = (away * far)[:, None].to(centroids.dtype)
         offsets[found:] = 0
-        return Found(centroids, counts, offsets, self.sharpness)
+        return ClusteringResult(centroids, counts, offsets, self.sharpness)
 
     def _survey(self, totals: dict[str, Tensor]) -> "Clustering":
         options, sample, positions = self.options, totals["sample"], totals["positions"]
@@ -321,8 +321,8 @@ class Clustering:
             now["counts"][r] = got["counts"][at]
             now["iterations"][r] += 1
             now["refilled"][r] += len(fresh)
-        turn = Turn(got["mass"], torch.stack(filled), torch.stack(share), tuple(moves), tuple(refills))
-        centroids, losses, shifts = self._turned(turn, got, elsewhere)
+        update = CentroidUpdate(got["mass"], torch.stack(filled), torch.stack(share), tuple(moves), tuple(refills))
+        centroids, losses, shifts = self._apply(update, got, elsewhere)
         now["inertia"][[*self.active]] = self._inertia(got, losses)
         enough = options.tolerance * float(now["variance"])
         still = zip(self.active, moves, refills, shifts.tolist(), strict=True)
@@ -336,19 +336,19 @@ class Clustering:
         over = not moving or len(moved.history) >= options.iterations
         return moved._chosen() if over else moved
 
-    def _turned(
-        self, turn: Turn, got: dict[str, Tensor], elsewhere: Elsewhere | None
+    def _apply(
+        self, update: CentroidUpdate, got: dict[str, Tensor], elsewhere: Elsewhere | None
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The next `centroids`, if they stay here; and what `moved` says of the clusters."""
         before = self.arrays.get("centroids")
         if elsewhere is not None:
-            return {}, *elsewhere(turn, before)
+            return {}, *elsewhere(update, before)
         assert before is not None
-        centroids, losses, shifts = self.moved(turn, got["sums"], before)
+        centroids, losses, shifts = self.moved(update, got["sums"], before)
         return {"centroids": centroids}, losses, shifts
 
-    def moved(self, turn: Turn, sums: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centroids [R, k, D] after a turn of these clusters, and [A, k] `losses` before it and squared shifts.
+    def moved(self, update: CentroidUpdate, sums: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centroids [R, k, D] after an update of these clusters, and [A, k] `losses` before it and squared shifts.
 
         Raises ValueError if a centroid is not finite.
         """
@@ -356,11 +356,11 @@ class Clustering:
         after, losses, shifts = before.clone(), [], []
         for at, r in enumerate(self.active):
             old = new = before[r]
-            losses.append(steps.losses(sums[at], turn.mass[at].double() / unit, old, geometry))
-            if turn.moves[at]:
-                new = steps.means(turn.refilled(at, sums[at]), turn.filled[at].double() / unit, old, geometry)
+            losses.append(steps.losses(sums[at], update.mass[at].double() / unit, old, geometry))
+            if update.moves[at]:
+                new = steps.means(update.refilled(at, sums[at]), update.filled[at].double() / unit, old, geometry)
                 if options.batch_groups is not None:
-                    new = old + turn.share[at][:, None] * (new - old)
+                    new = old + update.share[at][:, None] * (new - old)
                     new = steps.unit(new) if options.spherical else new
                 after[r] = new
             shifts.append((new - old).square().sum(-1))
@@ -395,8 +395,8 @@ class Clustering:
         arrays = {name: value for name, value in self.arrays.items() if name != "centroids"}
         mass, nobody = got["mass"], got["mass"].new_zeros(0)
         none = (nobody, nobody, mass.new_zeros((0, self.dim)))
-        turn = Turn(mass, mass, torch.zeros_like(mass, dtype=torch.float64), (False,), (none,))
-        centroids, losses, _ = self._turned(turn, got, elsewhere)
+        update = CentroidUpdate(mass, mass, torch.zeros_like(mass, dtype=torch.float64), (False,), (none,))
+        centroids, losses, _ = self._apply(update, got, elsewhere)
         arrays |= centroids | {"counts": got["counts"], "inertia": self._inertia(got, losses)}
         arrays["order"] = (got["counts"][0] == 0).to(torch.int8).argsort(stable=True)
         return replace(self, done=True, active=(), arrays=arrays)
