@@ -36,7 +36,13 @@ ONLY = {
         "search",
         "utils/compat",
     },
-    "mlflow": {"tracking/mlflow_client", "tracking/pyfunc", "utils/compat"},
+    "mlflow": {
+        "tracking/mlflow_client",
+        "tracking/mlflow_database",
+        "tracking/mlflow_options",
+        "tracking/pyfunc",
+        "utils/compat",
+    },
     "optuna": {"search", "utils/compat"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))

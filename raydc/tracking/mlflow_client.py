@@ -26,11 +26,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from sqlalchemy.exc import SQLAlchemyError
 
-from raydc import mlflow_database
 from raydc.artifacts.model import ABOUT, FILE, ClusteringModel, ModelError, ModelFacts, facts_of
-from raydc.mlflow_options import RETRIES, options
 from raydc.settings import flatten
 from raydc.settings.redact import redact
+from raydc.tracking import mlflow_database
+from raydc.tracking.mlflow_options import RETRIES, options
 from raydc.tracking.payloads import Point, beats, code_of, environment, example_rows, sha256_of
 from raydc.utils.storage import Store
 

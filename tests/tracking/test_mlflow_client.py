@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 
 from raydc.artifacts.model import ClusteringModel, ModelError, facts_of
 from raydc.cli import main as cli
-from raydc.mlflow_options import PICKLES, RETRIES, TIMEOUT
 from raydc.report import report
 from raydc.tracking import mlflow_client
 from raydc.tracking.mlflow_client import RegistryAway, RegistryError
+from raydc.tracking.mlflow_options import PICKLES, RETRIES, TIMEOUT
 from raydc.tracking.payloads import example_rows
 from raydc.tracking.tracker import RecordPending, Tracker
 from raydc.utils.storage import Store

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from raydc import mlflow_database
-from raydc.mlflow_database import DatabaseUnusable, absolute, ensure, file_of
-from raydc.tracking import mlflow_client
+from raydc.tracking import mlflow_client, mlflow_database
 from raydc.tracking.mlflow_client import RegistryAway
+from raydc.tracking.mlflow_database import DatabaseUnusable, absolute, ensure, file_of
 
 FRESH = multiprocessing.get_context("spawn")
 
