@@ -64,7 +64,8 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of each row, int64 [n]; NotImplementedError, with the reason, where the method has no answer."""
-        return self.predict_proba(X).argmax(1)
+        checked = self._checked(X)
+        return self.model_.predict(checked)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Memberships [n, K], rows summing to 1."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from raydc import methods
 from raydc.data.inputs import rows_of
 from raydc.data.scaling import Scaling
-from raydc.methods.base import Method
+from raydc.methods.base import Method, in_batches
 from raydc.settings import build
 from raydc.utils.autocast import exact_float32
 
@@ -82,8 +82,6 @@ class ClusteringModel:
     """Of a row: (D,) or (C, H, W)."""
     columns: tuple[str, ...] = ()
     """Feature columns by name, in order; empty where features go by position."""
-    batch: int = 256
-    """Rows of a batch in prediction."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Plain data that travels with the model, such as the stability of its clusters."""
     replicas: tuple[Replica, ...] = ()
@@ -115,20 +113,19 @@ class ClusteringModel:
 
     def memberships(self, data: Any) -> np.ndarray:
         """Memberships, float32 [B, K], rows summing to 1. NotImplementedError where the method refuses new rows."""
-        return self._map(self.method.assign, self.rows(data))
+        return self._map(lambda x: (self.method.assign(x),), self.rows(data))[0]
 
     def predict(self, data: Any) -> np.ndarray:
-        """Cluster of each row, int64 [B]."""
-        return self.memberships(data).argmax(1)
+        """Cluster of each row, int64 [B]; raises as `memberships` does."""
+        return self._labels(self.method, self.rows(data))
 
     def assign(self, data: Any) -> Assigned:
         """Cluster, confidence and memberships of each row; raises as `memberships` does."""
         x = self.rows(data)
-        memberships = self._map(self.method.assign, x)
-        clusters = memberships.argmax(1)
+        clusters, memberships = self._map(self.method.decide, x)
         if not self.replicas:
             return Assigned(clusters, memberships.max(1), memberships)
-        votes = [replica.names[self._map(replica.method.assign, x).argmax(1)] == clusters for replica in self.replicas]
+        votes = [replica.names[self._labels(replica.method, x)] == clusters for replica in self.replicas]
         return Assigned(clusters, np.stack(votes).mean(axis=0, dtype=np.float32), memberships)
 
     def to(self, device: str) -> None:
@@ -138,7 +135,7 @@ class ClusteringModel:
 
     def transform(self, data: Any) -> np.ndarray:
         """Embedding of each row, float32 [B, D]."""
-        return self._map(self.method.features, self.rows(data))
+        return self._map(lambda x: (self.method.features(x).float(),), self.rows(data))[0]
 
     def samples(self, per_cluster: int) -> np.ndarray | None:
         """Generated rows [K, per_cluster, ...] in the data's own units, by methods that generate."""
@@ -149,19 +146,16 @@ class ClusteringModel:
         flat = self.scaling.invert(drawn.reshape(-1, self.n_features).cpu())
         return flat.view(*drawn.shape[:2], *self.shape).numpy()
 
-    def _map(self, function: Any, x: Tensor) -> np.ndarray:
-        """function(x) of every scaled row, in fp32 and in batches of one size, the last one filled up with zeros.
+    def _labels(self, method: Method, x: Tensor) -> np.ndarray:
+        """Clusters of scaled rows by the model's method or a replica's, int64 [B]."""
+        return self._map(lambda part: (method.label(part),), x)[0]
 
-        A matrix product rounds by its shape, so that only then a row's answer does not depend on the rows beside it.
-        """
+    def _map(self, function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> list[np.ndarray]:
+        """What a function says of every scaled row, in fp32 and in batches of one size."""
         device = next(iter(self.method.state_dict().values()), torch.empty(0)).device
-        parts = []
         with self._evaluating():
-            for start in range(0, max(len(x), 1), self.batch):
-                part = x[start : start + self.batch].to(device)
-                filled = torch.cat([part, part.new_zeros(self.batch - len(part), *part.shape[1:])])
-                parts.append(function(filled)[: len(part)].float().cpu())
-        return torch.cat(parts).numpy()
+            found = in_batches(lambda part: tuple(each.cpu() for each in function(part.to(device))), x)
+        return [each.numpy() for each in found]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -188,6 +188,9 @@ class CentroidService(Ledger):
         shapes |= {} if self.shards else {"sums": ((*each, plan.dim), "i")}
         shapes |= {"far": ((active, m), "f"), "where": ((active, m), "i"), "whose": ((active, m), "i")}
         shapes |= {"weights": ((active, m), "f"), "rows": ((active, m, plan.dim), "f")}
+        if phase == "count":
+            drawn = len(got.get("spread", ()))
+            shapes |= {"spread": ((drawn, 2), "f"), "positions": ((drawn,), "i")}
         return shapes | ({"soft": (each, "i")} if plan.balanced else {})
 
     def _compare(self) -> None:

@@ -16,7 +16,6 @@ from raydc.centroid_service.shards import State
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.accumulate import pass_of
 from raydc.data.shard import RowBlock
-from raydc.data.source import to_float32
 from raydc.utils.autocast import exact_float32
 from raydc.utils.fault_injection import failpoint
 
@@ -93,7 +92,7 @@ def rows_of(plan: ServicePlan, group: RowBlock, read: Reader) -> tuple[Tensor, T
     """Rows [n, D] and, where the plan has them, weights [n] of a row group, float32."""
     got = read(group)
     rows, weights = got if isinstance(got, tuple) else (got, None)
-    rows = to_float32(rows)
+    rows = np.require(rows, np.float32, ["C", "W"])  # as torch takes them over
     if rows.shape != (len(group), plan.dim) or len(group) != plan.rows[group.id]:
         raise Refused(f"row group {group.id}: expected {len(group)} rows of {plan.dim}, got shape {rows.shape}")
     if (weights is not None) != plan.weighted or (weights is not None and weights.shape != (len(group),)):

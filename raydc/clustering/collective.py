@@ -200,7 +200,7 @@ class _Walk:
 
     def step(self, now: Clustering) -> Clustering:
         """The next version."""
-        plain = now.phase in ("move", "count") and not now.options.balanced and self.weights is None
+        plain = now.phase == "move" and not now.options.balanced and self.weights is None
         if not plain:
             return now.after(self._parts(now))
         return now.after(self._sums(now), lambda: self._parts(now))
@@ -239,7 +239,7 @@ class _Walk:
             elif name in ("largest", "heaviest", "most"):
                 whole[name] = collectives.maximum(part)
             else:
-                rows = 1 if "far" in mine else 0
+                rows = int(name in accumulate.FAR and "far" in mine)
                 whole[name] = collectives.gather(part.transpose(0, rows).contiguous()).transpose(0, rows)
         merged = accumulate.merge([{name: value.cpu().numpy() for name, value in whole.items()}])
         return {name: torch.from_numpy(value).to(self.z.device) for name, value in merged.items()}

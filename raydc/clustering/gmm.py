@@ -60,7 +60,7 @@ def fit_mixture(
         before, likelihood = likelihood, float(clusters.sum(joint.logsumexp(1))) / total
         gamma, done = joint.softmax(1), done + 1
         if done == iterations or likelihood - before < tolerance:
-            return Mixture(weights, means + centre, variances, gamma.argmax(1), done, likelihood)
+            return Mixture(weights, means + centre, variances, joint.argmax(1), done, likelihood)
 
 
 def _maximise(z: Tensor, gamma: Tensor, clusters: Clusters, ridge: float) -> tuple[Tensor, Tensor, Tensor]:

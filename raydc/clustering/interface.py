@@ -17,7 +17,10 @@ class ClusteringResult:
     offsets: Tensor
     """[K] float32: a row belongs where its squared distance less this is smallest. Zero, unless balanced."""
     sharpness: float
-    """Memberships of balanced clusters are softmax(sharpness * (offset - squared distance)); else 0."""
+    """Memberships are softmax(sharpness * (offset - squared distance)): see `raydc.clustering.spread`, or, where
+    clusters are balanced, `raydc.clustering.kmeans.balanced`."""
+    origin: Tensor
+    """[D] float32, around which rows and centroids are compared; zero on the sphere."""
 
 
 @dataclass(frozen=True)

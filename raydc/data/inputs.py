@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import sparse
 from torch import Tensor
 
-from raydc.data.source import DataError, channels_last, is_real, to_float32, usable
+from raydc.data.source import DataError, channels_last, is_real, usable
 
 
-def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features: int | None = None) -> Tensor:
-    """A DataFrame (columns by name) or array of rows as float32 [B, *shape], in the data's units.
+def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features: int | None = None) -> np.ndarray:
+    """A DataFrame (columns by name) or array of rows as [B, *shape], in the data's units and precision.
 
     `columns` are the model's feature columns, empty if it learned from an array; an image may come with its channels
     last. Raises DataError if a column is missing, the number of features differs, or a value is unusable.
@@ -43,7 +42,7 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
         name = columns[feature] if len(columns) == expected else f"{columns[0] if columns else 'X'}[{feature}]"
         bad = int((~good.all(axis=1)).sum())
         raise DataError(f"row {row}, column {name}: {x[row, feature]:g}; {bad} row(s) cannot be used, leave them out")
-    return torch.from_numpy(to_float32(x).reshape(-1, *shape))
+    return np.ascontiguousarray(x).reshape(-1, *shape)
 
 
 def _from_frame(frame: pd.DataFrame, columns: list[str], n_features: int) -> np.ndarray:

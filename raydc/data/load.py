@@ -19,7 +19,7 @@ from raydc.data.profile import DataProfile, checksum, require_same
 from raydc.data.scaling import Scaling
 from raydc.data.settings import Storage
 from raydc.data.shard import DenseRows, RowBlock, Rows, Shard
-from raydc.data.source import Block, DataError, Source, to_float32
+from raydc.data.source import Block, DataError, Source, dense
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class SparseRows:
     def take(self, rows: Tensor | slice) -> Tensor:
         """x [B, ...] of these rows."""
         chosen = self.values[rows if isinstance(rows, slice) else rows.cpu().numpy()]
-        x = torch.from_numpy(to_float32(chosen)).to(self.device)
-        return self.scaling.apply(x).view(-1, *self.shape)
+        return self.scaling.apply(dense(chosen)).view(-1, *self.shape).to(self.device)
 
 
 def read_group(source: Source, profile: DataProfile, group: RowBlock) -> Block:
@@ -116,7 +115,7 @@ def _dense(
     blocks, at = [], 0
     for group in groups:
         block = read_group(source, profile, group)
-        scaled = scaling.apply(torch.from_numpy(to_float32(block.x)))
+        scaled = scaling.apply(dense(block.x))
         values[at : at + len(group)] = scaled.view(-1, *source.shape)
         blocks.append(Block(None, block.ids, weights=block.weights))
         at += len(group)

@@ -7,7 +7,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from zipfile import BadZipFile
 
@@ -20,8 +20,8 @@ from raydc.data.sketch import KEPT, Ids
 from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes, usable
 
 SHOWN = 5
-FINE = float(np.finfo(np.float32).tiny)
-"""Spreads up to this are not scaled: of such numbers float32 keeps few digits or none, and their inverses overflow."""
+FINE = 1e-150
+"""Spreads up to this are not scaled: their squares are no numbers any more."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class DataProfile:
     """Ids that were looked at, and those of them that name several rows; 0 where the data have none."""
     empty: dict[str, tuple[str, ...]]
     """Columns without a usable value in any row of a file, by file; of files whose rows are all left out."""
+    eps: float
+    """Relative rounding of the values as they are stored."""
     notes: tuple[str, ...]
 
     @property
@@ -105,14 +107,9 @@ class DataProfile:
         return positions - np.searchsorted(self.dropped_rows, positions)
 
     @property
-    def mean_square(self) -> float:
-        """Mean of x^2 over all rows and features."""
-        return float(np.mean(self.variance + self.mean**2))
-
-    @property
     def constant(self) -> np.ndarray:
-        """bool [D]: features whose spread float32 cannot tell from none."""
-        return np.sqrt(self.variance) <= np.maximum(np.finfo(np.float32).eps * np.abs(self.mean), FINE)
+        """bool [D]: features whose spread is none, or rounding in the precision that they are stored in."""
+        return np.sqrt(self.variance) <= np.maximum(self.eps * np.abs(self.mean), FINE)
 
 
 @dataclass(frozen=True)
@@ -299,6 +296,7 @@ def _profiled(
         variance=variance,
         ids=ids,
         empty=empty,
+        eps=float(np.finfo(np.float32 if source.dtype in (np.float32, np.float16) else np.float64).eps),
         notes=(),
     )
     return _with_notes(source, result)
@@ -472,18 +470,23 @@ def _with_notes(source: Source, found: DataProfile) -> DataProfile:
         notes.append(
             f"ids repeat: {repeated:,} of {among} name several rows; column row of the assignments tells those apart"
         )
-    constant = np.flatnonzero(found.constant)
-    if len(constant) == source.n_features:
+    spread, size = np.sqrt(found.variance), np.abs(found.mean)
+    blurred = found.constant & (spread > np.maximum(4 * np.finfo(np.float64).eps * size, FINE))
+    still = found.constant & ~blurred
+    stored = "float64" if found.eps < 1e-15 else "float32"
+    if still.all():
         notes.append("every row is the same: there is one cluster at most")
-    elif len(constant):
-        some = ", ".join(source.name_of(int(j)) for j in constant[:SHOWN])
-        notes.append(f"{len(constant)} of {source.n_features} features never change, such as {some}")
-    lost = (found.variance > 0) & (np.sqrt(found.variance) <= FINE)
-    if lost.any():
-        some = ", ".join(source.name_of(int(j)) for j in np.flatnonzero(lost)[:SHOWN])
-        notes.append(f"float32 loses the differences in {some}, which are below {FINE:.0e}: multiply by a factor first")
-    coarse = ~found.constant & (np.sqrt(found.variance) < 1e-4 * np.abs(found.mean))
+    elif still.any():
+        notes.append(f"{still.sum()} of {len(still)} features never change, such as {source.some(still)}")
+    if blurred.any():
+        notes.append(
+            f"{stored}, as they are stored, loses the differences in {source.some(blurred)}: too far from 0 for them; "
+            "subtract an offset before they are stored"
+        )
+    coarse = ~found.constant & (spread < 1000 * found.eps * size)
     if coarse.any():
-        some = ", ".join(source.name_of(int(j)) for j in np.flatnonzero(coarse)[:SHOWN])
-        notes.append(f"float32 keeps few digits of {some}: far from 0 for their spread; subtract an offset first")
-    return DataProfile(**{**vars(found), "notes": tuple(notes)})
+        notes.append(
+            f"{stored}, as they are stored, keeps few digits of {source.some(coarse)}: far from 0 for their spread; "
+            "subtract an offset before they are stored"
+        )
+    return replace(found, notes=tuple(notes))

@@ -155,6 +155,10 @@ class Source(ABC):
             return self.columns[feature]
         return f"{self.columns[0] if self.columns else 'X'}[{feature}]"
 
+    def some(self, which: np.ndarray, most: int = 5) -> str:
+        """The first of the features that a mask [D] tells, for messages."""
+        return ", ".join(self.name_of(int(feature)) for feature in np.flatnonzero(which)[:most])
+
     @abstractmethod
     def read(self, piece: Piece) -> Block:
         """The rows of one piece; cheapest in the order of `pieces`."""
@@ -247,6 +251,6 @@ def bytes_of(x: Any) -> Iterator[memoryview]:
         yield np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
 
-def to_float32(x: Any) -> np.ndarray:
-    """[n, D] numpy or CSR as a dense float32 array that torch may take over."""
-    return np.require(x.toarray() if sparse.issparse(x) else x, np.float32, ["C", "W"])
+def dense(x: Any) -> np.ndarray:
+    """[n, D] numpy or CSR as a dense array of the same type."""
+    return x.toarray() if sparse.issparse(x) else np.asarray(x)

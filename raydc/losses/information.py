@@ -16,6 +16,15 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 @full_precision
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The cluster of the largest logit, int64 [B], and probabilities float32 [B, K], of logits [B, K].
+
+    Where probabilities are so near to one and zero that float32 holds equal ones, logits still tell clusters apart.
+    """
+    return logits.argmax(1), logits.softmax(1).float()
+
+
+@full_precision
 def entropy(p: Tensor) -> Tensor:
     """-sum p log p over the last dimension: H(Y|x) of each row [B] for p [B, K], H(Y) for a marginal [K]."""
     return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1)  # xlogy has no gradient at p = 0

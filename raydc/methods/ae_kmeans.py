@@ -1,21 +1,18 @@
 """Autoencoder, then k-means on its code: the baseline that every deep method has to beat.
 
 What the papers leave open: nothing is trained after the autoencoder; k-means has 20 restarts as in DEC's code.
-Memberships of new rows are Student's t around the centroids, so that the nearest centroid has the largest.
 """
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.data import Shard
-from raydc.losses.hardening import student_t
-from raydc.methods.base import AutoencoderMethod, MethodInfo
+from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo
 
 
-class AEKMeans(AutoencoderMethod):
+class AEKMeans(CentroidMethod, AutoencoderMethod):
     info: ClassVar[MethodInfo] = MethodInfo(
         source="baseline of Xie et al. 2016",
         architecture="MLP",
@@ -29,13 +26,8 @@ class AEKMeans(AutoencoderMethod):
 
     def __init__(self, config: AutoencoderMethod.Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
-        self.register_buffer("centroids", torch.zeros(self.n_clusters, self.net.latent))
-        self.centroids: Tensor
+        self.hold_centroids(self.net.latent)
 
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        found = clusters.kmeans(shard.map(self.features), self.n_clusters)
-        self.centroids.copy_(found.centroids)
-        return found.labels
-
-    def assign(self, x: Tensor) -> Tensor:
-        return student_t(self.features(x), self.centroids)
+        self.centroids.copy_(clusters.kmeans(shard.map(self.features), self.n_clusters).centroids)
+        return super().finalize_clusters(shard, clusters)

@@ -53,4 +53,4 @@ class Aljalbout(DEC):
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         found = clusters.kmeans(shard.map(self.features), self.n_clusters, centroids=self.centroids.detach())
         self.centroids.copy_(found.centroids)
-        return found.labels
+        return super().finalize_clusters(shard, clusters)

@@ -1,6 +1,6 @@
 """A method is the taxonomy of Aljalbout et al. 2018, arXiv:1801.07648, with some of its parts filled in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
-from raydc.clustering import ClusteringResult, Clusters
+from raydc.clustering import ClusteringResult, Clusters, spread
 from raydc.data import Batch, Shard
+from raydc.losses.posterior import nearest
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
 from raydc.settings.schedule import Clustering, Optimizer, Phase, Pretraining
+from raydc.utils.autocast import exact_float32
+
+ROWS = 256
+"""Rows of a batch that is answered."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +263,11 @@ class Method(nn.Module):
         return False
 
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        """2.7, after training: final labels, int64 [N], of the shard's rows."""
-        return shard.map(lambda x: self.assign(x).argmax(1))
+        """2.7, after training: final labels, int64 [N], of the shard's rows.
+
+        They are what `label` says of these rows, whatever came before: a row has one answer, now and later.
+        """
+        return shard.map(lambda x: in_batches(lambda part: (self.label(part),), x)[0])
 
     def streamed(self) -> dict[str, Any] | None:
         """2.6 of a method that trains nothing: the options of the k-means of its features, which is all it does.
@@ -271,13 +279,64 @@ class Method(nn.Module):
     def load_result(self, found: ClusteringResult) -> None:
         """Take over a clustering of the features, from streamed rows or from this worker's."""
 
-    def assign(self, x: Tensor) -> Tensor:
-        """Memberships [B, K], rows summing to 1; a row's cluster is the largest. NotImplementedError: see `info`."""
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Cluster of each row, int64 [B], and memberships, float32 [B, K], rows summing to 1.
+
+        The cluster is exact and is decided by itself: of equals it is the first. Memberships are consistent with it, so
+        that no other is larger. NotImplementedError: see the info.
+        """
         raise NotImplementedError(self.info.refuses or f"{type(self).__name__} does not say how it assigns rows")
+
+    def label(self, x: Tensor) -> Tensor:
+        """Cluster of each row, int64 [B], as `decide` says; the only source of labels."""
+        return self.decide(x)[0]
+
+    def assign(self, x: Tensor) -> Tensor:
+        """Memberships, float32 [B, K], as `decide` says."""
+        return self.decide(x)[1]
 
     def samples(self, per_cluster: int) -> Tensor | None:
         """Rows drawn from each cluster [K, per_cluster, ...] by methods that can generate, else None."""
         return None
+
+
+@torch.no_grad()
+@exact_float32()
+def in_batches(function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> tuple[Tensor, ...]:
+    """What a function says of rows x [B, ...], each [B, ...], in batches of one size, the last filled up with zeros.
+
+    A matrix product rounds by its shape, so that only then a row's answer does not depend on the rows beside it, nor on
+    their number. Whatever answers for rows goes this way: the end of training as well as the saved model.
+    """
+    parts = []
+    for start in range(0, max(len(x), 1), ROWS):
+        part = x[start : start + ROWS]
+        filled = torch.cat([part, part.new_zeros(ROWS - len(part), *part.shape[1:])])
+        parts.append([each[: len(part)] for each in function(filled)])
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+
+class CentroidMethod(Method):
+    """Shared by the methods whose clusters are centroids of the features, and whose papers give no memberships.
+
+    A row is with its nearest centroid. Memberships are the posterior of equal Gaussians around the centroids, as wide
+    as the training rows lie around theirs (`raydc.clustering.spread`): the units of the features do not matter.
+    """
+
+    centroids: Tensor
+    sharpness: Tensor
+
+    def hold_centroids(self, dim: int) -> None:
+        """Set room aside for centroids [K, dim]."""
+        self.register_buffer("centroids", torch.zeros(self.n_clusters, dim))
+        self.register_buffer("sharpness", torch.zeros((), dtype=torch.float64))
+
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
+        self.sharpness.fill_(spread.of_rows(shard.map(self.features), self.centroids, clusters))
+        return super().finalize_clusters(shard, clusters)
+
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return nearest(self.features(x), self.centroids, self.sharpness)
 
 
 class AutoencoderMethod(Method):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
+from raydc.losses.information import likeliest
 from raydc.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
 from raydc.methods.base import Method, MethodInfo, StepState
 from raydc.networks.allconv import ConvClassifier
@@ -107,5 +108,5 @@ class DAC(Method):
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         return self.finalize_clusters(shard, clusters)
 
-    def assign(self, x: Tensor) -> Tensor:
-        return self.net(x).softmax(1)
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return likeliest(self.net(x))

@@ -18,14 +18,14 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.distributed import collectives
-from raydc.losses.hardening import squared_distances, student_t
+from raydc.losses.hardening import squared_distances
 from raydc.losses.kmeans import kmeans_loss
 from raydc.losses.reconstruction import squared_error
-from raydc.methods.base import AutoencoderMethod, MethodInfo, Parts, StepState
+from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, Parts, StepState
 from raydc.settings.schedule import Clustering, Optimizer, Phase
 
 
-class DCN(AutoencoderMethod):
+class DCN(CentroidMethod, AutoencoderMethod):
     info: ClassVar[MethodInfo] = MethodInfo(
         source="Yang et al. 2017",
         architecture="MLP",
@@ -48,11 +48,10 @@ class DCN(AutoencoderMethod):
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
-        self.register_buffer("centroids", torch.zeros(config.n_clusters, self.net.latent))
+        self.hold_centroids(self.net.latent)
         self.register_buffer("counts", torch.full((config.n_clusters,), config.first_count))
         self.register_buffer("chosen", torch.zeros(config.n_clusters))
         self.register_buffer("cap", torch.tensor(float("inf")))
-        self.centroids: Tensor
         self.counts: Tensor
         self.chosen: Tensor
         self.cap: Tensor
@@ -110,6 +109,3 @@ class DCN(AutoencoderMethod):
         empty = empty[: len(far)]
         self.centroids[empty] = far[: len(empty), 1:]
         self.counts[empty] = self.config.first_count
-
-    def assign(self, x: Tensor) -> Tensor:
-        return student_t(self.features(x), self.centroids)

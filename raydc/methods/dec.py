@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
-from raydc.losses.hardening import hardening, sharpen, student_t
+from raydc.losses.hardening import (
+    exact_squared_distances,
+    hardening,
+    sharpen,
+    squared_distances,
+    student_memberships,
+    student_t,
+)
+from raydc.losses.posterior import held
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.settings.schedule import Joint, Optimizer, Phase
@@ -96,9 +104,12 @@ class DEC(AutoencoderMethod):
         return self._refresh(shard, clusters)
 
     def _refresh(self, shard: Shard, clusters: Clusters) -> Tensor:
-        q = shard.map(self.soft)
+        squared = shard.map(lambda x: squared_distances(self.features(x), self.centroids))
+        q = student_memberships(squared, self.config.nu)
         self.rows["target"] = sharpen(q, clusters.sum(q), self.config.power)
-        return q.argmax(1)
+        return squared.argmin(1)
 
-    def assign(self, x: Tensor) -> Tensor:
-        return self.soft(x)
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        squared = exact_squared_distances(self.features(x), self.centroids)
+        label = squared.argmin(1)
+        return label, held(student_memberships(squared, self.config.nu), label)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import sharpen
-from raydc.losses.information import cross_entropy, probabilities
+from raydc.losses.information import cross_entropy, likeliest, probabilities
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.layered import LayeredNetwork
@@ -117,12 +117,16 @@ class DEPICT(Method):
         return found.labels
 
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
-        p = shard.map(self.assign)
+        logits = shard.map(self.logits)
+        p = probabilities(logits)
         if state.phase == "cluster":
             frequency = clusters.sum(p)
             paper = self.config.target == "paper"
             self.rows["target"] = sharpen(p, frequency.sqrt(), 1.0) if paper else sharpen(p, frequency)
-        return p.argmax(1)
+        return logits.argmax(1)
 
-    def assign(self, x: Tensor) -> Tensor:
-        return probabilities(self.features(x) @ self.theta.T)
+    def logits(self, x: Tensor) -> Tensor:
+        return self.features(x) @ self.theta.T
+
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return likeliest(self.logits(x))

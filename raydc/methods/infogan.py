@@ -21,7 +21,7 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
 from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
-from raydc.losses.information import cross_entropy, probabilities
+from raydc.losses.information import cross_entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.gan import AdversarialNetwork
 from raydc.networks.norm import batch_statistics_only
@@ -103,10 +103,10 @@ class InfoGAN(Method):
         return self.finalize_clusters(shard, clusters)
 
     def features(self, x: Tensor) -> Tensor:
-        return self.assign(x)
-
-    def assign(self, x: Tensor) -> Tensor:
         return probabilities(self.net.critic(x)[1])
+
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return likeliest(self.net.critic(x)[1])
 
     def samples(self, per_cluster: int) -> Tensor:
         like = next(self.parameters())

@@ -12,8 +12,9 @@ chains of 50 rows at most, SGD whose rate falls by an inverse power, weights N(0
 paper's criterion counts the second term always, the code only while more than 100 clusters remain; here always. Decided
 here: graph and affinities are sparse and merging is exact; a batch is made of anchors, each with two rows of its
 cluster and five of any; a few rows whose neighbours do not return it are not left to be a cluster, but join a
-neighbour's; what no neighbour links is merged by average linkage; new rows go to the cluster whose mean feature is
-nearest. Workers train together; merging is the work of worker 0, in the memory of its machine.
+neighbour's; what no neighbour links is merged by average linkage; when all is merged, every row, of training or new,
+goes to the cluster whose mean feature is nearest, so that it has one answer. Workers train together; merging is the
+work of worker 0, in the memory of its machine.
 """
 
 from typing import Any, ClassVar, Literal
@@ -29,8 +30,7 @@ from raydc.data import Batch, Shard
 from raydc.data.memory import refuse_beyond_memory
 from raydc.distributed import collectives
 from raydc.losses.agglomerative import agglomerative_triplets
-from raydc.losses.hardening import student_t
-from raydc.methods.base import Method, MethodInfo, StepState
+from raydc.methods.base import CentroidMethod, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
 from raydc.settings.schedule import Clustering, Optimizer, Phase
 
@@ -39,7 +39,7 @@ BYTES = 200
 SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-5, schedule="inverse", factor=1e-4, power=0.75)
 
 
-class JULE(Method):
+class JULE(CentroidMethod):
     info: ClassVar[MethodInfo] = MethodInfo(
         source="Yang et al. 2016",
         architecture="CNN",
@@ -54,7 +54,7 @@ class JULE(Method):
     scaling: ClassVar[str] = "unit"
     renames: ClassVar[bool] = True
 
-    class Config(Method.Config):
+    class Config(CentroidMethod.Config):
         network: Encoder = Encoder()
         neighbours: int = Field(20, ge=1)
         """K_s, nearest rows that a row has an affinity to."""
@@ -74,13 +74,12 @@ class JULE(Method):
         "cluster.update_every": "4 epochs",
     }
     config: Config
-    centroids: Tensor
     done: Tensor
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.net = config.network.build(shape)
-        self.register_buffer("centroids", torch.zeros(config.n_clusters, config.network.latent))
+        self.hold_centroids(config.network.latent)
         self.register_buffer("done", torch.zeros((), dtype=torch.bool))
         self._known: tuple[Tensor | None, Tensor] = (None, torch.zeros(0))
 
@@ -121,10 +120,7 @@ class JULE(Method):
         labels = self._merge(shard, clusters, z, clusters.gather(self.rows["merged"]) if straight else None, 0.0)
         one_hot = F.one_hot(labels, self.n_clusters).to(z.dtype)
         self.centroids.copy_(F.normalize(clusters.total(one_hot.T @ z), dim=1))
-        return labels
-
-    def assign(self, x: Tensor) -> Tensor:
-        return student_t(self.features(x), self.centroids)
+        return super().finalize_clusters(shard, clusters)
 
     def _merge(self, shard: Shard, clusters: Clusters, z: Tensor, labels: Tensor | None, left: float) -> Tensor:
         """Merge clusters, by default chains, until the share `left` of them is left, and at least K; labels [N]."""

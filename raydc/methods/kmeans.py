@@ -1,7 +1,9 @@
 """k-means on the rows themselves (Lloyd 1982; k-means++ of Arthur & Vassilvitskii 2007): the shallow baseline.
 
-Memberships of new rows are Student's t around the centroids, so that the nearest centroid has the largest; where sizes
-are balanced (Cuturi 2013; Asano et al. 2020), those of the optimal transport.
+A row, old or new, is with its nearest centroid, to the last bit as in training. Memberships are the posterior of equal
+spherical Gaussians around the centroids, whose variance and degrees of freedom are those of the training rows about
+their own centroids (`raydc.clustering.spread` says why, and how that goes in many dimensions): the units of the rows do
+not matter. Where sizes are balanced (Cuturi 2013; Asano et al. 2020), they are those of the optimal transport.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -11,9 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from raydc.clustering import ClusteringResult, Clusters
+from raydc.clustering.kmeans.steps import Geometry, labels, unit
 from raydc.data import Shard
-from raydc.losses.hardening import student_t
-from raydc.losses.transport import transport
+from raydc.losses.posterior import held, posterior
 from raydc.methods.base import Method, MethodInfo
 from raydc.networks.augment import Augment
 from raydc.settings.schedule import Phase
@@ -62,9 +64,11 @@ class KMeans(Method):
         super().__init__(config, shape)
         features = int(torch.tensor(shape).prod())
         self.register_buffer("centroids", torch.zeros(config.n_clusters, features))
+        self.register_buffer("origin", torch.zeros(features))
         self.register_buffer("offsets", torch.zeros(config.n_clusters))
-        self.register_buffer("sharpness", torch.zeros(()))
+        self.register_buffer("sharpness", torch.zeros((), dtype=torch.float64))
         self.centroids: Tensor
+        self.origin: Tensor
         self.offsets: Tensor
         self.sharpness: Tensor
 
@@ -73,13 +77,14 @@ class KMeans(Method):
 
     def features(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        return torch.nn.functional.normalize(flat, dim=1) if self.config.spherical else flat
+        return unit(flat) if self.config.spherical else flat
 
     def streamed(self) -> dict[str, Any]:
         return self.config.model_dump(exclude={"recipe", "augment"})
 
     def load_result(self, found: ClusteringResult) -> None:
         self.centroids.copy_(found.centroids)
+        self.origin.copy_(found.origin)
         self.offsets.copy_(found.offsets)
         self.sharpness.fill_(found.sharpness)
 
@@ -89,8 +94,16 @@ class KMeans(Method):
         self.load_result(found)
         return found.labels
 
-    def assign(self, x: Tensor) -> Tensor:
-        z = self.features(x)
-        if self.config.balanced:
-            return transport(z, self.centroids, self.offsets, self.sharpness)
-        return student_t(z, self.centroids)
+    def label(self, x: Tensor) -> Tensor:
+        return labels(*self._around(x))
+
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, centroids, geometry, offsets = self._around(x)
+        label, mu = labels(z, centroids, geometry, offsets), centroids.float().double()
+        score = 2 * z.double() @ mu.T - mu.square().sum(1) + offsets.double()
+        return label, held(posterior(score, self.sharpness), label)
+
+    def _around(self, x: Tensor) -> tuple[Tensor, Tensor, Geometry, Tensor]:
+        """Rows and centroids around the origin, as training compares them; and how."""
+        geometry = Geometry(self.origin, spherical=self.config.spherical)
+        return geometry.around(self.features(x)), self.centroids.double() - self.origin, geometry, self.offsets

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
-from raydc.losses.information import cross_entropy, entropy, probabilities
+from raydc.losses.information import cross_entropy, entropy, likeliest, probabilities
 from raydc.methods.base import Method, MethodInfo, Parts, StepState
 from raydc.networks.classifier import Classifier
 from raydc.settings.schedule import Clustering, Joint, Optimizer, Phase
@@ -57,7 +57,7 @@ class RIM(Method):
         return {"start": self.config.start, "cluster": self.config.cluster}
 
     def features(self, x: Tensor) -> Tensor:
-        return self.assign(x)
+        return probabilities(self.net(x))
 
     def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         logits = self.net(batch.x)
@@ -85,5 +85,5 @@ class RIM(Method):
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         return self.finalize_clusters(shard, clusters)
 
-    def assign(self, x: Tensor) -> Tensor:
-        return probabilities(self.net(x))
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return likeliest(self.net(x))

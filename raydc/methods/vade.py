@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from raydc.clustering import Clusters
 from raydc.clustering.gmm import fit_mixture
 from raydc.data import Batch, Shard
+from raydc.losses.information import likeliest
 from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
@@ -100,8 +101,7 @@ class VaDE(AutoencoderMethod):
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         if self.net.bernoulli:
-            outside = shard.map(lambda x: ((x < -1e-6) | (x > 1 + 1e-6)).flatten(1).any(1))
-            if rows := int(clusters.total(outside.sum())):
+            if rows := int(clusters.total(shard.map(lambda x: ((x < 0) | (x > 1)).flatten(1).any(1)).sum())):
                 raise ValueError(
                     f"vade's bernoulli likelihood needs rows in [0, 1], {rows} of {shard.total} are not: "
                     "use data.scaling=unit or method.network.likelihood=gaussian"
@@ -127,8 +127,8 @@ class VaDE(AutoencoderMethod):
         warming_up = state.alpha < self.config.cluster.alpha
         return self._fit(shard, clusters, self.means) if warming_up else self.finalize_clusters(shard, clusters)
 
-    def assign(self, x: Tensor) -> Tensor:
-        return log_joint(self.features(x), *self.prior).softmax(1)
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return likeliest(log_joint(self.features(x).double(), *(part.double() for part in self.prior)))
 
     def samples(self, per_cluster: int) -> Tensor:
         _, means, log_variances = self.prior

@@ -21,7 +21,7 @@ import torch
 from raydc.artifacts.model import ClusteringModel, weights_hash
 from raydc.data import DataError, DataSettings, Source, open_source
 from raydc.data.profile import bad_cells, checksum, complaint, joined
-from raydc.data.source import Piece, to_float32
+from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
@@ -208,7 +208,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         if bad is not None and not drop:
             raise DataError(complaint(source, piece, block, bad))
         dropped += (piece.start + np.setdiff1d(np.arange(piece.rows), rows)).tolist()
-        found = model.assign(to_float32(block.x[rows]))
+        found = model.assign(dense(block.x[rows]))
         columns["row"].append(piece.start + rows)
         columns["id"].append(block.ids[rows])
         columns["cluster"].append(found.clusters)

@@ -162,8 +162,8 @@ def _dry_loop(config: RunConfig, job: Job, rows: int) -> Loop:
     planned, profile = replace(job, config=config), job.profile
     few = min(rows, max(job.batch_size, 4 * (config.method.n_clusters or 1)))
     drawn = np.random.default_rng(0).normal(profile.mean, np.sqrt(profile.variance), (few, math.prod(job.shape)))
-    made = drawn.clip(profile.minimum, profile.maximum).astype(np.float32)
-    shard = Shard.of(job.scaling.apply(torch.from_numpy(made)).view(few, *job.shape))
+    made = drawn.clip(profile.minimum, profile.maximum)
+    shard = Shard.of(job.scaling.apply(made).view(few, *job.shape))
     shard.sizes = (rows,)
     training = config.training
     return Loop(

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from raydc.artifacts.model import ClusteringModel
 from raydc.data import DataError, DataSettings, Source, open_source
 from raydc.data.profile import bad_cells
-from raydc.data.source import to_float32
+from raydc.data.source import dense
 from raydc.settings import build
 from raydc.utils.storage import Store
 
@@ -30,8 +30,8 @@ PIECES = 64
 class Sample:
     """Some of a run's rows, with what became of them."""
 
-    rows: NDArray[np.float32]
-    """[n, D], in the data's units."""
+    rows: NDArray[Any]
+    """[n, D], as stored."""
     ids: NDArray[Any]
     labels: NDArray[np.int64]
     confidence: NDArray[np.float32]
@@ -100,7 +100,7 @@ def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPL
         usable = np.arange(piece.rows) if bad is None else np.flatnonzero(~bad.any(axis=1))
         share = min(len(usable), max(1, round(size * piece.rows / total)))
         chosen = np.sort(generator.choice(usable, share, replace=False))
-        rows.append(to_float32(block.x[chosen]))
+        rows.append(dense(block.x[chosen]))
         ids.append(block.ids[chosen])
         places.append(piece.start + chosen)
     x, names = np.concatenate(rows), np.concatenate(ids)
@@ -108,8 +108,8 @@ def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPL
     if table is None and model.refuses:
         raise DataError(f"no assignments are stored, and the model cannot make them: {model.refuses}")
     if table is None:
-        memberships = model.memberships(x)
-        labels, confidence, initial = memberships.argmax(1), memberships.max(1), None
+        found = model.assign(x)
+        labels, confidence, initial = found.clusters, found.confidence, None
     else:
         known = table["at"].to_numpy()
         x, names = x[known], names[known]
@@ -172,7 +172,7 @@ def _assignments(store: Store, positions: NDArray[np.int64]) -> pa.Table | None:
     return pa.concat_tables(parts).sort_by("at") if parts else None
 
 
-def _embed(model: ClusteringModel, x: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def _embed(model: ClusteringModel, x: NDArray[Any]) -> NDArray[np.float32] | None:
     try:
         embedding = model.transform(x)
     except NotImplementedError:

@@ -17,11 +17,12 @@ from raydc.data import (
     RowBlock,
     Scaling,
     Source,
-    load_shard,
     open_source,
     opened,
     profile_rows,
+    read_group,
 )
+from raydc.data.source import dense
 from raydc.metrics import graph
 from raydc.search.settings import TuneSettings
 from raydc.search.space import method_settings
@@ -59,7 +60,7 @@ class Context:
     columns: tuple[str, ...]
     chosen: NDArray[np.int64]
     """Positions of the evaluation rows among all that are used."""
-    rows: NDArray[np.float32]
+    rows: NDArray[Any]
     """[n, D], the evaluation rows as stored."""
     ids: NDArray[Any]
     """[n], theirs."""
@@ -144,7 +145,7 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     rows, ids = stored_rows(source, found, chosen)
     if settings.reference is None:
         scaling = Scaling.of(settings.data.scaling or "power", found)
-        reference = (rows - scaling.shift) * scaling.factor
+        reference = scaling.apply(rows).numpy()
     else:
         reference = _embedding(settings.reference, found.rows, chosen)
     settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).root})
@@ -152,18 +153,15 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
 
 
-def stored_rows(
-    source: Source, found: DataProfile, chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def stored_rows(source: Source, found: DataProfile, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Rows [n, D] at these ascending positions, as stored, and their ids, reading only the groups that hold them."""
-    plain = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
     parts, ids = [], []
     for group in found.groups:
         inside = chosen[(chosen >= group.start) & (chosen < group.stop)] - group.start
         if len(inside):
-            shard = load_shard(source, found, plain, [[group]], 0, "cpu", "memory")
-            parts.append(shard.rows.take(slice(0, len(group)))[inside].flatten(1).numpy())
-            ids.append(np.asarray(shard.ids)[inside])
+            block = read_group(source, found, group)
+            parts.append(dense(block.x[inside]))
+            ids.append(np.asarray(block.ids)[inside])
     return np.concatenate(parts), np.concatenate(ids)
 
 

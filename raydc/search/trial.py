@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel
 from raydc.data import DataError
-from raydc.methods.base import Method
+from raydc.methods.base import Method, in_batches
 from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
 from raydc.metrics.stability import nearest_neighbours
@@ -181,7 +181,7 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     files = {name: store.read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
     model = ClusteringModel.of(files, allow_code=[job.config.method_name])
     record.weights, record.n_clusters = model.weights_hash(), model.n_clusters
-    x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
+    x = job.scaling.apply(context.rows).view(-1, *context.shape)
     features = _features(model.method, x, x.device)
     if not model.refuses:
         return model.predict(context.rows), features
@@ -220,7 +220,7 @@ class Look:
 
     def __init__(self, context: Context, job: Job) -> None:
         self.graph, self.n_clusters = context.graph, job.config.method.n_clusters
-        self.x = job.scaling.apply(torch.from_numpy(context.rows)).view(-1, *context.shape)
+        self.x = job.scaling.apply(context.rows).view(-1, *context.shape)
         self.chosen, self.rung = context.chosen, 0
         self.whole = job.profile.rows == context.profile.rows
 
@@ -243,7 +243,8 @@ class Look:
         """Of the evaluation rows: the method's once it clusters, else those of k-means on its features."""
         method, device = loop.method, loop.shard.device
         if loop.begun and not method.info.refuses:
-            return _chunked(lambda x: method.assign(x).argmax(1), self.x, device).numpy()
+            found = in_batches(lambda part: (method.label(part.to(device)).cpu(),), self.x)
+            return found[0].numpy()
         if loop.begun and self.whole and loop.shard.total == len(loop.shard) and "previous" in method.rows:
             return method.rows["previous"].cpu().numpy()[self.chosen]
         features = _features(method, self.x, device)

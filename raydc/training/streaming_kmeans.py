@@ -22,9 +22,9 @@ from raydc.centroid_service.worker import rows_of, work
 from raydc.clustering.kmeans import accumulate
 from raydc.clustering.kmeans.iteration import Clustering
 from raydc.data import RowBlock, opened, read_group
-from raydc.data.source import Block, to_float32
+from raydc.data.source import Block, dense
 from raydc.distributed.ray_cluster import gpu_for_each
-from raydc.methods.base import Method
+from raydc.methods.base import Method, in_batches
 from raydc.training.loop import Progress
 from raydc.training.worker_job import Job, local_device, write_assignments
 from raydc.utils.autocast import exact_float32
@@ -34,8 +34,6 @@ from raydc.utils.storage import Store
 SNAPSHOTS = "checkpoints/centroids"
 PART_ROWS = 2**17
 """Rows of a file of assignments, about."""
-MEMBERSHIPS = 2**19
-"""Memberships that are held at once."""
 
 
 def plan_of(job: Job, run: str) -> ServicePlan | None:
@@ -90,7 +88,7 @@ class Rows:
         failpoint("stream")
         job = self.job
         block = read_group(opened(job.config.data, job.profile.fingerprint), job.profile, group)
-        return job.scaling.apply(torch.from_numpy(to_float32(block.x))).view(-1, *job.shape), block
+        return job.scaling.apply(dense(block.x)).view(-1, *job.shape), block
 
 
 def in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
@@ -216,18 +214,21 @@ def write_part(shared: Shared, part: Sequence[RowBlock]) -> None:
     if store.exists(_name(part)):
         return
     failpoint("stream.part")
-    now, method = now.to(device), rows.method.to(device)
-    method.load_result(now.settled())
+    method = rows.method.to(device)
+    method.load_result(now.to(device).settled())
     first, total = part[0].start, sum(map(len, part))
     clusters, confidence = np.empty(total, np.int64), np.empty(total, np.float32)
     ids = []
-    tile = max(1, MEMBERSHIPS // method.n_clusters)
+
+    def answer(x: Tensor) -> tuple[Tensor, Tensor]:
+        label, memberships = method.decide(x)
+        return label, memberships.amax(1)
+
     for group in part:
         x, block = rows.scaled(group)
-        x, at = x.to(device), slice(group.start - first, group.stop - first)
-        clusters[at] = accumulate.labelled(now, method.features(x))[0].cpu().numpy()
-        likeliest = [method.assign(some).max(1).values.float() for some in x.split(tile)]
-        confidence[at] = torch.cat(likeliest).cpu().numpy()
+        label, largest = in_batches(answer, x.to(device))
+        at = slice(group.start - first, group.stop - first)
+        clusters[at], confidence[at] = label.cpu().numpy(), largest.cpu().numpy()
         ids.append(block.ids)
     columns = {"row": rows.job.profile.positions(np.arange(first, first + total)), "id": np.concatenate(ids)}
     write_assignments(store, _name(part), columns | {"cluster": clusters, "confidence": confidence})

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from raydc import methods
 from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel
@@ -37,7 +38,7 @@ from raydc.data import (
     require,
 )
 from raydc.distributed import collectives
-from raydc.methods.base import Method, copy_pretrained
+from raydc.methods.base import Method, copy_pretrained, in_batches
 from raydc.settings import SettingsError
 from raydc.training import checkpoint
 from raydc.training.config import RunConfig
@@ -153,6 +154,7 @@ def prepare(
         local_device(training.device)
     found = profiled(opened, config.data)
     scaling = Scaling.of(config.data.scaling or kind.scaling, found)  # type: ignore[arg-type]
+    found = replace(found, notes=(*found.notes, *scaling.remarks(found, opened)))
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
     # before the method is built: a row of memory is set aside for every cluster
     require(found, config.method.n_clusters, max(config.training.workers, 1))
@@ -281,9 +283,13 @@ def _outcome(job: Job, loop: Loop, history: list[dict[str, Any]], status: str) -
     empty = np.zeros(0, np.int64)
     labels = rows["label"].cpu().numpy().astype(np.int64) if status == "finished" else empty
     confidence = np.full(len(labels), math.nan, np.float32)
+
+    def largest(x: Tensor) -> tuple[Tensor, ...]:
+        return (method.assign(x).amax(1),)
+
     if status == "finished" and not method.info.refuses:
         method.eval()
-        confidence = loop.shard.map(lambda x: method.assign(x).max(1).values.float()).cpu().numpy()
+        confidence = loop.shard.map(lambda x: in_batches(largest, x)[0]).cpu().numpy()
     initial = rows["initial"].cpu().numpy() if "initial" in rows and loop.begun else None
     model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns)
     return Outcome(status, model, loop.shard, labels, confidence, initial, history)

@@ -24,6 +24,9 @@ FARTHEST = 64
 SUMMED = ("sums", "counts", "mass", "energy", "soft")
 """Arrays that are integers and add up."""
 
+FAR = ("far", "where", "whose", "weights", "rows")
+"""Arrays of the rows that are far from their centroids, side by side for each restart."""
+
 Part = dict[str, np.ndarray]
 
 
@@ -64,7 +67,7 @@ def pass_of(clustering: Clustering) -> Pass:
     `sample_weights` [m]. seed: `times`, `where` [m] and `rows` [m, D], the first `most` [1] of which count. weigh:
     `mass` [1, C]. move and count, for A active restarts: `sums` [A, K, D], `counts` and `mass` [A, K], `energy` [1] and
     (balanced) `soft` [A, K], int64; and rows far from their centroids: `far`, `where`, `whose`, `weights` [A, m] and
-    `rows` [A, m, D].
+    `rows` [A, m, D]. count also: `spread` [m, 2] and `positions` [m], squared distances and weights of the sample.
     """
     kinds: dict[str, Callable[[Clustering], Pass]] = {"survey": Sample, "seed": Seed, "weigh": Weigh}
     return kinds.get(clustering.phase, Move)(clustering)
@@ -133,6 +136,7 @@ class Move(Pass):
         self.sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=self.centroids.device)
         self.counts, self.mass, self.soft = self.sums.new_zeros((3, *self.sums.shape[:2]))
         self.energy = self.sums.new_zeros(1)
+        self.spread: list[Part] = []
 
     def add(self, x: Tensor, weights: Tensor | None, positions: np.ndarray) -> None:
         if weights is None and not self.clustering.options.balanced:
@@ -142,6 +146,15 @@ class Move(Pass):
         self.energy += self.fixed.integers(squares if weights is None else squares * weights.double()).sum()
         for each, own, distances in zip(self.farthest, labels.cpu().numpy(), far.cpu().numpy(), strict=True):
             each.add(x, weights, own, distances, positions)
+        if self.clustering.phase == "count":
+            self.spread.append(self._spread(far[0].cpu().numpy(), weights, positions))
+
+    def _spread(self, far: np.ndarray, weights: Tensor | None, positions: np.ndarray) -> Part:
+        """Squared distances `far` [n] and weights of those rows that the survey's sample takes."""
+        now = self.clustering
+        drawn = kmeans_init.sampled(positions, now.options.sampled, now.rows, now.options.seed)
+        heavy = np.ones(len(far)) if weights is None else weights.double().cpu().numpy()
+        return {"spread": np.stack((far, heavy), 1)[drawn], "positions": positions[drawn]}
 
     def result(self) -> Part:
         totals = {"sums": self.sums, "counts": self.counts, "energy": self.energy}
@@ -150,6 +163,7 @@ class Move(Pass):
             totals["soft"] = self.soft
         far = [each.result() for each in self.farthest]
         rows = {name: np.concatenate([part[name] for part in far]) for name in far[0]}
+        rows |= merge(self.spread) if self.spread else {}
         return rows | {name: value.cpu().numpy() for name, value in totals.items()}
 
     def _weighed(self, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,10 +251,8 @@ def labelled(clustering: Clustering, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     geometry, arrays = clustering.geometry, clustering.arrays
     x, centroids = geometry.around(x), arrays["centroids"][0]
-    if clustering.options.balanced:
-        own = balanced.labels(x, centroids, arrays["offsets"][0], geometry)
-    else:
-        (own,) = steps.assign([x], centroids, geometry)
+    offsets = arrays["offsets"][0] if clustering.options.balanced else None
+    own = steps.labels(x, centroids, geometry, offsets)
     return arrays["order"].argsort()[own], steps.distances(x, own, centroids)
 
 
@@ -261,12 +273,15 @@ def merge(parts: Sequence[Part]) -> Part:
     elif "times" in parts[0]:
         first = np.lexsort((joined("where"), joined("times")))[: int(parts[0]["most"][0])]
         merged = {name: joined(name)[first] for name in ("times", "where", "rows")} | {"most": parts[0]["most"]}
+    if "spread" in parts[0]:
+        order = np.argsort(joined("positions"))
+        merged |= {name: joined(name)[order] for name in ("spread", "positions")}
     for name in SUMMED:
         if name in parts[0]:
             merged[name] = reduce(np.add, [part[name] for part in parts])
     if "far" in parts[0]:
         order = np.lexsort((joined("where", 1), -joined("far", 1)), axis=1)[:, :FARTHEST]
-        for name in ("far", "where", "whose", "weights", "rows"):
+        for name in FAR:
             values = joined(name, 1)
             merged[name] = np.take_along_axis(values, order[..., None] if values.ndim == 3 else order, 1)
     return merged

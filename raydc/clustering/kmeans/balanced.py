@@ -3,9 +3,10 @@
 Sinkhorn's iteration (Cuturi, NeurIPS 2013, arXiv:1306.0895) as in self-labelling (Asano, Rupprecht and Vedaldi, ICLR
 2020, arXiv:1911.05371): memberships softmax_k((g_k - d_k^2) / eps) are held to equal column sums by offsets g. A pass
 over the rows gives the column sums for the offsets that stand, and eps log(target / sum) is what each offset lacks; so
-a pass is a step of Sinkhorn and of Lloyd at once. A row's label is its largest membership, and new rows are assigned
-alike. eps is the variance of the rows over `Options.balanced`: the larger that is, the nearer sizes come to equal, and
-the more passes it takes. Memberships are summed as integers, so their order leaves no trace.
+a pass is a step of Sinkhorn and of Lloyd at once. A row is with the cluster of the largest g_k - d_k^2, exactly
+(`kmeans.Assigner`), and new rows are assigned alike. eps is the variance of the rows over `Options.balanced`: the
+larger that is, the nearer sizes come to equal, and the more passes it takes. Memberships are summed as integers, so
+their order leaves no trace.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from raydc.clustering.kmeans.steps import FixedPoint, Geometry
+from raydc.clustering.kmeans.steps import Assigner, FixedPoint, Geometry
 
 EVEN = 0.01
 """The largest part by which a cluster's share may miss its target when the iterations end."""
@@ -40,20 +41,15 @@ class BalancedAssigner:
         self.centroids, self.sharp = centroids.float(), sharp
         norms = torch.ones_like(offsets) if geometry.spherical else centroids.square().sum(1)
         self.norms, self.offsets = norms, offsets
+        self.nearest = Assigner(centroids[None], geometry, offsets[None])
 
     def __call__(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Labels int64 [n], squared distances less |x|^2, float64 [n], and memberships float64 [n, K] of each tile."""
         for tile in x.split(TILE):
             distances = self.norms - 2 * (tile @ self.centroids.T).double()
-            scores = self.offsets - distances
-            labels = scores.argmax(1)
-            yield labels, distances.gather(1, labels[:, None])[:, 0], (scores * self.sharp).softmax(1)
-
-
-def labels(x: Tensor, centroids: Tensor, offsets: Tensor, geometry: Geometry) -> Tensor:
-    """int64 [n] of rows x [n, D] around the origin."""
-    parts = [own for own, _, _ in BalancedAssigner(centroids, offsets, 1.0, geometry)(x)]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=x.device)
+            labels = self.nearest(tile)[0].long()
+            memberships = ((self.offsets - distances) * self.sharp).softmax(1)
+            yield labels, distances.gather(1, labels[:, None])[:, 0], memberships
 
 
 def masses(memberships: Tensor, weights: Tensor | None, fixed: FixedPoint) -> Tensor:

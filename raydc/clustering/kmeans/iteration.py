@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raydc.clustering import ClusteringResult
+from raydc.clustering import ClusteringResult, spread
 from raydc.clustering.kmeans import balanced, steps
 from raydc.clustering.kmeans import init as kmeans_init
 from raydc.clustering.kmeans.steps import FixedPoint, Geometry
@@ -131,8 +131,9 @@ class Clustering:
     """After the survey: `origin` and `largest` [D], `scale` [D], `energy_scale` [] and `weight_scale` [] of integers,
     `soft_scale` [], `floor` [], `variance` []. While candidates are gathered: `candidates` [C, D] float32. Then, around
     the origin: `centroids` [R, K, D] float64, `offsets` [R, K] (balanced), `counts`, `lifetime` and `idle` [R, K];
-    `inertia`, `iterations` and `refilled` [R]. At the end R is 1, `chosen` [] says which it was, and `order` [K] puts
-    clusters with members first. Where there are shards, they have `centroids` once these have moved."""
+    `inertia`, `iterations` and `refilled` [R]. At the end R is 1, `chosen` [] says which it was, `order` [K] puts
+    clusters with members first, and `spread` [] is how sharp memberships are. Where there are shards, they have
+    `centroids` once these have moved."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Between processes arrays travel as numpy, which Ray passes on some 10 times faster than tensors."""
@@ -220,7 +221,8 @@ class Clustering:
         away = torch.arange(1, len(centroids) - found + 1, device=centroids.device)
         centroids[found:] = (away * far)[:, None].to(centroids.dtype)
         offsets[found:] = 0
-        return ClusteringResult(centroids, counts, offsets, self.sharpness)
+        sharp = self.sharpness if self.options.balanced else float(arrays["spread"])
+        return ClusteringResult(centroids, counts, offsets, sharp, arrays["origin"])
 
     def _survey(self, totals: dict[str, Tensor]) -> "Clustering":
         options, sample, positions = self.options, totals["sample"], totals["positions"]
@@ -398,5 +400,9 @@ class Clustering:
         update = CentroidUpdate(mass, mass, torch.zeros_like(mass, dtype=torch.float64), (False,), (none,))
         centroids, losses, _ = self._apply(update, got, elsewhere)
         arrays |= centroids | {"counts": got["counts"], "inertia": self._inertia(got, losses)}
+        squared, weights = got["spread"].cpu().numpy().T
+        rounding = 2.0**-48 * float(arrays["origin"].double().square().sum() + self.options.spherical)
+        sharp = spread.sharpness(squared, weights, self.dim, rounding)
+        arrays["spread"] = mass.new_tensor(sharp, dtype=torch.float64)
         arrays["order"] = (got["counts"][0] == 0).to(torch.int8).argsort(stable=True)
         return replace(self, done=True, active=(), arrays=arrays)

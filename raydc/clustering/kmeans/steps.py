@@ -50,15 +50,18 @@ class FixedPoint:
         return integers.double() / self.scale
 
 
+UNIT = FixedPoint(torch.ones((), dtype=torch.float64))
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What every worker must agree on before rows can be compared and summed."""
 
     origin: Tensor
     """[D] float32, about the mean of all rows, so that a far-away origin costs no digits; zero on the sphere."""
-    fixed: FixedPoint
-    """For rows around the origin."""
-    floor: float
+    fixed: FixedPoint = UNIT
+    """For sums of rows around the origin."""
+    floor: float = 0.0
     """Squared distance below which two float32 rows are the same."""
     spherical: bool = False
 
@@ -80,17 +83,21 @@ def unit(z: Tensor) -> Tensor:
 class Assigner:
     """Labels of rows by centroids [R, K, D] around the origin, R clusterings of the same rows at once; and their sums.
 
+    With offsets [R, K], of balanced clusters, a row is with the lowest squared distance less the cluster's offset.
+
     Labels are exact, as `kernels` says, so how products are made is a question of speed alone. In float32 they never
     leave the first-level cache. Where the processor multiplies bfloat16 in hardware, a bfloat16 product of a whole tile
     leaves a few clusters for float64 to tell apart; should it leave many, the tile gets float32 products after all.
     """
 
-    def __init__(self, centroids: Tensor, geometry: Geometry) -> None:
+    def __init__(self, centroids: Tensor, geometry: Geometry, offsets: Tensor | None = None) -> None:
         self.restarts, self.clusters, dim = centroids.shape
         self.centroids, self.fixed = centroids.float().contiguous(), geometry.fixed
         exact = self.centroids.double()
         # On the sphere all centroids have length one; leaving that out keeps zero rows tied, and so in cluster 0.
         self.half = torch.zeros_like(exact[..., 0]) if geometry.spherical else exact.square().sum(2) / 2
+        if offsets is not None:
+            self.half -= offsets.double() / 2
         self.geometry, self.apart = geometry, float(geometry.spherical)
         self.screens = screening_pays(self.clusters, dim, centroids.device.type)
         # A float32 sum of products is off by this share of the lengths' product, in any order; so is what comes after.
@@ -230,7 +237,7 @@ def bounds(half: Tensor, slack: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
     Numbers too small for float32 or bfloat16 count as zero there, which the last term makes up for.
     """
-    around = half * 2.0**-21 + (dim + slack) * 2.0**-110
+    around = half.abs() * 2.0**-21 + (dim + slack) * 2.0**-110
     pad = (0, -(-half.shape[1] // padding(half.shape[1])) * padding(half.shape[1]) - half.shape[1])
     low, high = (torch.nn.functional.pad(each, pad, value=math.inf) for each in (half - around, half + around))
     slack, around = (torch.nn.functional.pad(each, pad) for each in (slack, around))
@@ -274,10 +281,10 @@ def nearest(x: Tensor, products: Tensor, limits: Tensor, centroids: Tensor, half
     return labels.view(-1, restarts).T.int()
 
 
-def assign(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> list[Tensor]:
-    """Labels int64 [n] of each row group by centroids [K, D] around the origin."""
-    assigner = Assigner(centroids[None], geometry)
-    return [assigner(x)[0].long() for x in groups]
+def labels(x: Tensor, centroids: Tensor, geometry: Geometry, offsets: Tensor | None = None) -> Tensor:
+    """Labels int64 [n] of rows x [n, D] by centroids [K, D], both around the origin; offsets [K] as in `Assigner`."""
+    assigner = Assigner(centroids[None], geometry, None if offsets is None else offsets[None])
+    return assigner(x)[0].long()
 
 
 def statistics(groups: Iterable[Tensor], centroids: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
