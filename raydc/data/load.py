@@ -20,6 +20,7 @@ from raydc.data.scaling import Scaling
 from raydc.data.settings import Storage
 from raydc.data.shard import DenseRows, RowBlock, Rows, Shard
 from raydc.data.source import Block, DataError, Source, dense
+from raydc.data.staged import Staged
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class SparseRows:
         return self.scaling.apply(dense(chosen)).view(-1, *self.shape).to(self.device)
 
 
-def read_group(source: Source, profile: DataProfile, group: RowBlock) -> Block:
-    """The usable rows of one group as stored, with their ids and weights.
+def read_group(source: Source, profile: DataProfile, group: RowBlock, staged: Staged | None = None) -> Block:
+    """The usable rows of one group as stored, with their ids and weights; of a piece that is `staged`, from there.
 
     Raises DataError if they are not what the profile saw.
     """
     piece = profile.pieces[group.id]
-    block = source.read(piece)
+    block = (staged.block(group) if staged else None) or source.read(piece)
     if checksum(block) != profile.checksums[group.id]:
         raise DataError(
             f"{piece.file}, row group {piece.row_group}: its values have changed since they were checked; start again"

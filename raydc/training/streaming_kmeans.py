@@ -23,6 +23,7 @@ from raydc.clustering.kmeans import accumulate
 from raydc.clustering.kmeans.iteration import Clustering
 from raydc.data import RowBlock, opened, read_group
 from raydc.data.source import Block, dense
+from raydc.data.staged import Staged, lay_out, shared_groups
 from raydc.distributed.ray_cluster import gpu_for_each
 from raydc.methods.base import Method, in_batches
 from raydc.training.loop import Progress
@@ -31,7 +32,7 @@ from raydc.utils.autocast import exact_float32
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
 
-SNAPSHOTS = "checkpoints/centroids"
+SNAPSHOTS, STAGED = "checkpoints/centroids", "checkpoints/rows"
 PART_ROWS = 2**17
 """Rows of a file of assignments, about."""
 
@@ -72,6 +73,7 @@ class Rows:
     """Reads the row groups of a job, in whatever process."""
 
     job: Job
+    staged: Staged | None = None
 
     @cached_property
     def method(self) -> Method:
@@ -87,7 +89,7 @@ class Rows:
         """Rows [n, ...] as the method takes them, and as they are stored."""
         failpoint("stream")
         job = self.job
-        block = read_group(opened(job.config.data, job.profile.fingerprint), job.profile, group)
+        block = read_group(opened(job.config.data, job.profile.fingerprint), job.profile, group, self.staged)
         return job.scaling.apply(dense(block.x)).view(-1, *job.shape), block
 
 
@@ -128,8 +130,12 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
         "max_failures": training.max_failures,
         "hang_after": training.hang_after,
     }
+    place, source = store / STAGED, opened(job.config.data, job.profile.fingerprint)
+    lots = shared_groups(source, job.profile, over_ray.split(groups, training.workers))
+    if lots:
+        over_ray.tasks(_lay_out, (job, place), **each | {"gpu": False})(lots)
+    rows = Rows(job, Staged(place, frozenset(group.id for lot in lots for group in lot)))
     service = over_ray.start(plan, (store / SNAPSHOTS).root)
-    rows = Rows(job)
 
     def on_version() -> bool:
         return watch.heard(service.status())
@@ -140,8 +146,10 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
     assert now is not None
     written = {*store.list("assignments")}
     missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
-    lots = [missing[at :: training.workers] for at in range(training.workers)]
-    over_ray.tasks(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), **each)([lot for lot in lots if lot])
+    shares = [missing[at :: training.workers] for at in range(training.workers)]
+    over_ray.tasks(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), **each)(
+        [part for part in shares if part]
+    )
     _conclude(job, store, now, service.status())
     return True
 
@@ -196,6 +204,11 @@ def parts_of(groups: Sequence[RowBlock], rows: int) -> list[list[RowBlock]]:
 
 def _name(part: Sequence[RowBlock]) -> str:
     return f"assignments/part-{part[0].start:012d}.parquet"
+
+
+def _lay_out(what: tuple[Job, Store], groups: list[RowBlock]) -> None:
+    job, place = what
+    lay_out(opened(job.config.data, job.profile.fingerprint), job.profile, groups, place)
 
 
 Shared = tuple[Rows, Clustering, Store, str]
