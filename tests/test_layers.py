@@ -25,7 +25,6 @@ ORDER = [
 ONLY = {
     "ray": {
         "distributed/ray_cluster",
-        "distributed/watchdog",
         "distributed/tasks",
         "centroid_service/actors",
         "training/placement",

@@ -200,8 +200,8 @@ def service_worker_slow(lab: Lab, repeat: int) -> float:
 def zombie(lab: Lab, repeat: int) -> float:
     plan, groups, x = start(lab, "zombie", repeat)
     expected, folder = undisturbed(lab, repeat % 4), str(lab.folder / "run")
-    actor = over_ray.ACTOR.options(num_cpus=0)
-    old = actor.remote(None, CentroidService, folder, plan)
+    actor, unwatched = over_ray.ACTOR.options(num_cpus=0), 3600.0
+    old = actor.remote(None, unwatched, CentroidService, folder, plan)
     before = over_ray.RemoteService(old)
     for _ in range(lab.dice.randint(1, 3)):
         work(before, plan, groups, Rows(x))
@@ -209,7 +209,7 @@ def zombie(lab: Lab, repeat: int) -> float:
     pid = ray.get(old.__ray_call__.remote(lambda self: os.getpid()))
     os.kill(pid, signal.SIGSTOP)
     began = time.time()
-    new = actor.remote(None, CentroidService, folder, plan)
+    new = actor.remote(None, unwatched, CentroidService, folder, plan)
     after = over_ray.RemoteService(new)
     work(after, plan, groups, Rows(x))
     recovery = time.time() - began

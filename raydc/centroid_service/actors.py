@@ -1,9 +1,9 @@
 """The centroid service over Ray: a named actor around it, and k-means over row groups larger than memory.
 
 An actor that dies comes back from its last snapshot, and Ray repeats calls in flight: the service's methods may be
-called twice. Callers wait as long as an answer takes (the start of many clusters takes minutes) while another method of
-the actor is answered. A worker is a task without state, so a dead one is simply run again, and one that hangs is killed
-(raydc.distributed.watchdog). The ledger decides what counts.
+called twice. A worker is a task without state, so a dead one is simply run again. Actors and workers that hang are
+killed (raydc.distributed.watchdog), so callers wait as long as an answer takes, and for an actor as long as its start
+takes. The ledger decides what counts.
 """
 
 import math
@@ -11,20 +11,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from raydc.centroid_service.service import CentroidService, Contribution, Fenced, Receipt, ServicePlan, State
 from raydc.centroid_service.shards import ClusterShard, Sharded, Terms
 from raydc.centroid_service.worker import Reader, work
 from raydc.clustering.kmeans.iteration import CentroidUpdate, Clustering
 from raydc.data.shard import RowBlock
-from raydc.distributed.watchdog import HANG_AFTER, Watchdog
+from raydc.distributed.watchdog import HANG_AFTER, watch
 from raydc.utils.storage import Store
 
 NAMESPACE = "raydc"
@@ -35,7 +36,8 @@ BESIDE = "beside"
 class _Actor:
     """Passes calls on to the service or a shard; ends itself when fenced, or when its lease has run out."""
 
-    def __init__(self, lease_s: float | None, kind: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, lease_s: float | None, hang_after: float, kind: Callable[..., Any], *arguments: Any) -> None:
+        watch(hang_after)
         self.service, self.called = kind(*arguments), time.monotonic()
         if lease_s is not None:
             me = ray.get_runtime_context().current_actor
@@ -53,9 +55,6 @@ class _Actor:
     def plan(self) -> ServicePlan:
         return self.service.plan
 
-    def alive(self) -> None:
-        pass
-
     def _expire(self, me: Any, lease_s: float) -> None:
         while (left := self.called + lease_s - time.monotonic()) > 0:
             for shard in getattr(self.service, "shards", ()):  # theirs goes on with that of the service
@@ -67,14 +66,21 @@ class _Actor:
 ACTOR: Any = ray.remote(concurrency_groups={BESIDE: 1})(_Actor)
 
 
+def _go_on() -> None:
+    pass
+
+
 class _Remote:
     """The methods of what an actor holds, wherever that is.
 
-    Raises TimeoutError if the actor gives no sign of life for `timeout_s`.
+    `poll` is called every second while an answer takes, and ends the waiting by what it raises.
     """
 
-    def __init__(self, actor: Any, timeout_s: float = 300.0) -> None:
-        self.actor, self.timeout_s = actor, timeout_s
+    def __init__(self, actor: Any, poll: Callable[[], None] = _go_on) -> None:
+        self.actor, self.poll = actor, poll
+
+    def polling(self, poll: Callable[[], None]) -> Self:
+        return type(self)(self.actor, poll)
 
     def status(self) -> dict[str, Any]:
         return self._call("status")
@@ -83,27 +89,23 @@ class _Remote:
         return self._call("push", contribution)
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        answer = self.actor.call.remote(method, *arguments)
+        return self._answer(self.actor.call.remote(method, *arguments))
+
+    def _answer(self, asked: Any) -> Any:
         try:
-            while not ray.wait([answer], timeout=self.timeout_s / 2)[0]:
-                self._beside(self.actor.alive)
-            return ray.get(answer)
+            while not ray.wait([asked], timeout=1.0)[0]:
+                self.poll()
+            return ray.get(asked)
         except RayTaskError as error:
             raise error.cause from None
-
-    def _beside(self, method: Any) -> Any:
-        """The answer of a method that the actor need not be idle for."""
-        try:
-            return ray.get(method.options(concurrency_group=BESIDE).remote(), timeout=self.timeout_s / 2)
-        except GetTimeoutError:
-            raise TimeoutError(f"no sign of life from the centroid service in {self.timeout_s:g} s") from None
 
 
 class RemoteService(_Remote):
     """The service of a run."""
 
     def plan(self) -> ServicePlan:
-        return self._beside(self.actor.plan)
+        """Also while the service is busy."""
+        return self._answer(self.actor.plan.options(concurrency_group=BESIDE).remote())
 
     def state(self, centroids: bool = True) -> State:
         return self._call("state", centroids)
@@ -140,13 +142,15 @@ def start(
     *,
     save_every: int = 0,
     lease_s: float | None = None,
+    hang_after: float = HANG_AFTER,
     service: Callable[..., CentroidService] = CentroidService,
     shard: Callable[..., ClusterShard] = ClusterShard,
 ) -> Remote:
     """The service of `plan.run`, started unless it runs already; snapshots go to `folder`, which every node must reach.
 
-    Where the sums are large it has shards, spread over the nodes. It ends when nothing refers to it any more, at the
-    latest with the job that started it; with `lease_s`, when nobody has called it for so many seconds.
+    Where the sums are large it has shards, spread over the nodes. An actor that gives no sign of life for `hang_after`
+    seconds is replaced. It ends when nothing refers to it any more, at the latest with the job that started it; with
+    `lease_s`, when nobody has called it for so many seconds.
     """
 
     def actor(name: str, *arguments: Any, **options: Any) -> Any:
@@ -160,7 +164,7 @@ def start(
             max_task_retries=-1,
             **options,
         )
-        return made.remote(lease_s, *arguments)
+        return made.remote(lease_s, hang_after, *arguments)
 
     names = _shards(plan)
     parts = [
@@ -172,10 +176,7 @@ def start(
 
 
 def find(run: str) -> Remote:
-    """The running service of a run, from any job of the cluster.
-
-    Raises ValueError where there is none, TimeoutError where it gives no sign of life.
-    """
+    """The running service of a run, from any job of the cluster. Raises ValueError where there is none."""
     try:
         actor = ray.get_actor(_name(run), namespace=NAMESPACE)
     except ValueError:
@@ -183,6 +184,14 @@ def find(run: str) -> Remote:
     service = RemoteService(actor)
     plan = service.plan()
     return _whole(service, plan, _found(plan))
+
+
+def polling(remote: Remote, poll: Callable[[], None]) -> Remote:
+    """The same service for this process alone, whose waiting calls `poll`."""
+    if isinstance(remote, RemoteService):
+        return remote.polling(poll)
+    service, shards = cast(RemoteService, remote.service), cast(Sequence[RemoteShard], remote.shards)
+    return replace(remote, service=service.polling(poll), shards=[shard.polling(poll) for shard in shards])
 
 
 def _leading(
@@ -241,19 +250,22 @@ def advance(
     gpu: bool = False,
     max_failures: int = -1,
     hang_after: float = HANG_AFTER,
+    poll: Callable[[], None] = _go_on,
     on_version: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Work until the service is done, or until `on_version`, called after each version, says to stop; whether it is.
 
     With `gpu` each worker has one and counts there. Workers that are lost, or give no sign of life for `hang_after`
-    seconds, are replaced. Raises WorkerCrashedError if one is lost more than `max_failures` times (-1: never).
+    seconds, are replaced. Raises WorkerCrashedError if one is lost more than `max_failures` times (-1: never). `poll`
+    is called every second, and ends the work by what it raises; what the service has committed stays.
     """
     shared = (remote, plan, read, threads, "cuda" if gpu else "cpu")
-    count = tasks(_work, shared, threads=threads, gpu=gpu, max_failures=max_failures, hang_after=hang_after)
-    while not (state := remote.state(centroids=False)).done:
+    count = tasks(_work, shared, threads=threads, gpu=gpu, max_failures=max_failures, hang_after=hang_after, poll=poll)
+    mine = polling(remote, poll)
+    while not (state := mine.state(centroids=False)).done:
         count(split([groups[index] for index in state.missing], workers))
         if on_version():
-            return remote.state(centroids=False).done
+            return mine.state(centroids=False).done
     return True
 
 
@@ -265,7 +277,7 @@ def tasks(
     gpu: bool = False,
     max_failures: int = -1,
     hang_after: float = HANG_AFTER,
-    poll: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = _go_on,
 ) -> Callable[[Sequence[Any]], list[Any]]:
     """What runs function(shared, part) of every part of a list, at the same time; results in order, or what one raises.
 
@@ -284,7 +296,7 @@ def stream(
     gpu: bool = False,
     max_failures: int = -1,
     hang_after: float = HANG_AFTER,
-    poll: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = _go_on,
 ) -> Callable[[Sequence[Any]], Iterator[Any]]:
     """What runs function(shared, part) of every part of a list, at the same time, and yields the results in order, each
     as soon as those before it are there; or raises what one raises. A result that was yielded is not held here.
@@ -292,11 +304,11 @@ def stream(
     Tasks that are lost, or give no sign of life for `hang_after` seconds, are run again, up to `max_failures` times.
     `poll` is called every second, and ends the waiting by what it raises.
     """
-    watchdog, put = Watchdog.start(hang_after), ray.put((function, shared))
+    put = ray.put((function, shared))
     task = TASK.options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
 
     def run(parts: Sequence[Any]) -> Iterator[Any]:
-        running = [task.remote(watchdog, put, part) for part in parts]
+        running = [task.remote(hang_after, put, part) for part in parts]
         asked = deque(running)
         try:
             while running:
@@ -312,13 +324,10 @@ def stream(
     return run
 
 
-def _watched(watchdog: Watchdog, what: tuple[Callable[[Any, Any], Any], Any], part: Any) -> Any:
+def _watched(hang_after: float, what: tuple[Callable[[Any, Any], Any], Any], part: Any) -> Any:
     function, shared = what
-    leave = watchdog.watch()
-    try:
-        return function(shared, part)
-    finally:
-        leave()
+    watch(hang_after)
+    return function(shared, part)
 
 
 TASK: Any = ray.remote(_watched)

@@ -220,7 +220,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
-        print("raydc: saving at the end of this epoch; once more ends it at once", file=sys.stderr)
+        print("raydc: saving, at the end of this epoch at the latest; once more ends it at once", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -27,6 +27,9 @@ LOOPBACK = ("127.0.0.1", "::1")
 """Where Ray listens for this machine alone; a node at another address, 127.0.0.2 as well, listens for everybody."""
 PROCESS_GROUPS = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2"}
 """Seconds that Ray Train waits for workers to take leave of each other (else 30): with one that hangs they never do."""
+NICENESS = "RAY_worker_niceness"
+"""Of the workers of a cluster that raydc starts: 0, if the environment says nothing else. Ray's own 15 leaves them
+next to nothing of a processor that anybody else uses."""
 PATIENCE = 60
 """Seconds for a cluster to say who it is; Ray's own patience of 30, and the start of a process, fit in."""
 
@@ -128,6 +131,7 @@ def _start(cpus: int) -> None:
 
     if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token":
         private_token(create=True)
+    os.environ.setdefault(NICENESS, "0")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     try:
         with compat.loopback_alone():

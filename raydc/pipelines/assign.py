@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,9 @@ from raydc.data import DataError, DataSettings, Source, open_source
 from raydc.data.profile import bad_cells, checksum, complaint, joined
 from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
+from raydc.distributed.watchdog import HANG_AFTER, watch
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
-
-if TYPE_CHECKING:
-    from raydc.distributed.watchdog import Watchdog
 
 MANIFEST, SUMMARY = "assignment.json", "summary.json"
 CHUNK_ROWS = 2**17
@@ -260,17 +258,17 @@ def _summarise(
 class _Assigner:
     """A Ray actor that makes chunks, reading their rows itself."""
 
-    def __init__(self, settings: DataSettings, store: Store, manifest: dict[str, Any]) -> None:
+    def __init__(self, settings: DataSettings, store: Store, manifest: dict[str, Any], hang_after: float) -> None:
+        watch(hang_after)
         torch.set_num_threads(1)
         self.source, self.store, self.manifest = open_source(settings), store, manifest
         self.model: ClusteringModel | None = None
         if self.source.fingerprint != manifest["data"]:
             raise DataError(f"{settings.path} differs between machines, or has been replaced; start again")
 
-    def make(self, watchdog: "Watchdog", files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
-        """`files` are the model, of this method; the first call keeps it and is watched (a restarted actor's too)."""
+    def make(self, files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
+        """`files` are the model, of this method; the first call keeps it (a restarted actor's too)."""
         if self.model is None:
-            watchdog.watch()
             self.model = ClusteringModel.of(files, allow_code=[method_name])
             _accelerate(self.model)
         _write(chunk, self.source, self.model, self.store, self.manifest)
@@ -290,15 +288,13 @@ def _on_ray(
         from ray.exceptions import RayActorError, RayTaskError
         from ray.util import ActorPool
 
-        from raydc.distributed.watchdog import Watchdog
-
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)(_Assigner)
-        files, watchdog = ray.put(model.files()), Watchdog.start()
-        actors = [kind.remote(settings, store, manifest) for _ in range(min(workers, len(chunks)))]
+        files = ray.put(model.files())
+        actors = [kind.remote(settings, store, manifest, HANG_AFTER) for _ in range(min(workers, len(chunks)))]
         try:
             for _ in ActorPool(actors).map_unordered(
-                lambda actor, chunk: actor.make.remote(watchdog, files, model.method_name, chunk), chunks
+                lambda actor, chunk: actor.make.remote(files, model.method_name, chunk), chunks
             ):
                 pass
         except RayTaskError as problem:

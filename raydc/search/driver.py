@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 from raydc import methods
 from raydc.data import features_named
 from raydc.distributed import ray_cluster
+from raydc.distributed.watchdog import watch
 from raydc.search import selector
 from raydc.search.directory import SearchError, open_study, same_search
 from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
@@ -462,6 +463,8 @@ def room(settings: TuneSettings, there: Mapping[str, float], grows: bool) -> tup
 def _trainable(config: dict[str, Any], context: Context) -> None:
     """What a trial's process runs. It always returns, so the process can take the next trial."""
     from ray import tune
+
+    watch()
 
     def report(rung: int, score: float) -> None:
         tune.report({"rung": rung, "score": score})

@@ -80,8 +80,8 @@ class Training(Settings):
     max_failures: int = Field(3, ge=0)
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     hang_after: float = Field(20.0, gt=0)
-    """Seconds without a sign of life from a worker's process (its training may take any time) until it is replaced;
-    longer where machines are paused for longer, shorter to lose less time when one hangs."""
+    """Seconds in which a process of a worker or of the centroid service neither gives a sign of life nor has or waits
+    for processor time (slow is not dead), until it is replaced; shorter to lose less time when one hangs."""
     patience: float = Field(1800.0, ge=0)
     """Seconds to wait until the cluster has room for the workers, at the start and when nodes were lost."""
     init_from: Annotated[str, AfterValidator(public)] | None = None

@@ -7,6 +7,8 @@ heavy is imported here, so that the actor is there in a moment.
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from raydc.distributed.watchdog import watch
+
 if TYPE_CHECKING:
     from raydc.training.loop import Loop, Progress
 
@@ -31,6 +33,7 @@ class Reporter:
 
 def work(config: dict[str, Any]) -> str:
     """Train on this worker's rows; finished or interrupted."""
+    watch(config["job"].config.training.hang_after)
     import ray.train
     import ray.train.torch
 

@@ -119,7 +119,7 @@ def _in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") ->
 
 
 def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
-    """The same by Ray tasks around the service's actor. Raises what the tasks raise."""
+    """The same by Ray tasks around the service's actor, stopped also within an iteration. Raises what tasks raise."""
     from raydc.centroid_service import actors as over_ray
 
     training, groups = job.config.training, job.profile.groups
@@ -129,29 +129,38 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
         "gpu": gpu,
         "max_failures": training.max_failures,
         "hang_after": training.hang_after,
+        "poll": watch.poll,
     }
     place, source = store / STAGED, opened(job.config.data, job.profile.fingerprint)
     lots = shared_groups(source, job.profile, over_ray.split(groups, training.workers))
-    if lots:
-        over_ray.tasks(_lay_out, (job, place), **each | {"gpu": False})(lots)
     rows = Rows(job, Staged(place, frozenset(group.id for lot in lots for group in lot)))
-    service = over_ray.start(plan, (store / SNAPSHOTS).root)
+    service = over_ray.start(plan, (store / SNAPSHOTS).root, hang_after=training.hang_after)
+    mine = over_ray.polling(service, watch.poll)
 
     def on_version() -> bool:
-        return watch.heard(service.status())
+        return watch.heard(mine.status())
 
-    if not over_ray.advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **each):
+    try:
+        if lots:
+            over_ray.tasks(_lay_out, (job, place), **each | {"gpu": False})(lots)
+        if not over_ray.advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **each):
+            return False
+        now = mine.state().clustering
+        assert now is not None
+        written = {*store.list("assignments")}
+        missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
+        shares = [missing[at :: training.workers] for at in range(training.workers)]
+        over_ray.tasks(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), **each)(
+            [part for part in shares if part]
+        )
+        _conclude(job, store, now, mine.status())
+    except Stopped:
         return False
-    now = service.state().clustering
-    assert now is not None
-    written = {*store.list("assignments")}
-    missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
-    shares = [missing[at :: training.workers] for at in range(training.workers)]
-    over_ray.tasks(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), **each)(
-        [part for part in shares if part]
-    )
-    _conclude(job, store, now, service.status())
     return True
+
+
+class Stopped(Exception):
+    """Asked to stop while it waited."""
 
 
 @dataclass
@@ -170,6 +179,11 @@ class Listener:
             self.progress(entry)
         self.told = len(history)
         return self.stopping()
+
+    def poll(self) -> None:
+        """Raises Stopped when asked to stop."""
+        if self.stopping():
+            raise Stopped
 
 
 def progress_of(status: dict[str, Any], iterations: int) -> list[Progress]:

@@ -160,7 +160,7 @@ def _status(job: Job, store: Store, watch: Watch, run_id: str) -> str:
 
         try:
             return "finished" if streaming_kmeans.on_service(plan, job, store, listener) else "interrupted"
-        except (RayError, TimeoutError) as problem:
+        except RayError as problem:
             raise _cause(problem, store) from problem
 
 
@@ -199,7 +199,8 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
                     failures += 1
                     if failures > training.max_failures:
                         raise
-                    watch.note(f"workers were lost, {failures} of {training.max_failures} times: {_gist(problem)}")
+                    gist = _gist(problem, training.hang_after)
+                    watch.note(f"workers were lost, {failures} of {training.max_failures} times: {gist}")
                 else:
                     if status == "finished" or watch.stopping():
                         return status
@@ -223,7 +224,7 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.config.training.hang_after)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = "inf"  # it goes by the clock; workers have their watchers
     gpu = "GPU" in each
     trainer = TorchTrainer(
         work,
@@ -265,10 +266,16 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
     return result["status"]
 
 
-def _gist(problem: TrainingFailed) -> str:
+def _gist(problem: TrainingFailed, hang_after: float) -> str:
     """What became of each worker, by rank."""
     failures = getattr(problem.__cause__, "worker_failures", {}) or {"driver": problem.__cause__}
-    return "; ".join(f"rank {rank}: {str(failure).strip().splitlines()[0][:160]}" for rank, failure in failures.items())
+
+    def said(failure: Any) -> str:
+        if hasattr(failure, "health_check_failure"):  # Ray has no more to say of a process that is gone
+            return f"its process died, or gave no sign of life for {hang_after:g} s and was killed"
+        return str(failure).strip().splitlines()[0][:160]
+
+    return "; ".join(f"rank {rank}: {said(failure)}" for rank, failure in failures.items())
 
 
 def _hear(reports: list[tuple[dict[str, Any], Any]], watch: Watch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -184,21 +185,66 @@ class Unhurried(CentroidService):
     """Takes its time to close a version."""
 
     def close(self, version: int) -> int:
-        time.sleep(0 if self.missing else 15)
+        time.sleep(0 if self.missing else 4)
         return super().close(version)
 
 
-def test_a_busy_service_is_waited_for_and_one_that_gives_no_sign_of_life_is_not(cluster, tmp_path):
+def test_a_busy_service_is_waited_for_and_a_stopped_one_is_replaced(cluster, tmp_path):
     plan, groups, x = problem("busy")
-    actor = over_ray.start(plan, tmp_path, service=Unhurried).actor
-    remote = over_ray.RemoteService(actor, timeout_s=16.0)
+    remote = over_ray.start(plan, tmp_path, service=Unhurried, hang_after=2.0)
     assert work(remote, plan, groups, Rows(x)).version == 1
-    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
-    os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(TimeoutError, match="no sign of life from the centroid service in 16 s"):
-        remote.status()
-    os.kill(pid, signal.SIGCONT)
-    assert remote.status()["version"] == 1
+    assert remote.status()["incarnation"] == 1, "it was killed while it was at work"
+    os.kill(process_of(remote), signal.SIGSTOP)
+    assert remote.status()["incarnation"] == 2 and remote.plan() == plan
+
+
+def process_of(remote):
+    return ray.get(remote.actor.__ray_call__.remote(lambda self: os.getpid()))
+
+
+def test_a_service_with_5_percent_of_the_time_is_not_replaced(cluster, tmp_path):
+    plan, groups, x = problem("slow-service")
+    remote = over_ray.start(plan, tmp_path, hang_after=2.0)
+    number, over = process_of(remote), threading.Event()
+
+    def slow_down():
+        while not over.is_set():
+            os.kill(number, signal.SIGSTOP)
+            time.sleep(0.19)
+            os.kill(number, signal.SIGCONT)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=slow_down)
+    thread.start()
+    try:
+        began = time.monotonic()
+        while time.monotonic() - began < 5:
+            remote.status()
+    finally:
+        over.set()
+        thread.join()
+    work(remote, plan, groups, Rows(x))
+    assert remote.status()["incarnation"] == 1
+
+
+class Asked(Exception):
+    pass
+
+
+def test_who_waits_for_a_service_may_be_told_to_stop(cluster, tmp_path):
+    plan, groups, x = problem("interrupted")
+    remote = over_ray.start(plan, tmp_path)
+    number, asked = process_of(remote), iter([False, True])
+
+    def poll():
+        if next(asked):
+            raise Asked
+
+    os.kill(number, signal.SIGSTOP)
+    with pytest.raises(Asked):
+        over_ray.advance(remote, plan, groups, Rows(x), poll=poll)
+    os.kill(number, signal.SIGCONT)
+    assert over_ray.advance(remote, plan, groups, Rows(x))
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -1,5 +1,6 @@
 """Who gets into a Ray cluster, and which clusters raydc goes into."""
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -53,6 +54,19 @@ def test_a_cluster_of_our_own_is_reached_from_this_machine_alone(monkeypatch):
         listening = [c.laddr.ip for p in processes for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert len(listening) > 4
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("asked", "expected"), [(None, 0), ("7", 7)])
+def test_workers_of_a_cluster_of_our_own_are_as_nice_as_is_asked(monkeypatch, asked, expected):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv(ray_cluster.NICENESS)
+    if asked is not None:
+        monkeypatch.setenv(ray_cluster.NICENESS, asked)
+    with connected(1):
+        import ray
+
+        assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == expected
 
 
 @pytest.mark.ray

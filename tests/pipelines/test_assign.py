@@ -92,11 +92,9 @@ class _Broken:
 def test_a_worker_that_dies_or_hangs_is_replaced_and_no_row_is_lost_or_doubled(
     model, data, tmp_path, monkeypatch, signal_name
 ):
-    from raydc.distributed.watchdog import Watchdog
-
     monkeypatch.setenv("RAYDC_FAILPOINT", f"assigned:{tmp_path / 'marker'}")
     monkeypatch.setenv("RAYDC_FAILSIGNAL", signal_name)
-    monkeypatch.setattr(Watchdog.start, "__defaults__", (3.0,))
+    monkeypatch.setattr("raydc.pipelines.assign.HANG_AFTER", 3.0)
     with connected(2):
         summary = assign(model, DataSettings(path=data), str(tmp_path / "out"), workers=2, chunk_rows=60)
         assert (tmp_path / "marker").exists() and summary["rows"] == 500
