@@ -1,4 +1,4 @@
-# make demo | make test | make test-fast | make test-all | make faults | make soak | make lint | make format | make audit
+# make demo | make test | make test-fast | make test-all | make faults | make soak | make gpu | make lint | make format | make audit
 PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml .ci/requirements.txt .ci/torch.txt
 	$(INSTALL) --no-deps -e .
 	touch $@
 
-.PHONY: demo test test-fast test-all faults soak lint format audit
+.PHONY: demo test test-fast test-all faults soak gpu lint format audit
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
@@ -33,6 +33,12 @@ faults: $(VENV)/installed
 
 soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.faults --soak --out $(FAULTS)
+
+# on a machine with a GPU, which may have torch alone: what is missing comes from a folder of wheels
+GPU ?= $(or $(TMPDIR),/tmp)/raydc-gpu
+DEVICE ?= cuda
+gpu:
+	$(or $(wildcard $(BIN)/python),python3) -m benchmarks.gpu --device $(DEVICE) --out $(GPU)/$(DEVICE) $(if $(WHEELS),--wheels $(WHEELS))
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

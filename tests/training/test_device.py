@@ -13,6 +13,7 @@ import torch
 from raydc.artifacts.model import ClusteringModel
 from raydc.clustering import KMeansResult
 from raydc.clustering.collective import CollectiveClusters
+from raydc.clustering.kmeans import init
 from raydc.data import Shard
 from raydc.distributed import collectives
 from raydc.methods import available
@@ -161,3 +162,20 @@ def test_a_trial_off_the_cpu_has_the_scores_of_one_on_it(
         monkeypatch.setattr(worker_job, "local_device", lambda wanted: device)
         found = score(tmp_path / "far")
     assert found.measures == expected.measures and found.history == expected.history
+
+
+def test_kmeans_starts_by_the_cpus_arithmetic_wherever_rows_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's products round otherwise, and one row more or less in a draw is another start."""
+    between, seen = init._between, set()
+
+    def noticed(*given: torch.Tensor) -> torch.Tensor:
+        seen.update(each.device.type for each in given)
+        return between(*given)
+
+    monkeypatch.setattr(init, "_between", noticed)
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    expected = init.plus_plus(x, 5, 2, seed=1, weights=x[:, 0].abs())
+    with elsewhere() as device:
+        found = init.plus_plus(x.to(device), 5, 2, seed=1, weights=x[:, 0].abs().to(device))
+        assert found.device.type == device and torch.equal(found.cpu(), expected)
+    assert seen == {"cpu"}

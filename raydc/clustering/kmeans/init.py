@@ -61,24 +61,29 @@ def next_candidates(
 
 
 def plus_plus(x: Tensor, clusters: int, restarts: int, seed: int, weights: Tensor | None = None) -> Tensor:
-    """Greedy k-means++ starts [R, K, D] float64 among rows x [M, D] of weights [M], all restarts side by side."""
+    """Greedy k-means++ starts [R, K, D] float64 among rows x [M, D] of weights [M], all restarts side by side.
+
+    On the CPU, wherever the rows are: the starts are the same on every device.
+    """
     generator = torch.Generator().manual_seed(seed % (1 << 63))
-    draw = lambda *size: torch.rand(size, generator=generator, dtype=torch.float64).to(x.device)  # noqa: E731
+    draw = lambda *size: torch.rand(size, generator=generator, dtype=torch.float64)  # noqa: E731
+    # Every draw depends on the last bits of all distances, which no other device's products have.
+    device, x, weights = x.device, x.cpu(), None if weights is None else weights.cpu()
     trials = trials_of(clusters, restarts, *x.shape)
     mass = x.new_ones(len(x), dtype=torch.float64) if weights is None else weights.double()
     mean = x.double().mean(0)
     centred = torch.cat([(part.double() - mean).float() for part in x.split(1 << 16)])
     norms = centred.square().sum(1)
-    chosen = torch.empty((restarts, clusters), dtype=torch.int64, device=x.device)
+    chosen = torch.empty((restarts, clusters), dtype=torch.int64)
     chosen[:, 0] = _drawn(mass, draw(restarts))
     closest = _between(centred[chosen[:, 0]], norms[chosen[:, 0]], centred, norms)  # [R, M]
-    each = torch.arange(restarts, device=x.device)
+    each = torch.arange(restarts)
     for k in range(1, clusters):
         candidates = _drawn(closest.double() * mass, draw(restarts, trials))
         best = _left(centred, norms, candidates, closest, weights).argmin(1) if trials > 1 else 0
         chosen[:, k] = own = candidates[each, best]
         torch.minimum(closest, _between(centred[own], norms[own], centred, norms), out=closest)
-    return x[chosen].double()
+    return x[chosen].double().to(device)
 
 
 def trials_of(clusters: int, restarts: int, rows: int, dim: int) -> int:
@@ -95,11 +100,10 @@ def _drawn(mass: Tensor, uniform: Tensor) -> Tensor:
 
 def _left(x: Tensor, norms: Tensor, candidates: Tensor, closest: Tensor, weights: Tensor | None) -> Tensor:
     """Squared distances of all rows x [M, D], weighted and summed, if a candidate of [R, T] were a start: [R, T]."""
-    tile = TILE if x.device.type == "cpu" else max(1, (1 << 26) // candidates.numel())
     picked, own = x[candidates.flatten()], norms[candidates]
     left = torch.zeros_like(candidates, dtype=torch.float64)
-    for at in range(0, len(x), tile):
-        rows = slice(at, at + tile)
+    for at in range(0, len(x), TILE):
+        rows = slice(at, at + TILE)
         after = _between(picked, own, x[rows], norms[rows])
         torch.minimum(after, closest[:, None, rows], out=after)
         left += after.sum(2, dtype=torch.float64) if weights is None else (after * weights[rows].double()).sum(2)
