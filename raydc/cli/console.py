@@ -13,6 +13,7 @@ from rich.table import Table
 
 from raydc import methods as all_methods
 from raydc.data import features_named
+from raydc.data.units import scaling_named
 from raydc.pipelines.train import RunPlan
 from raydc.search import SearchState, SearchWatch, TuneSettings, tune_and_record
 from raydc.tracking.tracker import RecordPending
@@ -52,6 +53,7 @@ class Live:
         batches = f", batches of {job.batch_size}" if phases else ""  # k-means takes none
         self.console.print(f"{job.config.method_name} on {what}{batches}, in {where}")
         self.console.print(features_named(job.columns, job.shape))
+        self.console.print(scaling_named(job.scaling.kind))
         if self.console.is_terminal:
             text = TextColumn("{task.description}  {task.completed:.0f}/{task.total:.0f}  {task.fields[state]}")
             self.bars = Bars(BarColumn(24), text, TimeElapsedColumn(), console=self.console)
@@ -173,6 +175,7 @@ def plan(planned: RunPlan) -> None:
     for note in job.profile.notes:
         console.print(f"note: {note}", style="dim")
     console.print(features_named(job.columns, job.shape))
+    console.print(scaling_named(job.scaling.kind))
     table = Table(title=f"{job.config.method_name}: {job.profile.rows:,} rows of {'x'.join(map(str, job.shape))}")
     table.add_column("phase")
     table.add_column("steps at most", justify="right")

@@ -18,7 +18,7 @@ from raydc.data.profile import (
     written,
 )
 from raydc.data.scaling import Scaling
-from raydc.data.settings import DataSettings, ScalingKind, Storage
+from raydc.data.settings import DataSettings, ScalingKind, ScalingSetting, Storage
 from raydc.data.shard import Batch, DenseRows, RowBlock, Rows, Shard, partition, split
 from raydc.data.source import DataError, DataWarning, Source, changes, features_named
 
@@ -36,6 +36,7 @@ __all__ = [
     "Rows",
     "Scaling",
     "ScalingKind",
+    "ScalingSetting",
     "Seen",
     "Shard",
     "Source",

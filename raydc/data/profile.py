@@ -67,8 +67,10 @@ class DataProfile:
     """The first rows left out; `dropped_table` names all of them."""
     dropped_rows: np.ndarray
     """int64, ascending: numbers in the data set of the rows left out."""
-    minimum: float
-    maximum: float
+    lowest: np.ndarray
+    """float64 [D], the smallest value of each feature."""
+    highest: np.ndarray
+    """float64 [D]"""
     mean: np.ndarray
     """float64 [D]"""
     variance: np.ndarray
@@ -107,6 +109,16 @@ class DataProfile:
         return positions - np.searchsorted(self.dropped_rows, positions)
 
     @property
+    def minimum(self) -> float:
+        """The smallest value of all."""
+        return float(self.lowest.min())
+
+    @property
+    def maximum(self) -> float:
+        """The largest value of all."""
+        return float(self.highest.max())
+
+    @property
     def constant(self) -> np.ndarray:
         """bool [D]: features whose spread is none, or rounding in the precision that they are stored in."""
         return np.sqrt(self.variance) <= np.maximum(self.eps * np.abs(self.mean), FINE)
@@ -114,29 +126,32 @@ class DataProfile:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and sum of squared deviations of each feature in float64, and the range of all."""
+    """Mean, sum of squared deviations, smallest and largest value of each feature, in float64."""
 
     count: int
     mean: np.ndarray
     squares: np.ndarray
-    minimum: float
-    maximum: float
+    lowest: np.ndarray
+    highest: np.ndarray
 
     @staticmethod
     def of(x: Any) -> "Moments":
         """Of rows [n, D], numpy or CSR."""
         rows = x.shape[0]
         if rows == 0:
-            return Moments(0, np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.inf, -np.inf)
+            nothing = np.full(x.shape[1], np.inf)
+            return Moments(0, np.zeros(x.shape[1]), np.zeros(x.shape[1]), nothing, -nothing)
         if sparse.issparse(x):
             x = x.astype(np.float64)
             mean = np.asarray(x.sum(axis=0)).ravel() / rows
             squares = np.maximum(np.asarray(x.multiply(x).sum(axis=0)).ravel() - rows * mean**2, 0.0)
+            lowest, highest = (end.toarray().ravel() for end in (x.min(axis=0), x.max(axis=0)))
         else:
             mean = x.sum(axis=0, dtype=np.float64) / rows
             deviations = x - mean
             squares = np.einsum("ij,ij->j", deviations, deviations)
-        return Moments(rows, mean, squares, float(x.min()), float(x.max()))
+            lowest, highest = (end.astype(np.float64) for end in (x.min(axis=0), x.max(axis=0)))
+        return Moments(rows, mean, squares, lowest, highest)
 
     def merged(self, other: "Moments") -> "Moments":
         """Of both (Chan, Golub and LeVeque, The American Statistician 1983): without cancellation."""
@@ -148,8 +163,8 @@ class Moments:
             total,
             self.mean + step * (other.count / total),
             self.squares + other.squares + step**2 * (self.count * other.count / total),
-            min(self.minimum, other.minimum),
-            max(self.maximum, other.maximum),
+            np.minimum(self.lowest, other.lowest),
+            np.maximum(self.highest, other.highest),
         )
 
 
@@ -239,7 +254,7 @@ def profile_rows(
         faults,
         dropped_rows,
         checksums,
-        (moments.minimum, moments.maximum),
+        (moments.lowest, moments.highest),
         moments.mean,
         moments.squares / moments.count,
         (0, 0) if ids is None else (len(ids.hashes), ids.repeated),
@@ -265,7 +280,7 @@ def _profiled(
     faults: Sequence[Fault],
     dropped_rows: np.ndarray,
     checksums: Sequence[int],
-    span: tuple[float, float],
+    span: tuple[np.ndarray, np.ndarray],
     mean: np.ndarray,
     variance: np.ndarray,
     ids: tuple[int, int],
@@ -290,8 +305,8 @@ def _profiled(
         checksums=tuple(checksums),
         dropped=tuple(faults),
         dropped_rows=dropped_rows,
-        minimum=span[0],
-        maximum=span[1],
+        lowest=span[0],
+        highest=span[1],
         mean=mean,
         variance=variance,
         ids=ids,
@@ -317,7 +332,8 @@ def written(found: DataProfile) -> bytes:
         about=np.array(json.dumps(about)),
         dropped_rows=found.dropped_rows,
         checksums=np.array(found.checksums, np.uint32),
-        span=np.array([found.minimum, found.maximum]),
+        lowest=found.lowest,
+        highest=found.highest,
         mean=found.mean,
         variance=found.variance,
     )
@@ -335,11 +351,10 @@ def recalled(data: bytes, source: Source) -> DataProfile | None:
                 return None
             (known, repeated), empty = about["ids"], {file: tuple(names) for file, names in about["empty"].items()}
             faults = [Fault(**fault) for fault in about["dropped"]]
-            checksums, (low, high) = kept["checksums"].tolist(), kept["span"].tolist()
+            checksums, span = kept["checksums"].tolist(), (kept["lowest"], kept["highest"])
             dropped_rows, mean, variance = kept["dropped_rows"], kept["mean"], kept["variance"]
     except (BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError):
         return None
-    span = (low, high)
     return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, (known, repeated), empty)
 
 

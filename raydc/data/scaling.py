@@ -39,8 +39,10 @@ class Scaling:
 
         power: x / sqrt(mean x^2), so that mean |x|^2 / D is 1, as DEC's authors scale (Xie et al., ICML 2016); features
         far from 0 for their spread are centred before.
+        centred: (x - mean) / sqrt(mean variance): one factor for all features, each around its own mean.
         standard: each feature to mean 0 and variance 1; one that float32 cannot tell from a constant is centred only.
-        unit, symmetric: smallest and largest value of all features to 0 and 1, to -1 and 1.
+        unit, symmetric: smallest and largest value of all features to 0 and 1, to -1 and 1; unit_each, symmetric_each:
+        those of each feature by itself.
         """
         shift, factor = np.zeros(()), np.ones(())
         if kind == "power":
@@ -48,14 +50,18 @@ class Scaling:
             shift = np.where(far, profile.mean, 0.0) if far.any() else shift
             square = np.mean(profile.variance + (profile.mean - shift) ** 2)
             factor = 1 / np.sqrt(square) if np.sqrt(square) > FINE else factor
+        elif kind == "centred":
+            spread = np.sqrt(np.mean(profile.variance))
+            shift, factor = profile.mean, 1 / spread if spread > FINE else factor
         elif kind == "standard":
             spread = np.sqrt(profile.variance)
             shift, factor = profile.mean, 1 / np.where(profile.constant, 1.0, spread)
-        elif kind in ("unit", "symmetric"):
-            low, high = profile.minimum, profile.maximum
-            shift = np.asarray(low if kind == "unit" else (low + high) / 2)
-            if high - low > FINE:
-                factor = np.asarray((1.0 if kind == "unit" else 2.0) / (high - low))
+        elif kind != "none":
+            each, unit = kind.endswith("_each"), kind.startswith("unit")
+            low, high = (profile.lowest, profile.highest) if each else (profile.minimum, profile.maximum)
+            shift = np.asarray(low if unit else (low + high) / 2)
+            span = np.asarray(high - low)
+            factor = np.where(span > FINE, (1.0 if unit else 2.0) / np.where(span > FINE, span, 1.0), 1.0)
         return Scaling(kind, np.asarray(shift, np.float64), np.asarray(factor, np.float64))
 
     def apply(self, rows: np.ndarray) -> Tensor:

@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BeforeValidator, PositiveInt, field_validat
 
 from raydc.settings import Settings, public
 
-ScalingKind = Literal["none", "power", "standard", "unit", "symmetric"]
+ScalingKind = Literal["none", "power", "centred", "standard", "unit", "unit_each", "symmetric", "symmetric_each"]
+ScalingSetting = Literal["auto"] | ScalingKind
 Storage = Literal["auto", "device", "memory", "disk"]
 
 
@@ -38,8 +39,9 @@ class DataSettings(Settings):
     """Shape of a row that is an image: height,width or channels,height,width; by default as the data say."""
     on_bad_row: Literal["error", "drop"] = "error"
     """What a row with a missing, infinite or unusable value does: stop before training, or be left out and listed."""
-    scaling: ScalingKind | None = None
-    """none; power (mean square 1); standard (per feature); unit ([0, 1]); symmetric ([-1, 1]); default: the paper's."""
+    scaling: ScalingSetting = "auto"
+    """none; by one factor: power (mean square 1), centred, unit ([0, 1]), symmetric ([-1, 1]); each feature by itself:
+    standard, unit_each, symmetric_each; auto: the paper's, or each by itself where columns have units of their own."""
     storage: Storage = "auto"
     """Where a worker keeps its rows: device, memory, local disk (memory-mapped); auto: the first that fits."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.data import Shard
+from raydc.data import ScalingKind, Shard
 from raydc.methods.base import MethodInfo
 from raydc.methods.dec import DEC
 from raydc.networks import Network
@@ -33,7 +33,7 @@ class Aljalbout(DEC):
         after="k-means",
     )
     batch_size: ClassVar[int] = 100
-    scaling: ClassVar[str] = "unit"
+    scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(DEC.Config):
         network: Network = Network(family="conv", latent=120)

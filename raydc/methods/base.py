@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from raydc.clustering import ClusteringResult, Clusters, spread
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.posterior import nearest
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.networks import Autoencoder, Network
@@ -103,8 +103,8 @@ class Method(nn.Module):
     info: ClassVar[MethodInfo]
     batch_size: ClassVar[int] = 256
     """Rows of the global batch, unless `training.batch_size` says otherwise."""
-    scaling: ClassVar[str] = "power"
-    """How rows are scaled, unless `data.scaling` says otherwise."""
+    scaling: ClassVar[ScalingKind] = "power"
+    """How rows whose features have one unit are scaled, unless `data.scaling` says otherwise."""
     needs_image: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = False
     """Whether rows count by their weights, where the data have any; a method that does not refuses such data."""

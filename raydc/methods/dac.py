@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import likeliest
 from raydc.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
 from raydc.methods.base import Method, MethodInfo, StepState
@@ -42,7 +42,7 @@ class DAC(Method):
         updates="pairs chosen anew in each batch, by moving thresholds",
     )
     batch_size: ClassVar[int] = 128
-    scaling: ClassVar[str] = "unit"
+    scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(Method.Config):
         network: ConvClassifier = ConvClassifier()

@@ -8,6 +8,7 @@ divided by the clusters' frequencies, which is DEC's target, and the network tha
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from raydc.data import ScalingKind
 from raydc.methods.base import MethodInfo
 from raydc.methods.dec import DEC
 from raydc.networks import Network
@@ -15,7 +16,7 @@ from raydc.networks import Network
 
 class DBC(DEC):
     info: ClassVar[MethodInfo] = replace(DEC.info, source="Li et al. 2017", architecture="CNN")
-    scaling: ClassVar[str] = "unit"
+    scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(DEC.Config):
         network: Network = Network(family="conv")

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raydc.clustering import Clusters
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.hardening import sharpen
 from raydc.losses.information import cross_entropy, likeliest, probabilities
 from raydc.losses.reconstruction import mean_squared_error
@@ -45,7 +45,7 @@ class DEPICT(Method):
         updates="alternatingly updated",
     )
     batch_size: ClassVar[int] = 100
-    scaling: ClassVar[str] = "symmetric"
+    scaling: ClassVar[ScalingKind] = "symmetric"
 
     class Config(Method.Config):
         network: LayeredNetwork = LayeredNetwork()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from raydc.clustering import Clusters
 from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
 from raydc.distributed import collectives
 from raydc.losses.reconstruction import squared_error
@@ -44,7 +44,7 @@ class DSC(AutoencoderMethod):
         after="spectral clustering of the coefficients",
         refuses="dsc expresses training rows by each other and has no rule for a row that was not among them",
     )
-    scaling: ClassVar[str] = "unit"
+    scaling: ClassVar[ScalingKind] = "unit"
     renames: ClassVar[bool] = True
 
     class Config(AutoencoderMethod.Config):

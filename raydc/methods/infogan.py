@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
 from raydc.losses.information import cross_entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
@@ -39,7 +39,7 @@ class InfoGAN(Method):
         updates="jointly updated",
     )
     batch_size: ClassVar[int] = 128
-    scaling: ClassVar[str] = "unit"
+    scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(Method.Config):
         network: AdversarialNetwork = AdversarialNetwork()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.clustering.linkage import draw_rows, merge_rows
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
 from raydc.distributed import collectives
 from raydc.losses.agglomerative import agglomerative_triplets
@@ -51,7 +51,7 @@ class JULE(CentroidMethod):
         after="agglomerative clustering anew",
     )
     batch_size: ClassVar[int] = 100
-    scaling: ClassVar[str] = "unit"
+    scaling: ClassVar[ScalingKind] = "unit"
     renames: ClassVar[bool] = True
 
     class Config(CentroidMethod.Config):

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import cross_entropy, entropy, likeliest, probabilities
 from raydc.methods.base import Method, MethodInfo, Parts, StepState
 from raydc.networks.classifier import Classifier
@@ -34,7 +34,7 @@ class RIM(Method):
         updates="jointly updated",
     )
     batch_size: ClassVar[int] = 250
-    scaling: ClassVar[str] = "symmetric"
+    scaling: ClassVar[ScalingKind] = "symmetric"
     quick: ClassVar[dict[str, Any]] = {"network.hidden": (64,), "cluster.length": "30 epochs"}
 
     class Config(Method.Config):

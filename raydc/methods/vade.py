@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from raydc.clustering import Clusters
 from raydc.clustering.gmm import fit_mixture
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import likeliest
 from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
@@ -45,7 +45,7 @@ class VaDE(AutoencoderMethod):
         updates="jointly updated",
     )
     batch_size: ClassVar[int] = 100
-    scaling: ClassVar[str] = "unit"
+    scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(AutoencoderMethod.Config):
         network: VariationalNetwork = VariationalNetwork()

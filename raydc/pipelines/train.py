@@ -48,7 +48,7 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
     with alone(run.store):
         run = replace(run, finished=finished(run.store, run.job))  # another process may have ended it just now
         record = begin(run)
-        tracker.start(output.experiment, run_name(run.job, record["id"]), record["id"], config.resolved())
+        tracker.start(output.experiment, run_name(run.job, record["id"]), record["id"], run.job.config.resolved())
         view.start(run.job, phase_steps(run.job))
         try:
 
@@ -88,6 +88,7 @@ def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
     tracker.log_model()
     if output.register_as:
         tags = {"raydc.method": run.job.config.method_name, "raydc.score": str(summary["measures"]["score"])}
+        tags["raydc.reference"] = summary["reference"].rpartition(" ")[2]
         tracker.register(output.register_as, tags)
 
 

@@ -16,11 +16,13 @@ from raydc.data import (
     DataSettings,
     RowBlock,
     Scaling,
+    ScalingKind,
     Source,
     open_source,
     opened,
     profile_rows,
     read_group,
+    units,
 )
 from raydc.data.source import dense
 from raydc.metrics import graph
@@ -67,6 +69,8 @@ class Context:
     reference: NDArray[np.float32]
     """[n, F], the space in which neighbours count."""
     graph: graph.NeighbourGraph
+    scalings: Mapping[ScalingKind, ScalingKind]
+    """What suits these rows in place of a method's usual scaling."""
 
     @property
     def store(self) -> Store:
@@ -80,8 +84,8 @@ class Context:
     @property
     def reference_name(self) -> str:
         """Which space that is, with a hash: scores of another space are not comparable."""
-        name = self.settings.reference or f"the rows, scaled ({self.settings.data.scaling or 'power'})"
-        return f"{name}, {len(self.chosen)} rows, sha256 {self.reference_digest}"
+        name = self.settings.reference or f"the rows, scaled ({self.scalings['power']})"
+        return units.space_named(name, self.reference)
 
     @property
     def reference_digest(self) -> str:
@@ -107,14 +111,15 @@ class Context:
         values = unflatten({key: value for key, value in chosen.items() if not key.startswith("data.")})
         workers = settings.workers_per_trial
         training = {"seed": self.seed(task, "training"), "workers": 0 if workers == 1 else workers}
-        scaling = chosen.get("data.scaling", settings.data.scaling)
+        asked = chosen.get("data.scaling", settings.data.scaling)
+        scaling = self.scalings.get(kind.scaling, kind.scaling) if asked == "auto" else asked
         values["data"] = settings.data.model_copy(update={"scaling": scaling}).model_dump()
         values["training"] = values.get("training", {}) | training
         values["output"] = {"out": (store / "run").root}
         config = RunConfig.of(values)
         kind.check_settings(config.method, self.shape)
         found = subsample(self.profile, self.kept(task)) if task.replica else self.profile
-        scaled = Scaling.of(scaling or kind.scaling, self.profile)  # type: ignore[arg-type]
+        scaled = Scaling.of(scaling, self.profile)
         source = opened(settings.data, self.profile.fingerprint) if workers == 1 else None
         job = Job(config, found, scaled, self.shape, self.columns, source)
         job.checked()
@@ -144,13 +149,16 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
         raise DataError(f"{found.rows} rows are too few for a graph of {settings.neighbours} neighbours")
     rows, ids = stored_rows(source, found, chosen)
     if settings.reference is None:
-        scaling = Scaling.of(settings.data.scaling or "power", found)
-        reference = scaling.apply(rows).numpy()
+        reference = units.reference(found, source).apply(rows).numpy()
     else:
         reference = _embedding(settings.reference, found.rows, chosen)
     settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).root})
     built = graph.neighbour_graph(reference, settings.neighbours)
-    return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built)
+    scalings = {usual: units.suited("auto", usual, found, source) for usual in units.APART}
+    asked = settings.data.scaling
+    told = units.remarks(asked, scalings["power"] if asked == "auto" else asked, found, source)
+    found = replace(found, notes=(*found.notes, *told))
+    return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built, scalings)
 
 
 def stored_rows(source: Source, found: DataProfile, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:

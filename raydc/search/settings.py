@@ -111,7 +111,7 @@ class TuneSettings(Settings):
     @property
     def settled(self) -> dict[str, Any]:
         """Dotted settings that every trial has, whatever the space says."""
-        return self.fixed | ({} if self.data.scaling is None else {"data.scaling": self.data.scaling})
+        return self.fixed | ({} if self.data.scaling == "auto" else {"data.scaling": self.data.scaling})
 
     @field_validator("n_clusters")
     @classmethod

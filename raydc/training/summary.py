@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydc.data import Source, load_shard, open_source, read_labels
+from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
 from raydc.metrics import external, graph, monitors
 from raydc.training.worker_job import Job
 from raydc.utils.storage import Store
@@ -40,7 +40,9 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
             drawn[name].append(part[name].to_numpy()[inside])
     n_clusters = len(counts)
     source = job.source or open_source(job.config.data)
-    reference = graph.neighbour_graph(_rows(job, source, chosen), min(graph.N_NEIGHBOURS, len(chosen) - 1))
+    scaling = units.reference(job.profile, source)
+    drawn_rows = _rows(job, source, chosen, scaling)
+    reference = graph.neighbour_graph(drawn_rows, min(graph.N_NEIGHBOURS, len(chosen) - 1))
     measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
     if math.isfinite(confidence):  # some methods define none
         measures["mean confidence"] = confidence / rows
@@ -60,6 +62,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         "found": int((counts > 0).sum()),
         "sizes": counts.tolist(),
         "measures": measures,
+        "reference": units.space_named(f"the rows, scaled ({scaling.kind})", drawn_rows),
         "initial": initial,
         **_against_labels(job, source, store, n_clusters),
         "warnings": warnings,
@@ -92,12 +95,12 @@ def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> 
     return {"labels": external.external_scores(table), "table": table.tolist()}
 
 
-def _rows(job: Job, source: Source, chosen: np.ndarray) -> np.ndarray:
+def _rows(job: Job, source: Source, chosen: np.ndarray, scaling: Scaling) -> np.ndarray:
     """Scaled rows [n, D] at these positions, reading only the groups that hold them."""
     drawn = np.empty((len(chosen), source.n_features), np.float32)  # kept pieces would break up what groups leave free
     for group in job.profile.groups:
         first, last = np.searchsorted(chosen, [group.start, group.stop])
         if first < last:
-            shard = load_shard(source, job.profile, job.scaling, [[group]], 0, "cpu", "memory")
+            shard = load_shard(source, job.profile, scaling, [[group]], 0, "cpu", "memory")
             drawn[first:last] = shard[slice(0, len(group))].flatten(1).numpy()[chosen[first:last] - group.start]
     return drawn

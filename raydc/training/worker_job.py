@@ -36,6 +36,7 @@ from raydc.data import (
     partition,
     profile_rows,
     require,
+    units,
 )
 from raydc.distributed import collectives
 from raydc.methods.base import Method, copy_pretrained, in_batches
@@ -153,7 +154,11 @@ def prepare(
     if not training.workers:
         local_device(training.device)
     found = profiled(opened, config.data)
-    scaling = Scaling.of(config.data.scaling or kind.scaling, found)  # type: ignore[arg-type]
+    suited = units.suited(config.data.scaling, kind.scaling, found, opened)
+    found = replace(found, notes=(*found.notes, *units.remarks(config.data.scaling, suited, found, opened)))
+    # what is on record is what was done: the same configuration does it again, whatever auto comes to mean
+    config = replace(config, data=config.data.model_copy(update={"scaling": suited}))
+    scaling = Scaling.of(suited, found)
     found = replace(found, notes=(*found.notes, *scaling.remarks(found, opened)))
     job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
     # before the method is built: a row of memory is set aside for every cluster

@@ -23,7 +23,7 @@ from tests.support.runs import config
 
 
 def same(one: DataProfile, other: DataProfile) -> bool:
-    arrays = ("dropped_rows", "mean", "variance")
+    arrays = ("dropped_rows", "lowest", "highest", "mean", "variance")
     bits = all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in arrays)
     plain = [{k: v for k, v in vars(each).items() if k not in arrays} for each in (one, other)]
     return bits and plain[0] == plain[1]
