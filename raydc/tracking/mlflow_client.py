@@ -516,15 +516,9 @@ def _requirements() -> list[str]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Leaves the import path as it was, and leaves out MLflow's advice on type hints and signatures.
-
-    Logging a model tries it out, which puts the copy of the code that travels with it first on the path.
-    """
-    logger = logging.getLogger("mlflow")
-    level, path = logger.level, list(sys.path)
-    logger.setLevel(logging.ERROR)
+    """Leaves the import path as it was: saving a model puts the code that travels with it first on the path."""
+    path = list(sys.path)
     try:
         yield
     finally:
-        logger.setLevel(level)
         sys.path[:] = path

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -281,9 +282,33 @@ def test_predictions_take_frames_by_name() -> None:
     np.testing.assert_array_equal(rows_of(frame, NAMES, (6,)), X[:5])
     np.testing.assert_array_equal(rows_of(pd.DataFrame(X[:5]), (), (6,)), X[:5])
     np.testing.assert_array_equal(rows_of(frame.astype({"a": "Float64"}), NAMES, (6,)), X[:5])
+    np.testing.assert_array_equal(rows_of(frame.astype({"a": object, "b": "Float32"}), NAMES, (6,)), X[:5])
+    counted = pd.DataFrame((X[:5] > 0), columns=NAMES)
+    for kinds in ("boolean", "Int64", "UInt8", "int16", "category", {"a": "boolean", "b": "Int32", "c": object}):
+        np.testing.assert_array_equal(rows_of(counted.astype(kinds), NAMES, (6,)), X[:5] > 0)
+    np.testing.assert_array_equal(rows_of(pd.DataFrame({"x": [Decimal("1.5"), 2]}), ["x"], (1,)), [[1.5], [2]])
+    twice = pd.concat([frame, frame[["extra"]]], axis=1)
+    np.testing.assert_array_equal(rows_of(twice, NAMES, (6,)), X[:5])
     for cells in (list(X[:5]), X[:5].tolist(), list(X[:5].reshape(5, 2, 3))):
         listed = pd.DataFrame({"x": cells, "other": 1.0})
         np.testing.assert_array_equal(rows_of(listed, ["x"], (1, 2, 3)).reshape(5, 6), X[:5])
+
+
+def test_predictions_take_whatever_has_columns_by_name() -> None:
+    frame = pd.DataFrame(X[:5], columns=NAMES)[NAMES[::-1]]
+    tables = (frame.to_dict("list"), frame.to_dict("records"), {name: frame[name].to_numpy() for name in frame})
+    for table in (*tables, tuple(frame.to_dict("records")), pa.Table.from_pandas(frame)):
+        np.testing.assert_array_equal(rows_of(table, NAMES, (6,)), X[:5])
+    for listed in ({"x": X[:5]}, {"x": X[:5].tolist()}, [{"x": row} for row in X[:5].tolist()]):
+        np.testing.assert_array_equal(rows_of(listed, ["x"], (6,)), X[:5])
+
+
+@pytest.mark.parametrize("kind", [object, "float64", "Int64", "boolean"])
+def test_predictions_of_no_rows_are_none(kind: str) -> None:
+    empty = pd.DataFrame(columns=NAMES).astype(kind)
+    for rows in (empty, {name: [] for name in NAMES}, np.zeros((0, 6))):
+        assert rows_of(rows, NAMES, (6,)).shape == (0, 6)
+    assert rows_of(pd.DataFrame({"x": []}), ["x"], (6,)).shape == (0, 6)
 
 
 def test_predictions_turn_images_as_training_did() -> None:
@@ -301,10 +326,24 @@ BAD = {
     "huge value": (np.where(X[:3] > X[:3].min(), 0, 1e30), r"row \d, column \w: 1e\+30; 1 row\(s\)"),
     "half precision": (np.full((1, 6), np.inf, np.float16), "row 0, column a: inf"),
     "text": (FRAME.assign(c="red"), "column c: expected numbers"),
-    "text array": (np.array([["a"] * 6]), "expected numbers, got <U1"),
+    "text array": (np.array([["a"] * 6]), "expected numbers, got text such as 'a'"),
     "complex": (X[:3].astype(complex), "expected numbers, got complex"),
-    "width": (X[:3, :4], r"the rows have shape \(3, 4\), expected \[rows, 6\]"),
-    "one row": (X[0], r"the rows have shape \(6,\), expected \[rows, 6\]"),
+    "width": (X[:3, :4], r"the rows have shape \(3, 4\), expected \[rows, 6\]$"),
+    "one row": (X[0], r"the rows have shape \(6,\), expected \[rows, 6\]; give one row as \[row\]"),
+    "text that spells numbers": (FRAME.astype(str), r"column a: expected numbers, got text such as '-?\d"),
+    "text among objects": (
+        FRAME.astype(object).replace({"c": {FRAME.c[1]: "1"}}),
+        "column c: expected numbers, got te",
+    ),
+    "lists of text": ([["1.5"] * 6], "expected numbers, got text such as '1.5'"),
+    "complex column": (FRAME.assign(c=1 + 2j), "column c: expected numbers, got complex128"),
+    "times": (FRAME.assign(c=pd.Timestamp("2024-01-01")), "column c: expected numbers, got datetime64"),
+    "a column twice": (pd.concat([FRAME, FRAME[["c"]]], axis=1), "has column c 2 times"),
+    "Series": (FRAME.iloc[0], r"a Series, .*series\.to_frame\(\)\.T for one row"),
+    "one row as a dictionary": (FRAME.iloc[0].to_dict(), "column a: expected the values of all rows"),
+    "columns of unequal length": ({name: [1.0] * (1 + (name == "c")) for name in NAMES}, "as many values in every col"),
+    "dictionaries without a column": ([{"a": 1.0}], "lacks 5 of 6 columns, such as b"),
+    "a masked value": (np.ma.masked_equal(np.arange(12.0).reshape(2, 6), 8), "row 1, column c: nan; 1 row"),
     "ragged": ([[1.0, 2.0], [1.0]], "expected numbers in rows of equal length"),
 }
 

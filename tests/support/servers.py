@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-Fate = Literal["answered", "refused", "answer lost"]
-"""What becomes of a request: passed on; 500 without being passed on; passed on, and 500."""
+Fate = Literal["answered", "refused", "answer lost", "too large"]
+"""What becomes of a request: passed on; 500 without being passed on; passed on, and 500; 413, not passed on."""
 
 
 HOP = ("host", "content-length", "transfer-encoding", "connection")
@@ -80,7 +80,9 @@ class Proxy:
                 fate = proxy.fate(self.command, self.path)
                 proxy.asked.append((self.command, self.path, fate))
                 code, data, kind = 500, b'{"error_code": "INTERNAL_ERROR", "message": "lost"}', "application/json"
-                if fate != "refused":
+                if fate == "too large":
+                    code, data, kind = 413, b"<html>Request Entity Too Large</html>", "text/html"
+                elif fate != "refused":
                     headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
                     request = urllib.request.Request(server + self.path, body or None, headers, method=self.command)
                     try:

@@ -1,8 +1,13 @@
 import json
+import logging
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +17,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import uvicorn
 from alembic.util.exc import CommandError
 from mlflow import MlflowClient
+from mlflow.pyfunc import scoring_server
 
 from raydc.artifacts.model import ClusteringModel, ModelError, facts_of
 from raydc.cli import main as cli
@@ -25,6 +32,7 @@ from raydc.tracking.payloads import example_rows
 from raydc.tracking.tracker import RecordPending, Tracker
 from raydc.utils.storage import Store
 from tests.support import run_cases
+from tests.support.servers import free_port
 
 PASSWORD = "hunter2"
 
@@ -150,6 +158,17 @@ def test_the_record_holds_scores_and_files(recorded, client):
     assert {"final.score", "final.balance", "labels.acc", "rows", "found"} <= set(found.metrics)
     assert found.tags["raydc.warnings"] == "careful"
     assert {item.path for item in client.list_artifacts(run_id)} >= {"config.yaml", "summary.json", "assignments"}
+
+
+def test_mlflow_says_nothing_between_our_lines(recorded, run, mlflow_uri, capfd):
+    """Of raydc's own requests; what else the process does with MLflow is logged as it wishes."""
+    run_id = mlflow_client.start_run("tests", "quiet", "quiet", {"a": 1}, mlflow_uri)
+    mlflow_client.log_model(Path(run, "model"), run_id, mlflow_uri)
+    mlflow_client.register(recorded[1], "quiet", "q" * 64, recorded[0], None, mlflow_uri)
+    mlflow_client.set_status(recorded[0], "finished", mlflow_uri)
+    assert capfd.readouterr() == ("", "")
+    logging.getLogger("mlflow.tracking").warning("of the process")
+    assert "of the process" in capfd.readouterr().err
 
 
 def test_the_model_belongs_to_its_run_and_lies_beside_the_store(recorded, client, mlflow_uri):
@@ -364,3 +383,45 @@ def test_a_parameter_that_mlflow_refuses_is_left_out_and_named(client, mlflow_ur
     run_id = mlflow_client.start_run("tests", "x", "odd-parameter", {"good": 1, "not\ngood": 2}, mlflow_uri)
     found = client.get_run(run_id).data
     assert found.params == {"good": "1"} and found.tags["raydc.refused_parameters"] == "not\ngood"
+
+
+@pytest.fixture
+def ask(recorded, mlflow_uri, monkeypatch):
+    """Asks the server that `mlflow models serve` starts: a body to its status and answer."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    location = MlflowClient(mlflow_uri).get_logged_model(recorded[1].removeprefix("models:/")).artifact_location
+    app, port = scoring_server.init(mlflow.pyfunc.load_model(location)), free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+
+    def answer(body: dict) -> tuple[int, dict]:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, json.load(refusal)
+
+    yield answer
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_served_model_takes_rows_as_json(ask, run):
+    frame = rows(5)[[*run_cases.COLUMNS]]
+    expected = ClusteringModel.load(Path(run, "model")).predict(frame).tolist()
+    split = {"columns": [*frame.columns], "data": frame.to_numpy().tolist()}
+    by_name = {name: values.tolist() for name, values in frame.items()}
+    for body in ({"dataframe_split": split}, {"dataframe_records": frame.to_dict("records")}, {"inputs": by_name}):
+        code, answer = ask(body)
+        assert code == 200 and [row["cluster"] for row in answer["predictions"]] == expected
+    whole = {"columns": split["columns"], "data": [[1, True, 2, 3][: len(frame.columns)]]}
+    assert ask({"dataframe_split": whole})[0] == 200
+    assert ask({"dataframe_split": split | {"data": []}}) == (200, {"predictions": []})
+    text = {"columns": split["columns"], "data": [["1.5"] * len(frame.columns)]}
+    code, answer = ask({"dataframe_split": text})
+    assert code == 400 and "expected numbers, got text such as '1.5'" in json.dumps(answer)

@@ -95,3 +95,50 @@ def test_a_server_that_only_reads_leaves_everything_to_a_later_flush(server, cli
     assert sent == {"run": 1, "status": 2, "epoch": 3, "summary": 1, "files": 1, "model": 1, "register": 1}
     assert paths["registered as"] == "models:/reads/1 (champion)"
     assert len(history(client, paths["mlflow run"])) == 3
+
+
+def test_a_file_that_is_too_large_for_the_server_holds_up_nothing_else(server, client, finished, caplog):
+    """413, as a proxy before MLflow answers; once it lets larger files through, a flush sends what was left out."""
+
+    def small(method: str, path: str) -> Fate:
+        return "too large" if method == "PUT" and path.endswith("summary.json") else "answered"
+
+    proxy = Proxy(server.url, small)
+    paths = record(finished, proxy.url, "large", patience=30)
+    assert paths["registered as"] == "models:/large/1 (champion)" and "MLflow refuses a message (files)" in caplog.text
+    run = client.get_run(paths["mlflow run"])
+    assert run.info.status == "FINISHED" and "413" in run.data.tags["raydc.refused"]
+    proxy.fate = lambda method, path: "answered"
+    sent, _ = flush(str(finished), proxy.url)
+    assert sent == {"files": 1}
+    proxy.close()
+    assert "summary.json" in {item.path for item in client.list_artifacts(paths["mlflow run"])}
+
+
+@pytest.mark.parametrize("deleted", ["run", "experiment"])
+def test_what_somebody_deleted_on_the_server_is_recorded_anew(server, client, finished, deleted):
+    key = f"anew-{deleted}"
+    tracker = Tracker(finished, server.url, every=0.02)
+    tracker.start(key, key, key, {})
+    tracker.log(epochs(3, 6))
+    first = tracker.send(60)["mlflow run"]
+    if deleted == "run":
+        client.delete_run(first)
+    else:
+        client.delete_experiment(client.get_run(first).info.experiment_id)
+    tracker.log(epochs(9))
+    tracker.log_model()
+    tracker.register(key, {})
+    paths = tracker.finish(patience=60)
+    assert paths["mlflow run"] != first and paths["registered as"] == f"models:/{key}/1 (champion)"
+    assert [step for step, _, _ in history(client, paths["mlflow run"])] == [3, 6, 9]
+    assert client.get_run(paths["mlflow run"]).data.tags["raydc.replaces"] == first
+
+
+def test_a_request_is_made_once_whatever_the_environment_says(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    proxy = Proxy(server.url, lambda method, path: "refused")
+    with pytest.raises(mlflow_client.RegistryAway):
+        mlflow_client.start_run("server", "x", "once", {}, proxy.url)
+    assert len(proxy.asked) == 1
+    proxy.close()
