@@ -13,6 +13,7 @@ import pytest
 
 from raydc import DataWarning, DeepClustering
 from raydc.artifacts.model import ClusteringModel
+from raydc.cli import main as cli
 from raydc.data import DataError, DataProfile, DataSettings, open_source, profile_rows
 from raydc.pipelines.assign import assign
 from raydc.report import facts
@@ -172,3 +173,15 @@ def test_the_estimator_warns_of_what_the_survey_notes():
     with pytest.warns(DataWarning, match=r"1 of 3 features never change, such as X\[1\]") as caught:
         DeepClustering("kmeans", 3).fit(x)
     assert len([each for each in caught if each.category is DataWarning]) == 1
+
+
+def test_a_dry_run_names_the_features_and_what_was_left_out(tmp_path, capsys):
+    table = {f"feature {i}": np.random.default_rng(i).normal(size=120) for i in range(12)}
+    pq.write_table(pa.table(table | {"uid": np.arange(120), "number": np.arange(120)}), tmp_path / "rows.parquet")
+    line = ["train", "--method=kmeans", "--n-clusters=3", "--workers=0", "--dry-run", f"--out={tmp_path / 'out'}"]
+    assert cli.main([*line, f"--data={tmp_path / 'rows.parquet'}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "features: 12: feature 0, feature 1," in said and "feature 7 and 4 more" in said
+    assert "left out as ids: uid" in said and "another integer in each row, as keys have: number" in said
+    assert cli.main([*line, f"--data={tmp_path / 'rows.parquet'}", '--columns="feature 1",number']) == 0
+    assert "features: 2: feature 1, number" in " ".join(capsys.readouterr().out.split())
