@@ -254,7 +254,7 @@ def test_a_pickle_in_an_assignment_directory_or_an_outbox(tmp_path, marker, tabl
     part.write_bytes(pickle.dumps(Bomb(marker)))
     assign(table_run, DataSettings(path=data), str(out))
     assert part.read_bytes() == whole, "it was made again"
-    (out / "assignment.json").write_bytes(pickle.dumps(Bomb(marker)))
+    (out / "_assignment.json").write_bytes(pickle.dumps(Bomb(marker)))
     with pytest.raises(ValueError):
         assign(table_run, DataSettings(path=data), str(out))
     (tmp_path / "outbox.jsonl").write_bytes(pickle.dumps(Bomb(marker)) + b"\n")

@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(NOT_PERMITTED, problem)
     except Occupied as problem:
         return _fail(TRY_AGAIN, problem)
+    except MemoryError as problem:
+        return _fail(TRY_AGAIN, problem)
+    except NotADirectoryError as problem:
+        return _fail(NO_OUTPUT, problem.strerror or problem)
     except OSError as problem:
         if problem.errno is None:
             raise
@@ -59,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(code: int, problem: BaseException | str) -> int:
-    print(f"raydc: {problem}", file=sys.stderr)
+    """The code, and the problem in words: its kind, where it has none of its own."""
+    print(f"raydc: {problem if str(problem) else type(problem).__name__}", file=sys.stderr)
     return code
 
 
@@ -210,6 +215,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
     """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
     from raydc.search import SearchError, SearchInterrupted
     from raydc.tracking.tracker import RecordPending
+    from raydc.training.checkpoint import CheckpointError
     from raydc.training.loop import TrainingDiverged
     from raydc.training.placement import NoRoom
     from raydc.training.trainer import Interrupted, TrainingFailed
@@ -227,7 +233,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
         action(stop)
     except (Interrupted, SearchInterrupted, RecordPending, NoRoom) as problem:
         return _fail(TRY_AGAIN, problem)
-    except (TrainingDiverged, TrainingFailed, SearchError) as problem:
+    except (CheckpointError, TrainingDiverged, TrainingFailed, SearchError) as problem:
         return _fail(FAILED, problem)
     finally:
         for number, handler in before.items():
@@ -275,6 +281,7 @@ def _report(arguments: Sequence[str]) -> int:
     parser.allow_code()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     given = parser.parse_args(arguments)
+    Store(given.out).directory()
     from raydc.report import opened, report
     from raydc.search.record import redraw
 

@@ -27,7 +27,8 @@ from raydc.distributed.watchdog import HANG_AFTER, watch
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
 
-MANIFEST, SUMMARY = "assignment.json", "summary.json"
+MANIFEST, SUMMARY = "_assignment.json", "_summary.json"
+"""Readers of a folder of Parquet pass over names that begin like this."""
 CHUNK_ROWS = 2**17
 """Rows of an output file, about; it holds whole pieces of the data."""
 
@@ -84,14 +85,15 @@ def assign(
         raise DataError(
             f"{data.path}: rows have {source.n_features} features, the model was trained on {model.n_features}"
         )
-    store, chunks = Store(out), cut(source.pieces, chunk_rows)
+    store, chunks = Store(out).directory(), cut(source.pieces, chunk_rows)
     manifest = {
         "model": identity(model),
         "data": source.fingerprint,
         "files": [chunk.name for chunk in chunks],
     }
     times = [*source.times.values()]
-    sure = _claim(store, manifest, f"{model_uri}, {data.path}") == times
+    before = _claim(store, manifest, f"{model_uri}, {data.path}")
+    sure, ended = before == times, before is not None
     drop = settings.on_bad_row == "drop"
     abouts = [_held(store, chunk, manifest) for chunk in chunks]
     missing = [
@@ -103,9 +105,9 @@ def assign(
         _accelerate(model)
         for chunk in missing:
             before_chunk()
-            _write(chunk, source, model, store, manifest)
+            _write(chunk, source, model, store, manifest | {"ended": ended})
     elif missing:
-        _on_ray(missing, source.settings, model, store, manifest, workers)
+        _on_ray(missing, source.settings, model, store, manifest | {"ended": ended}, workers)
     store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
     return _summarise(store, chunks, manifest, model.n_clusters, abouts.count(None), time.time() - started)
 
@@ -149,12 +151,17 @@ def _accelerate(model: ClusteringModel) -> None:
 def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | None:
     """Mark the directory as that of this model and these rows; ValueError if it is another's.
 
-    Returns when the rows' files had been written as its last assignment ended; None where none has ended.
+    Rows that were corrected take the place of those before, as long as no assignment of those has ended. Returns when
+    the rows' files had been written as its last assignment ended; None where none has ended.
     """
     if store.exists(MANIFEST):
         before = json.loads(store.read_text(MANIFEST))
         changed = [name for name in manifest if before.get(name) != manifest[name]]
-        if changed:
+        if before.get("model") == manifest["model"] and "times" not in before:
+            for name in {name for name in store.list() if name.endswith(".parquet")} - {*manifest["files"]}:
+                store.delete(name)
+            store.write_text(MANIFEST, json.dumps(manifest, indent=1))
+        elif changed:
             words = {"model": "another model", "data": "other rows"}
             held = " and ".join(words[name] for name in changed if name in words) or "files of another size"
             raise ValueError(f"{store.root} holds assignments of {held} than {what}; name another --out")
@@ -190,11 +197,12 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
     drop = source.settings.on_bad_row == "drop"
     held = _held(store, chunk, manifest)
     if held is not None and (drop or not held["dropped"]):
-        if held["checksum"] != joined(checksum(source.read(piece)) for piece in chunk.pieces):
+        if held["checksum"] == joined(checksum(source.read(piece)) for piece in chunk.pieces):
+            return
+        if manifest["ended"]:
             raise DataError(
                 f"{store.root} holds assignments of rows whose values have changed since; name another --out"
             )
-        return
     columns: dict[str, list[np.ndarray]] = {"row": [], "id": [], "cluster": [], "confidence": []}
     dropped: list[int] = []
     checksums: list[int] = []

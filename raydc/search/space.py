@@ -92,7 +92,7 @@ def methods_for(rows: Rows) -> list[str]:
             if len(rows.shape) == 3 or not (kind.needs_image or kind.info.architecture in ("CNN", "GAN")):
                 kind(kind.Config(), rows.shape).check(rows.number)
                 able.append(name)
-        except ValueError:  # it says which number is too large
+        except (ValueError, MemoryError):  # it says which number is too large
             continue
     return able
 

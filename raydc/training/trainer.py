@@ -66,7 +66,7 @@ def check(config: RunConfig, watch: Watch | None = None) -> Run:
     SettingsError, DataError or connection.NotPermitted say what; ConnectionError where there is no cluster. Raises
     Interrupted when asked to stop while rows are read.
     """
-    watch, store, workers = watch or Watch(), Store(config.output.out), config.training.workers
+    watch, store, workers = watch or Watch(), Store(config.output.out).directory(), config.training.workers
 
     def poll() -> None:
         if watch.stopping():

@@ -1,5 +1,6 @@
 """The output directory of a run, on a local disk or any file system that pyarrow opens."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -81,6 +82,18 @@ class Store:
 
     def write_text(self, name: str, text: str) -> None:
         self.write_bytes(name, text.encode())
+
+    def directory(self) -> "Store":
+        """This store, if its root is a directory or can become one; NotADirectoryError if it is a file, or in one."""
+        at = self.path.rstrip("/")
+        while at:
+            kind = self.filesystem.get_file_info(at).type
+            if kind == pafs.FileType.File:
+                raise NotADirectoryError(errno.ENOTDIR, f"{at} is a file, where a directory is expected; name another")
+            if kind == pafs.FileType.Directory or not self.local:
+                break
+            at = at.rpartition("/")[0]
+        return self
 
     def exists(self, name: str) -> bool:
         return self.filesystem.get_file_info(self._at(name)).type != pafs.FileType.NotFound

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.cli import main as cli
-from raydc.cli.main import DATA_ERROR, NO_OUTPUT, UNAVAILABLE, USAGE_ERROR
+from raydc.cli.main import DATA_ERROR, NO_OUTPUT, TRY_AGAIN, UNAVAILABLE, USAGE_ERROR
 from tests.data.test_source import X, array, both, raw, ray_tensor, write
 from tests.test_security import CANARY, plant_in_model
 
@@ -273,7 +273,7 @@ case(
 case(
     "D13",
     "more memory than there is",
-    DATA_ERROR,
+    TRY_AGAIN,
     "200000 rows|GB are free|rows fit; train on",
     "--method=dsc",
     FEW,

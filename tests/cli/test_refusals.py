@@ -27,7 +27,7 @@ def test_rows_beyond_memory_are_refused_with_both_numbers(
     method.check(fits)
     many = 31_623 if isinstance(method, DSC) else 16_000_000
     with pytest.raises(
-        ValueError, match=rf"{many} rows .* {need} GB.* 1\.0 GB are free: at most {fits} rows fit; train on"
+        MemoryError, match=rf"{many} rows .* {need} GB.* 1\.0 GB are free: at most {fits} rows fit; train on"
     ):
         method.check(many)
 

@@ -5,10 +5,13 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.dataset import dataset
 
+from raydc.cli.main import NO_OUTPUT, main
 from raydc.data import DataError, DataSettings
 from raydc.data.source import Piece
 from raydc.distributed.ray_cluster import connected
@@ -185,4 +188,32 @@ def test_the_manifest_names_no_place(model, data, tmp_path):
     moved = tmp_path / "moved"
     shutil.move(tmp_path / "out", moved)
     assert assign(model, DataSettings(path=data), str(moved))["written"] == 0
-    assert str(tmp_path) not in json.dumps(json.loads((moved / "assignment.json").read_text()))
+    assert str(tmp_path) not in json.dumps(json.loads((moved / "_assignment.json").read_text()))
+
+
+@pytest.mark.parametrize("chunk_rows", [100, 10**6])
+def test_after_a_correction_the_same_command_goes_on(model, data, tmp_path, chunk_rows):
+    good, out = pq.read_table(data), str(tmp_path / "out")
+    feature = next(name for name in good.column_names if pa.types.is_floating(good.schema.field(name).type))
+    values = good[feature].to_pylist()
+    values[-1] = None
+    bad = good.set_column(good.column_names.index(feature), feature, pa.array(values, good.schema.field(feature).type))
+    run_cases.write(bad, Path(data))
+    with pytest.raises(DataError, match=r"1 of 500 rows cannot be used"):
+        assign(model, DataSettings(path=data), out, chunk_rows=chunk_rows)
+    run_cases.write(good, Path(data))
+    assert assign(model, DataSettings(path=data), out, chunk_rows=chunk_rows)["rows"] == 500
+    assert len(pd.read_parquet(out)) == len(dataset(out).to_table()) == 500
+
+
+def test_a_file_where_a_directory_is_expected(model, data, tmp_path, capsys):
+    (tmp_path / "afile").write_text("x")
+    for out in (tmp_path / "afile", tmp_path / "afile" / "below"):
+        for line in (
+            ["assign", "--model", model, "--data", data, "--out", str(out)],
+            ["train", "--data", data, "--method", "kmeans", "--workers", "0", "--out", str(out)],
+            ["tune", "--data", data, "--space", "tune_spaces/kmeans.py", "--concurrent", "0", "--out", str(out)],
+            ["report", "--run", str(tmp_path), "--out", str(out)],
+        ):
+            assert main(line) == NO_OUTPUT
+            assert f"{tmp_path}/afile is a file, where a directory is expected" in capsys.readouterr().err

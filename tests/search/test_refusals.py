@@ -7,7 +7,6 @@ import numpy as np
 import optuna
 import pytest
 
-from raydc.data import DataError
 from raydc.search import SearchError, TuneSettings, trial, tune
 from raydc.search.directory import same_search
 from raydc.search.driver import open_study
@@ -50,7 +49,7 @@ def test_rows_beyond_memory_before_any_work(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr("raydc.data.memory.free_memory", lambda: 10_000)
-    with pytest.raises(DataError, match=r"240 rows .* GB are free: at most \d+ rows fit"):
+    with pytest.raises(MemoryError, match=r"240 rows .* GB are free: at most \d+ rows fit"):
         tune(asked(data, tmp_path / "out", space=str(SPACES / f"{method}.py"), fixed={}))
     assert not (tmp_path / "out").exists()
 

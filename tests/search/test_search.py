@@ -227,7 +227,7 @@ def test_a_model_that_is_asked_follows_one_that_cannot_be(data: str, tmp_path: P
         _write_model(context, record, own, [], [], stop)
     _write_model(context, record, own, [], [])
     again = pa.concat_tables(read(f"{tmp_path}/out/assignments"))
-    assert again["cluster"].to_pylist() == own.tolist() and (tmp_path / "out/assignments/assignment.json").exists()
+    assert again["cluster"].to_pylist() == own.tolist() and (tmp_path / "out/assignments/_assignment.json").exists()
 
 
 def test_importance_is_that_of_finished_trials(tmp_path: Path) -> None:
