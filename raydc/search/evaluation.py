@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ from raydc.training.worker_job import Job
 from raydc.utils.storage import Store
 
 Labels = NDArray[np.int64]
-CURVE = 12
-"""Numbers of clusters at most for which raw k-means is tried."""
+CURVE = 32
+"""Numbers of clusters, evenly spaced in their logarithm, for which raw k-means is tried first."""
 
 
 @dataclass(frozen=True)
@@ -192,12 +193,28 @@ def subsample(found: DataProfile, keep: NDArray[np.bool_]) -> DataProfile:
 
 
 def kmeans_curve(context: Context) -> dict[int, float]:
-    """Stage-one score of raw k-means on the evaluation rows for each number of clusters (at most a dozen of them)."""
+    """Stage-one score of raw k-means on the evaluation rows by number of clusters.
+
+    Of every number where there are few, else of some, and of those between the best and the next ones.
+    """
     low, high = context.settings.n_clusters
-    tried = range(low, high + 1)
-    if len(tried) > CURVE:
-        tried = np.unique(np.geomspace(low, high, CURVE).round().astype(int)).tolist()
-    return {k: graph.neighbour_score(plain_kmeans(context.reference, k, 0), context.graph) for k in tried}
+    numbers = range(low, high + 1)
+    tried = numbers if len(numbers) <= CURVE else np.geomspace(low, high, CURVE).round().astype(int).tolist()
+    curve: dict[int, float] = {}
+    while tried:
+        curve |= {
+            k: graph.neighbour_score(plain_kmeans(context.reference, k, 0), context.graph) for k in dict.fromkeys(tried)
+        }
+        tried = halfway(curve)
+    return dict(sorted(curve.items()))
+
+
+def halfway(curve: Mapping[int, float]) -> list[int]:
+    """Numbers of clusters halfway between the best one and the next ones tried; none where those are its neighbours."""
+    tried = sorted(curve)
+    at = tried.index(max(tried, key=lambda k: curve[k]))
+    middle = ((one + other) // 2 for one, other in pairwise(tried[max(at - 1, 0) : at + 2]))
+    return [k for k in middle if k not in curve]
 
 
 def plain_kmeans(rows: NDArray[Any], n_clusters: int, seed: int) -> Labels:

@@ -6,12 +6,14 @@ import optuna
 
 COMPARED_AT = (3, 6)
 """Tenths of its training at which a trial is compared."""
+ENOUGH = 4
+"""Other trials of its method that a trial is compared with at least: the median of fewer says little."""
 
 
 class HalvingWithinMethod(optuna.pruners.BasePruner):
     """Asynchronous halving (Li et al., MLSys 2020, arXiv:1810.05934) among trials of the same method.
 
-    A trial ends where its score at a rung is under the median of those that its method's trials had there so far.
+    A trial ends where its score at a rung is under the median of those that its method's other trials had there so far.
     Methods are not compared on the way: one whose clusters form late would lose to one that starts from k-means,
     however well it ends. A trial's method is its user attribute "method".
     """
@@ -22,8 +24,10 @@ class HalvingWithinMethod(optuna.pruners.BasePruner):
             if own is None or _first_at(trial, rung) != trial.last_step:
                 continue
             method = trial.user_attrs["method"]
-            same = (other for other in study.get_trials(deepcopy=False) if other.user_attrs.get("method") == method)
-            if own < statistics.median(score for other in same if (score := _score_at(other, rung)) is not None):
+            others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+            same = [other for other in others if other.user_attrs.get("method") == method]
+            scores = [score for other in same if (score := _score_at(other, rung)) is not None]
+            if len(scores) >= ENOUGH and own < statistics.median(scores):
                 return True
         return False
 

@@ -86,7 +86,7 @@ class TuneSettings(Settings):
     finalists: float = Field(1 / 3, gt=0, le=1)
     """Share of the trials, the best ones, that get replicas; five at least."""
     early_stopping: bool = True
-    """Stop the worse half of a method's trials at .3, and again at .6, of their training (asynchronous halving)."""
+    """Stop the worse half of a method's trials at .3, and again at .6, of their training; two thirds of all at most."""
     allow_rare: bool = False
     """Whether a cluster may have less than a tenth of its even share of rows."""
     evaluation_rows: int = Field(4000, ge=20, le=20000)
