@@ -302,7 +302,7 @@ def stream(
     as soon as those before it are there; or raises what one raises. A result that was yielded is not held here.
 
     Tasks that are lost, or give no sign of life for `hang_after` seconds, are run again, up to `max_failures` times.
-    `poll` is called every second, and ends the waiting by what it raises.
+    `poll` is called every second, and ends the waiting by what it raises. Whatever ends it, no task is left at work.
     """
     put = ray.put((function, shared))
     task = TASK.options(num_cpus=threads, num_gpus=int(gpu), max_retries=max_failures)
@@ -320,6 +320,9 @@ def stream(
                     yield ray.get(asked.popleft())
         except RayTaskError as error:
             raise error.cause from None
+        finally:
+            for left in running:
+                ray.cancel(left, force=True)
 
     return run
 

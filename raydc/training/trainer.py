@@ -253,12 +253,17 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(0.3)
-        reports = ray.get(reporter.drain.remote(watch.stopping() or room.grown()))
-        _hear(reports, watch)
-        if reports:
-            room.want_more(size)
+    try:
+        while thread.is_alive():
+            thread.join(0.3)
+            reports = ray.get(reporter.drain.remote(watch.stopping() or room.grown()))
+            _hear(reports, watch)
+            if reports:
+                room.want_more(size)
+    except BaseException:
+        reporter.drain.remote(True)  # nobody hears the workers any more: they save and end
+        thread.join()
+        raise
     _hear(ray.get(reporter.drain.remote(False)), watch)
     store.delete("ray")
     if "problem" in result:

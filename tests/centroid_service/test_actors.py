@@ -16,6 +16,7 @@ from raydc.centroid_service.service import CentroidService, Refused, ServicePlan
 from raydc.centroid_service.shards import ClusterShard
 from raydc.centroid_service.worker import work
 from raydc.data.shard import split
+from tests.support.ray_nodes import freed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REPEATS = int(os.environ.get("RAYDC_FAULT_REPEATS", "1"))
@@ -179,6 +180,26 @@ def test_work_may_take_longer_than_a_worker_may_be_silent(cluster, tmp_path):
     run([0, 1])
     run([1])
     assert (tmp_path / "marker").exists() and time.monotonic() - began > 12
+
+
+def long(folder, part):
+    (folder / str(part)).touch()
+    if part == "bad":
+        raise Refused("no such row")
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("parts", [["a", "b"], ["a", "bad"]])
+def test_no_task_is_left_at_work(cluster, tmp_path, parts):
+    """Neither where the driver gives up, nor where one of them finds that the others work in vain."""
+
+    def poll():
+        if "bad" not in parts and len([*tmp_path.iterdir()]) == len(parts):
+            raise Refused("enough")
+
+    with pytest.raises(Refused, match="no such row" if "bad" in parts else "enough"):
+        over_ray.tasks(long, tmp_path, poll=poll)(parts)
+    assert freed(60)
 
 
 class Unhurried(CentroidService):

@@ -22,6 +22,19 @@ import psutil
 BIN = Path(sys.executable).parent
 
 
+def freed(within_s: float) -> bool:
+    """Whether all that tasks, actors and placement groups of the cluster held is free again, in this time."""
+    import ray
+
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        held = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+        if not held and ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]:
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def free_port(ip: str = "127.0.0.1") -> int:
     with socket.socket() as bound:
         bound.bind((ip, 0))

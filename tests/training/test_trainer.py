@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 from raydc.cli import main as cli
 from raydc.cli.console import Live
 from raydc.data import DataError, Shard, load_shard, open_source, partition
+from raydc.distributed.ray_cluster import connected
 from raydc.pipelines.train import train_and_record
 from raydc.settings import SettingsError
 from raydc.training import checkpoint
@@ -25,6 +26,7 @@ from raydc.training.loop import Loop, Progress
 from raydc.training.trainer import Interrupted, Watch, begin, check, train
 from raydc.training.worker_job import prepare
 from raydc.utils.storage import Store
+from tests.support.ray_nodes import freed
 from tests.support.runs import config, in_child, weights
 
 PLACES = ["load", "epoch", "begin", "update", "epoch.clustering"]
@@ -253,6 +255,21 @@ def test_workers_find_what_is_named_relative_to_the_users_directory(undisturbed,
     resolved = json.loads((tmp_path / "runs" / "after" / "run.json").read_text())["config"]
     assert resolved["data"]["path"] == str(tmp_path / "rows" / "digits.npy")
     assert resolved["training"]["init_from"] == str(tmp_path / "runs" / "before")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_driver_that_fails_leaves_no_worker_at_work(tmp_path):
+    def fail(progress: Progress) -> None:
+        raise RuntimeError("the screen is gone")
+
+    run = check(config(tmp_path / "run", training__workers=2))
+    with connected(3):
+        with pytest.raises(RuntimeError, match="the screen is gone"):
+            train(run, Watch(fail))
+        assert Store(tmp_path / "run").list("checkpoints"), "they save and end before the driver does"
+        assert freed(30)
+        assert train(run)["seconds"] > 0, "it goes on"
 
 
 @pytest.mark.ray
