@@ -321,8 +321,8 @@ def stream(
         except RayTaskError as error:
             raise error.cause from None
         finally:
-            for left in running:
-                ray.cancel(left, force=True)
+            for unfinished in running:
+                ray.cancel(unfinished, force=True)
 
     return run
 

@@ -59,15 +59,15 @@ def assign(
     workers: int = 0,
     tracking_uri: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
-    before_chunk: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = lambda: None,
     allow_code: Collection[str] = (),
 ) -> dict[str, Any]:
     """Write id (and row number), cluster and confidence of every row of `data` into `out`; what it came to.
 
-    Runs in this process, where `before_chunk` may raise to end it, or in `workers` Ray actors. `allow_code` names
-    methods that do not come with raydc and whose code the model may have imported. Raises RegistryError,
-    ModelError, DataError or ValueError before any work if the model or the rows cannot be used together, or `out` holds
-    other assignments; and as `connection.check` does.
+    Runs in this process or in `workers` Ray actors; `poll` is called before and between chunks, and ends it by what it
+    raises. `allow_code` names methods that do not come with raydc and whose code the model may have imported. Raises
+    RegistryError, ModelError, DataError or ValueError before any work if the model or the rows cannot be used together,
+    or `out` holds other assignments; and as `connection.check` does.
     """
     started = time.time()
     if workers < 0:
@@ -104,10 +104,10 @@ def assign(
     if workers == 0:
         _accelerate(model)
         for chunk in missing:
-            before_chunk()
+            poll()
             _write(chunk, source, model, store, manifest | {"ended": ended})
     elif missing:
-        _on_ray(missing, source.settings, model, store, manifest | {"ended": ended}, workers)
+        _on_ray(missing, source.settings, model, store, manifest | {"ended": ended}, workers, poll)
     store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
     return _summarise(store, chunks, manifest, model.n_clusters, abouts.count(None), time.time() - started)
 
@@ -289,6 +289,7 @@ def _on_ray(
     store: Store,
     manifest: dict[str, Any],
     workers: int,
+    poll: Callable[[], None],
 ) -> None:
     """Every chunk made by some actor; those lost or hanging are replaced, and what they had in hand is done again."""
     with ray_cluster.connected(workers):
@@ -301,10 +302,11 @@ def _on_ray(
         files = ray.put(model.files())
         actors = [kind.remote(settings, store, manifest, HANG_AFTER) for _ in range(min(workers, len(chunks)))]
         try:
+            poll()
             for _ in ActorPool(actors).map_unordered(
                 lambda actor, chunk: actor.make.remote(files, model.method_name, chunk), chunks
             ):
-                pass
+                poll()
         except RayTaskError as problem:
             raise problem.cause if isinstance(problem.cause, ValueError) else problem from None
         except RayActorError as problem:

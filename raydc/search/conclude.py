@@ -18,7 +18,18 @@ from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel, Replica
 from raydc.metrics import stability
 from raydc.pipelines import assign
 from raydc.search import selector
-from raydc.search.driver import Finished, Search, SearchWatch, check, interrupted, search, simpler
+from raydc.search.directory import SearchError, same_search
+from raydc.search.driver import (
+    Finished,
+    Search,
+    SearchWatch,
+    assigners,
+    check,
+    interrupted,
+    search,
+    simpler,
+    trial_cluster,
+)
 from raydc.search.evaluation import Context, Labels, plain_kmeans
 from raydc.search.selector import Candidate, Choice
 from raydc.search.settings import Criterion, TuneSettings
@@ -58,7 +69,9 @@ def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, 
 def tune_alone(checked: Search, watch: SearchWatch) -> dict[str, Any]:
     """`tune` in a directory that the caller holds `alone`."""
     started, store = time.monotonic(), checked.context.store
-    summary = conclude(search(checked, watch), watch.stop)
+    same_search(checked.context, checked.space)
+    with trial_cluster(checked.context.settings):
+        summary = conclude(search(checked, watch), watch.stop)
     before = json.loads(store.read_text("search.json")) if store.exists("search.json") else {"seconds": 0.0}
     spent = before["seconds"] + time.monotonic() - started
     found = json.loads(json.dumps(summary | {"seconds": before["seconds"]}))
@@ -248,12 +261,15 @@ def _write_model(
     if not store.exists(manifest) or json.loads(store.read_text(manifest))["model"] != assign.identity(model):
         store.delete("assignments")  # of the winner of fewer trials
 
-    def before_chunk() -> None:
+    def poll() -> None:
         if stop is not None and stop.is_set():
             raise interrupted(store)
 
     where = (f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
-    assign.assign(*where, before_chunk=before_chunk, allow_code=[model.method_name])
+    try:
+        assign.assign(*where, workers=assigners(context.settings), poll=poll, allow_code=[model.method_name])
+    except assign.AssignmentFailed as problem:
+        raise SearchError(f"the winner's rows could not all be assigned: {problem}") from problem
     return model.weights_hash()
 
 

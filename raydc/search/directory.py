@@ -12,7 +12,7 @@ import optuna
 from raydc.data import DataError, changes
 from raydc.search.evaluation import Context
 from raydc.search.pruner import HalvingWithinMethod
-from raydc.search.settings import TuneSettings
+from raydc.search.space import Space, digest
 from raydc.settings import SettingsError
 from raydc.settings.redact import redact
 from raydc.utils.storage import LOCK
@@ -65,22 +65,22 @@ def identity(context: Context) -> str:
     return str(json.loads(context.store.read_text("tune.json"))["id"])
 
 
-def key(context: Context) -> str:
+def key(context: Context, space: Space) -> str:
     """Identifies what is searched: settings, space, rows and the space in which neighbours count."""
     settings = context.settings
     values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
     values["data"] |= {"path": context.profile.identity, "storage": None}
     values["reference"] = settings.reference and context.reference_digest
-    values["space"] = Path(settings.space).read_text(encoding="utf-8")
+    values["space"] = [Path(settings.space).read_text(encoding="utf-8"), digest(space, settings.n_clusters)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def same_search(context: Context, settings: TuneSettings) -> None:
+def same_search(context: Context, space: Space) -> None:
     """Refuse a directory that holds something else; else say in it what is searched."""
-    store = context.store
+    store, settings, own = context.store, context.settings, key(context, space)
     if store.exists("tune.json"):
         before = json.loads(store.read_text("tune.json"))
-        if before["key"] == key(context):
+        if before["key"] == own:
             return
         now = settings.model_dump(mode="json")
         other = [k for k in now if k not in FREE and before["settings"].get(k) != now[k]]
@@ -98,7 +98,7 @@ def same_search(context: Context, settings: TuneSettings) -> None:
         raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
     about = {
         "id": uuid.uuid4().hex,
-        "key": key(context),
+        "key": own,
         "settings": settings.model_dump(mode="json", exclude=set(FREE)),
         "files": context.profile.contents,
         "reference": context.reference_name,

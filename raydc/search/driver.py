@@ -9,10 +9,12 @@ and returns, so its workers' resources are free for certain.
 
 import itertools
 import os
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,7 @@ from raydc.data import features_named
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import watch
 from raydc.search import selector
-from raydc.search.directory import SearchError, open_study, same_search
+from raydc.search.directory import SearchError, open_study
 from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.settings import TuneSettings
 from raydc.search.space import (
@@ -35,6 +37,7 @@ from raydc.search.space import (
     check_space,
     default_method,
     gives_clusters,
+    known_choices,
     load_space,
     method_settings,
     suggest,
@@ -108,19 +111,20 @@ class Finished:
     study: optuna.Study
 
 
-class Planner(Searcher):
-    """What Tune runs next: trials of a killed driver, baselines, suggestions, and at last replicas of the best."""
+class Planner:
+    """What is run next: trials of a killed driver, baselines, suggestions, and at last replicas of the best."""
 
     def __init__(
         self, context: Context, space: Space, first: list[dict[str, Any]], study: optuna.Study, watch: SearchWatch
     ) -> None:
-        super().__init__(metric="score", mode="max")
         self.context, self.space, self.first, self.study, self.watch = context, space, first, study, watch
         self.tasks: dict[str, Task] = {}
         self.asked: dict[int, optuna.Trial] = {}
         self.queue: list[Task] | None = None
         self.planned = 0
         self.records: dict[int, Record] = {}
+        self.cut: set[int] = set()
+        """Numbers of the trials that were stopped early, or asked to."""
         self.began, self.stopped = time.monotonic(), ""
         self.left = self._take_over()
         self.n_asked = len(study.get_trials(deepcopy=False))
@@ -136,6 +140,7 @@ class Planner(Searcher):
             record = Record.read(self.context.store, trial.number)
             if record is not None:
                 self.records[trial.number] = record
+                self.cut |= {trial.number} if record.status == "stopped" else set()
             if not trial.state.is_finished():
                 self.asked[trial.number] = compat.asked_before(self.study, trial)
                 if record is None or not record.over:
@@ -168,13 +173,18 @@ class Planner(Searcher):
         if self.left:
             number = self.left.pop(0)
         elif self.n_asked < self.wanted:
-            trial = self.study.ask()
-            self.n_asked += 1
-            number, self.asked[trial.number] = trial.number, trial
+            number = self._ask()
             failpoint("search.asked")
         else:
             return None
         return Task(number, 0, self._point(number))
+
+    def _ask(self) -> int:
+        """A new trial of the study; its number."""
+        trial = self.study.ask()
+        self.n_asked += 1
+        self.asked[trial.number] = trial
+        return trial.number
 
     def _point(self, number: int) -> dict[str, Any]:
         """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
@@ -182,7 +192,8 @@ class Planner(Searcher):
         if number < len(self.first):
             point = self.first[number]
         else:
-            point = suggest(self.space, self.asked[number], settings.n_clusters, rows, settings.settled)
+            settled, began = settings.settled, known_choices(self.study)
+            point = suggest(self.space, self.asked[number], settings.n_clusters, rows, settled, began)
         self.asked[number].set_user_attr("method", point["method.name"])  # whose trials it is compared with
         return point
 
@@ -206,13 +217,23 @@ class Planner(Searcher):
             return
         trial = self.asked[task.number]
         trial.report(result["score"], result["rung"])
-        # baselines take part in the comparison, and are never stopped by it
-        if self.context.settings.early_stopping and trial.should_prune() and task.number >= len(self.first):
+        if self._may_be_cut(task.number) and trial.should_prune():
             reason = f"in its method's worse half at {result['rung'] / RUNGS:.0%} of its training"
             self.context.store.write_text(f"{task.folder}/stop", reason)
+            self.cut.add(task.number)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A training that is over, for good or ill."""
+    def _may_be_cut(self, number: int) -> bool:
+        """Whether early stopping may end the trial.
+
+        A third of the suggestions is trained at full length, whatever they are compared with; so are the baselines,
+        which take part in the comparison.
+        """
+        settings = self.context.settings
+        more = len(self.cut) < 2 * settings.trials // 3
+        return settings.early_stopping and more and number >= len(self.first) and number not in self.cut
+
+    def on_trial_complete(self, trial_id: str, error: bool = False) -> None:
+        """A training that is over, for good or ill; with `error` its process is gone."""
         task = self.tasks.pop(trial_id)
         store = self.context.store
         record = Record.read(store, task.number, task.replica)
@@ -239,10 +260,6 @@ class Planner(Searcher):
     def _seconds_left(self) -> float:
         budget = self.context.settings.time_budget
         return float("inf") if budget is None else budget - (time.monotonic() - self.began)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune writes its searcher down, though nothing is ever restored from that; who watches stays here."""
-        return self.__dict__ | {"watch": SearchWatch()}
 
     def _tell_watch(self) -> None:
         left = self._seconds_left()
@@ -282,6 +299,45 @@ class Planner(Searcher):
         except OSError:
             return False
         return True
+
+    def interrupt(self) -> None:
+        """Ask all trials to save and end: nobody is left to hear of them."""
+        self.stopped = "interrupted"
+        self._flagged("stop", self.stopped)
+
+
+class TuneSearcher(Searcher):
+    """The planner as Tune knows it.
+
+    What goes wrong in it ends the search as an interruption does: trials save and return, and none is left at work.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        super().__init__(metric="score", mode="max")
+        self.planner = planner
+        self.problem: Exception | None = None
+
+    def suggest(self, trial_id: str) -> Any:
+        return self._unless_over(lambda: self.planner.suggest(trial_id), Searcher.FINISHED)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._unless_over(lambda: self.planner.on_trial_result(trial_id, result))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._unless_over(lambda: self.planner.on_trial_complete(trial_id, error=error))
+
+    def _unless_over(self, call: Callable[[], Any], otherwise: Any = None) -> Any:
+        if self.problem is None:
+            try:
+                return call()
+            except Exception as problem:  # raised when the trials have ended
+                self.problem = problem
+                self.planner.interrupt()
+        return otherwise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune writes its searcher down; nothing is restored from that, and a space may hold what cannot pickle."""
+        return Searcher, (self.metric, self.mode)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study and the records hold everything."""
@@ -351,12 +407,11 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
 
 
 def search(checked: Search, watch: SearchWatch) -> Finished:
-    """Run every training that is still to be run, in a directory that the caller holds `alone`.
+    """Run every training that is still to be run, in a directory that is this search's and held `alone` by the caller.
 
-    SettingsError, DataError or SearchError say what is wrong.
+    SearchError says what is wrong.
     """
     context, settings = checked.context, checked.context.settings
-    same_search(context, settings)
     Profiler(context.store).keep(context.profile)
     context.store.write_text("stop", "")  # what an interrupted search left there
     study = open_study(context)
@@ -385,6 +440,9 @@ def _run(context: Context, planner: Planner) -> None:
             _in_process(context, planner)
         else:
             _on_ray(context, planner)
+    except BaseException:
+        planner.interrupt()
+        raise
     finally:
         over.set()
         thread.join()
@@ -414,18 +472,16 @@ def _on_ray(context: Context, planner: Planner) -> None:
     }
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    with (
-        ray_cluster.connected(settings.workers_per_trial * fixed_training(settings).threads + 1),
-        tempfile.TemporaryDirectory(prefix="raydc-") as scratch,
-    ):
+    with trial_cluster(settings), tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
         import ray
         from ray import tune
 
         each, most = room(settings, ray.cluster_resources(), ray_cluster.joined())
+        searcher = TuneSearcher(planner)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trainable, context=context), each),
             tune_config=tune.TuneConfig(
-                search_alg=planner,
+                search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=settings.concurrent or most,
                 reuse_actors=True,
@@ -435,6 +491,26 @@ def _on_ray(context: Context, planner: Planner) -> None:
             ),
         )
         tuner.fit()
+        if searcher.problem is not None:
+            raise searcher.problem
+
+
+def trial_cluster(settings: TuneSettings) -> AbstractContextManager[None]:
+    """The Ray cluster that trials run on; none where they run in this process."""
+    if settings.concurrent == 0:
+        return nullcontext()
+    return ray_cluster.connected(settings.workers_per_trial * fixed_training(settings).threads + 1)
+
+
+def assigners(settings: TuneSettings) -> int:
+    """How many of the cluster's workers assign all rows: as many as train at once; 0 is this process."""
+    if settings.concurrent == 0:
+        return 0
+    import ray
+
+    there = ray.cluster_resources()
+    _, most = room(settings, there, ray_cluster.joined())
+    return min((settings.concurrent or most) * settings.workers_per_trial, max(int(there.get("CPU", 1)), 1))
 
 
 def room(settings: TuneSettings, there: Mapping[str, float], grows: bool) -> tuple[dict[str, float], int]:
@@ -516,5 +592,20 @@ def _require_some(context: Context, records: list[Record], stopped: str) -> None
             f"the time budget of {settings.time_budget:g} s is too short for one trial; give more, or a smaller "
             f"network or shorter phases by fixed settings; {kept}"
         )
-    problems = [f"trial {r.number} ({r.method}), {r.status}: {'; '.join(r.problems)}" for r in records][:5]
-    raise SearchError("no trial succeeded:\n  " + "\n  ".join(problems) + f"\n{kept}")
+    again = "; the same command tries again what was lost" if any(not record.over for record in records) else ""
+    raise SearchError("no trial succeeded:\n  " + "\n  ".join(_reasons(records)) + f"\n{kept}{again}")
+
+
+def _reasons(records: list[Record]) -> list[str]:
+    """Why trials have no answer: a line for each reason, the most frequent first; numbers make no other reason."""
+    alike: dict[str, list[Record]] = {}
+    for record in records:
+        if record.problems:
+            text = f"{record.status}: {'; '.join(record.problems)}"
+            alike.setdefault(re.sub(r"\d[\d.]*", "#", text), []).append(record)
+    lines = []
+    for same in sorted(alike.values(), key=len, reverse=True):
+        first, names = same[0], ", ".join(dict.fromkeys(record.method for record in same))
+        what = f"trial {first.number}" if len(same) == 1 else f"{len(same)} trials"
+        lines.append(f"{what} ({names}), {first.status}: {'; '.join(first.problems)}")
+    return lines

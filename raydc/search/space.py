@@ -1,16 +1,25 @@
 """Search spaces: Python files with a function `space(trial)` that asks an Optuna trial for dotted settings.
 
-Where it has a second parameter, that tells of the rows (`Rows`). It returns constants, of which `method.name` is needed
-unless the function suggests it. The first choice of a suggested `method.name` is the method whose default configuration
-every search runs first.
+Where it has a second parameter without default, or one called `rows`, that tells of the rows (`Rows`). It returns
+constants, of which `method.name` is needed unless the function suggests it. The first choice of a suggested
+`method.name` is the method whose default configuration every search runs first.
+
+The file runs in the driver alone. Other processes get the settings of a point, which are plain values, so nothing that
+a space is made of needs to pickle.
 """
 
+import hashlib
+import importlib
 import importlib.util
 import inspect
+import json
+import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
 import optuna
@@ -35,6 +44,10 @@ TABLE, IMAGES = Rows(1000, (16,)), Rows(1000, (1, 16, 16))
 Space = Callable[[Any, Rows], dict[str, Any] | None]
 CHOICES = 24
 """Choices of a categorical setting that are checked, one by one."""
+PACKAGE = "raydc_space"
+"""What a space file's folder is called while the space works; the file itself is `MODULE`."""
+MODULE = f"{PACKAGE}.__main__"
+SCALARS = (NoneType, bool, int, float, str)
 SAMPLES = 64
 """Random points of a space that are checked before anything starts, beside its corners."""
 OTHERS: dict[str, type[Settings]] = {"data": DataSettings, "training": Training}
@@ -45,34 +58,96 @@ SEARCHABLE = {"training.batch_size", "data.scaling"}
 
 
 def load_space(path: str | Path) -> Space:
-    """The function `space` of a Python file. SettingsError if there is none."""
+    """The function `space` of a Python file. SettingsError if there is none.
+
+    What lies beside the file can be imported, by its own name or relatively.
+    """
     file = Path(path)
     if not file.is_file():
         beside = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         hint = f"; there are {', '.join(beside)}" if beside else ""
         raise SettingsError(f"space: no file {path}{hint}")
-    spec = importlib.util.spec_from_file_location(f"raydc_space_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(MODULE, file.absolute())
     if spec is None or spec.loader is None:
         raise SettingsError(f"space: {path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
+    module, neighbours = importlib.util.module_from_spec(spec), _Neighbours(file.absolute().parent)
     try:
-        spec.loader.exec_module(module)
+        with neighbours.at_hand():
+            sys.modules[MODULE] = module  # where dataclasses look for their annotations
+            spec.loader.exec_module(module)
     except Exception as problem:  # somebody else's code
         raise SettingsError(f"space: {path} cannot be loaded: {_told(problem, file)}") from problem
     function = getattr(module, "space", None)
     if not callable(function):
         raise SettingsError(f"space: {path} defines no function space(trial)")
-    takes_rows = len(inspect.signature(function).parameters) > 1
+    takes_rows = _takes_rows(function)
 
     def space(trial: Any, rows: Rows) -> dict[str, Any] | None:
         try:
-            return function(trial, rows) if takes_rows else function(trial)
+            with neighbours.at_hand():
+                return function(trial, rows) if takes_rows else function(trial)
         except (SettingsError, optuna.exceptions.StorageInternalError):
             raise
         except Exception as problem:
             raise SettingsError(f"space: {path}: {_told(problem, file)}") from problem
 
     return space
+
+
+class _Neighbours:
+    """Modules of the folder of a space, imported as those beside a script are, and kept apart from all others.
+
+    So spaces of one process may each have a `helper.py`, and a notebook's next search reads an edited one anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        package = ModuleType(PACKAGE)
+        package.__path__ = [str(folder)]
+        self.folder, self.modules = folder, {PACKAGE: package}
+
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """For as long as this lasts, they can be imported, and those that were are there."""
+        shadowed = self._own(self.modules)
+        for name in shadowed:
+            del sys.modules[name]
+        there = {_top(name) for name in sys.modules}
+        sys.modules.update(self.modules)
+        sys.path.insert(0, str(self.folder))
+        importlib.invalidate_caches()  # of a folder that a file was just written to
+        try:
+            yield
+        finally:
+            sys.path.remove(str(self.folder))
+            new = [name for name, module in [*sys.modules.items()] if name not in there and self._beside(name, module)]
+            self.modules = self._own([*self.modules, *new])
+            for name in self.modules:
+                del sys.modules[name]
+            sys.modules.update(shadowed)
+
+    def _own(self, names: Iterable[str]) -> dict[str, ModuleType]:
+        """Loaded modules of the same top level as these."""
+        tops = {_top(name) for name in names}
+        return {name: module for name, module in [*sys.modules.items()] if _top(name) in tops}
+
+    def _beside(self, name: str, module: ModuleType) -> bool:
+        """Whether it is a module of the top level that lies in the folder."""
+        spec = getattr(module, "__spec__", None)  # not all that stands in sys.modules is a module
+        if name != _top(name) or not isinstance(spec, ModuleSpec):
+            return False
+        place = next(iter(spec.submodule_search_locations or ()), spec.origin)
+        return place is not None and Path(place).parent == self.folder
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _takes_rows(function: Callable[..., Any]) -> bool:
+    """Whether it has a second parameter for the rows; one with a default is the space's own."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    places = [each for each in inspect.signature(function).parameters.values() if each.kind in kinds]
+    return any(second.default is second.empty or second.name == "rows" for second in places[1:2])
 
 
 def _told(problem: Exception, file: Path) -> str:
@@ -103,13 +178,14 @@ def suggest(
     n_clusters: tuple[int, int],
     rows: Rows = TABLE,
     fixed: Mapping[str, Any] = MappingProxyType({}),
+    began: Mapping[str, Sequence[Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Dotted settings of one point: what `space` suggests and returns, and the number of clusters.
 
     Settings that are fixed are not asked for, and those that have no effect beside them are left out: nothing is learnt
-    from values that nobody uses.
+    from values that nobody uses. `began` are choices that the study knows by Optuna's names.
     """
-    captured = _Captor(trial, fixed)
+    captured = _Captor(trial, fixed, began)
     found = _told_by(space, captured, rows)
     low, high = n_clusters
     if "method.n_clusters" not in found and takes_clusters(found):
@@ -134,13 +210,38 @@ def _of_config(kind: type[Method], settings: Mapping[str, Any]) -> dict[str, Any
 def _told_by(space: Space, captured: "_Captor", rows: Rows) -> dict[str, Any]:
     """Dotted settings that the space suggests and returns, as they are fixed where they are."""
     found: dict[str, Any] = {**(space(captured, rows) or {}), **captured.values}
-    return found | {name: value for name, value in captured.fixed.items() if name in found}
+    found |= {name: value for name, value in captured.fixed.items() if name in found}
+    return {name: _plain(name, value) for name, value in found.items()}
 
 
 def gives_clusters(space: Space) -> bool:
     """Whether the space says the number of clusters itself, for any of its methods."""
     corners = (_Captor(_Corner(False, choice)) for choice in range(CHOICES))
     return any("method.n_clusters" in _told_by(space, corner, TABLE) for corner in corners)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as JSON keeps it, which every process and every record of a trial then has. SettingsError if it cannot.
+
+    Numbers of numpy and torch become Python's, tuples lists, members of an enumeration of texts their texts.
+    """
+    try:
+        return json.loads(json.dumps(value, default=lambda other: other.tolist()))
+    except (TypeError, ValueError, AttributeError):
+        raise SettingsError(
+            f"space: {name}: expected a number, a text, true, false, none, or a list of such, "
+            f"got {value!r} ({type(value).__name__})"
+        ) from None
+
+
+def known_choices(study: optuna.Study) -> dict[str, Sequence[Any]]:
+    """Choices by the names that Optuna knows them by.
+
+    A study never takes others. A space may give others when a search goes on: which methods can take the rows depends
+    on the memory that is free.
+    """
+    asked = (trial.distributions.items() for trial in study.get_trials(deepcopy=False))
+    return {name: each.choices for found in asked for name, each in found if hasattr(each, "choices")}
 
 
 def takes_clusters(point: Mapping[str, Any]) -> bool:
@@ -157,8 +258,13 @@ class _Captor:
     name has another range, and another meaning.
     """
 
-    def __init__(self, trial: Any, fixed: Mapping[str, Any] = MappingProxyType({})) -> None:
-        self.trial, self.fixed = trial, fixed
+    def __init__(
+        self,
+        trial: Any,
+        fixed: Mapping[str, Any] = MappingProxyType({}),
+        began: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    ) -> None:
+        self.trial, self.fixed, self.began = trial, fixed, began
         self.values: dict[str, Any] = {}
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
@@ -167,8 +273,16 @@ class _Captor:
     def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
         return self._kept(name, lambda own: self.trial.suggest_int(own, low, high, **options))
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._kept(name, lambda own: self.trial.suggest_categorical(own, choices))
+    def suggest_categorical(self, name: str, choices: Iterable[Any]) -> Any:
+        """One of the choices. Optuna's storage keeps scalars alone: it knows a list by its text."""
+        values = [_plain(name, choice) for choice in choices]
+        labels = [value if isinstance(value, SCALARS) else json.dumps(value) for value in values]
+
+        def ask(own: str) -> Any:
+            found = self.trial.suggest_categorical(own, self.began.get(own, labels))
+            return values[labels.index(found)] if found in labels else found
+
+        return self._kept(name, ask)
 
     def __getattr__(self, name: str) -> Any:
         """A point depends on nothing but the answers, so that a search that goes on finds it again."""
@@ -195,6 +309,17 @@ class _Corner:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return choices[self.choice % len(choices)]
+
+
+def _corners(rows: Sequence[Rows]) -> list[tuple[_Corner, Rows]]:
+    """Of each kind of rows: the lowest and the highest of every number with the choices in turn."""
+    return [(_Corner(high, choice), one) for high in (False, True) for choice in range(CHOICES) for one in rows]
+
+
+def digest(space: Space, n_clusters: tuple[int, int]) -> str:
+    """What the space gives at its corners, hashed: other where a file that the space takes values from is another."""
+    points = [suggest(space, corner, n_clusters, rows) for corner, rows in _corners((TABLE, IMAGES))]
+    return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
 
 
 def default_method(space: Space) -> str:
@@ -230,13 +355,8 @@ def check_space(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     optuna.logging.set_verbosity(verbosity)
-    corners = [
-        (_Corner(high, choice), one)
-        for high in (False, True)
-        for choice in range(CHOICES)
-        for one in ((TABLE, IMAGES) if rows is None else (rows,))
-    ]
     names: dict[str, None] = {}
+    corners = _corners((TABLE, IMAGES) if rows is None else (rows,))
     for trial, one in [*corners, *((study.ask(), rows or IMAGES) for _ in range(SAMPLES))]:
         captor = _Captor(trial)
         try:

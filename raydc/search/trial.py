@@ -41,8 +41,10 @@ WIDEST_FEATURES = 512
 CHUNK = 4096
 GOES_ON = ("interrupted", "out of time")
 """Reasons to stop a trial that say nothing of it: it goes on when the search does."""
-LOST = (NoRoom, TrainingFailed, RayError, StorageInternalError, MemoryError, OSError)
+LOST = (NoRoom, TrainingFailed, RayError, StorageInternalError, MemoryError, torch.OutOfMemoryError, OSError)
 """Failures that say nothing of the trial either: it is tried again when the search goes on."""
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What torch says, in a plain RuntimeError, where the machine has none left."""
 Report = Callable[[int, float], None]
 """(rung, score), while a trial goes on."""
 
@@ -127,7 +129,8 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
         except TrainingDiverged as problem:
             record.status, record.problems = "guarded", [str(problem)]
         except Exception as problem:  # on record, and shown
-            record.status = "lost" if isinstance(problem, LOST) else "failed"
+            lost = isinstance(problem, LOST) or NO_MEMORY in str(problem)
+            record.status = "lost" if lost else "failed"
             record.problems = [f"{type(problem).__name__}: {problem}"]
     record.seconds = time.monotonic() - started
     if record.over:

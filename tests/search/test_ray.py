@@ -1,20 +1,90 @@
 """Searches on Ray Tune: trials in reused processes, and trials whose workers are Ray Train's."""
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import mlflow
+import numpy as np
 import optuna
+import pyarrow as pa
 import pytest
+import yaml
 
+from raydc import methods
+from raydc.artifacts.model import ClusteringModel
+from raydc.cli.main import main
 from raydc.distributed.ray_cluster import connected
-from raydc.search import tune
+from raydc.pipelines import assign
+from raydc.search import SearchState, SearchWatch, tune
 from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import run_task
-from tests.support.searches import FIXED, SPACES, asked, states, written
+from tests.support.method_cases import blobs
+from tests.support.ray_nodes import freed
+from tests.support.searches import FIXED, SPACES, asked, own_space, states, written
+
+FILES = sorted(SPACES.glob("*.py"))
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     return written(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with connected(2):
+        yield
+
+
+def searched(space: Path, folder: Path, mlflow_uri: str) -> dict[str, Any]:
+    """What `raydc tune` makes of two trials of this space, each as short as its method can be."""
+    x, y = blobs(methods.load("dac"), 120)
+    np.savez(folder / "images.npz", X=x.numpy(), y=y.numpy())
+    quick = methods.load(space.stem).quick if space.stem in methods.available() else {}
+    phases = ("adversarial", "cluster", "denoise", "layerwise", "pretrain", "start")
+    fixed = {f"method.{key}": [*v] if isinstance(v, tuple) else v for key, v in quick.items()}
+    fixed |= {f"method.{phase}.length": "1 epochs" for phase in phases}
+    (folder / "search.yaml").write_text(yaml.safe_dump({"fixed": fixed, "data": {"label_column": "y"}}))
+    options = {
+        "--config": folder / "search.yaml", "--data": folder / "images.npz", "--space": space, "--n-clusters": 4,
+        "--trials": 2, "--replicas": 1, "--finalists": 0.1, "--concurrent": 2, "--out": folder / "out",
+        "--tracking-uri": mlflow_uri, "--register": f"searched-{space.stem}",
+    }  # fmt: skip
+    assert main(["tune", *(str(each) for option in options.items() for each in option)]) == 0
+    return json.loads((folder / "out" / "search.json").read_text())
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "space", [pytest.param(file, marks=() if file.stem == "any" else pytest.mark.slow, id=file.stem) for file in FILES]
+)
+def test_every_space_is_searched(cluster: None, tmp_path: Path, mlflow_uri: str, space: Path) -> None:
+    found = searched(space, tmp_path, mlflow_uri)
+    statuses = [entry["status"] for entry in found["trials"] if not entry["baseline"]]
+    assert len(statuses) == 2 and set(statuses) <= {"finished", "guarded", "stopped"}, found["notes"]
+
+
+@pytest.mark.ray
+def test_a_space_of_several_files_is_searched_and_all_say_the_same_of_a_row(
+    cluster: None, tmp_path: Path, mlflow_uri: str
+) -> None:
+    found = searched(own_space(tmp_path), tmp_path, mlflow_uri)
+    points = [entry["point"] for entry in found["trials"] if not entry["baseline"]]
+    assert len(points) == 2 and {point["method.name"] for point in points} == {"dec"}
+    assert all(point["method.network.hidden"] in ([16], [16, 16]) for point in points)
+
+    x, winner = np.load(tmp_path / "images.npz")["X"], found["winner"]
+    folder = Task(winner["number"], winner["replica"], {}).folder
+    searched_labels = np.load(tmp_path / "out" / folder / "labels.npy").tolist()
+    assigned = pa.concat_tables(assign.read(str(tmp_path / "out" / "assignments"))).sort_by("row")
+    mlflow.set_tracking_uri(mlflow_uri)
+    served = mlflow.pyfunc.load_model("models:/searched-space@champion").predict(x)
+    mlflow.set_tracking_uri(None)
+    assert ClusteringModel.load(tmp_path / "out" / "model").predict(x).tolist() == searched_labels
+    assert assigned["cluster"].to_pylist() == served["cluster"].tolist() == searched_labels
 
 
 @pytest.mark.ray
@@ -62,3 +132,44 @@ def test_trials_of_two_workers_that_are_stopped_free_what_they_held(
     assert [entry["status"] for entry in summary["trials"]] == ["finished"] * 3 + ["stopped"]
     assert summary["trials"][3]["history"][-1][0] < 10 and len(summary["replicas"]) == 3
     assert states(settings) == ["COMPLETE"] * 4
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", [RuntimeError("the screen is gone"), KeyboardInterrupt()], ids=type)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_driver_that_fails_leaves_no_trial_at_work(
+    data: str, tmp_path: Path, problem: BaseException, workers: int
+) -> None:
+    long = FIXED | {"method.pretrain.length": "100000 epochs"}
+    settings = asked(
+        data, tmp_path / "out", space=str(SPACES / "dec.py"), concurrent=1, workers_per_trial=workers, fixed=long
+    )
+
+    def fail(state: SearchState) -> None:
+        if [*(tmp_path / "out" / "trials").rglob("checkpoints/*")] or state.records:
+            raise problem
+
+    with connected(3):
+        with pytest.raises(type(problem)):
+            tune(settings, SearchWatch(fail))
+        assert freed(120)
+    assert not [*(tmp_path / "out" / "trials" / "0000").glob("record.json")], "it goes on"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_winner_assigns_all_rows_by_workers(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tune(asked(data, tmp_path / "alone"))
+    driver = os.getpid()
+
+    def write(*others: Any) -> None:
+        assert os.getpid() != driver, "the driver assigned rows itself"
+        raise NotImplementedError
+
+    monkeypatch.setattr(assign, "_write", write)
+    for workers in (1, 2):
+        tune(asked(data, tmp_path / str(workers), concurrent=workers))
+    folders = [tmp_path / name / "assignments" for name in ("alone", "1", "2")]
+    files = [{file.name: file.read_bytes() for file in folder.glob("part-*")} for folder in folders]
+    assert files[0] and files[0] == files[1] == files[2]

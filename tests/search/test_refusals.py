@@ -9,7 +9,7 @@ import pytest
 
 from raydc.search import SearchError, TuneSettings, trial, tune
 from raydc.search.directory import same_search
-from raydc.search.driver import open_study
+from raydc.search.driver import _reasons, open_study
 from raydc.search.evaluation import prepare
 from raydc.search.space import load_space, suggest
 from raydc.settings import SettingsError
@@ -89,7 +89,7 @@ def test_searches_alike_share_a_storage_and_no_study(data: str, tmp_path: Path) 
         prepare(asked(data, tmp_path / name, study=str(tmp_path / "study.journal"))) for name in ("first", "second")
     )
     for context in (first, second):
-        same_search(context, context.settings)
+        same_search(context, load_space(context.settings.space))
     open_study(first).ask()
     assert [len(open_study(context).get_trials()) for context in (first, second)] == [1, 0]
 
@@ -100,12 +100,27 @@ def test_all_trials_failing(data: str, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(trial, "_trained", fail)
     with pytest.raises(
-        SearchError, match=r"no trial succeeded:\n  trial 0 \(kmeans\), failed: .*burnt down"
+        SearchError, match=r"no trial succeeded:\n  5 trials \(kmeans, ae_kmeans\), failed: .*burnt down\nwhat"
     ) as problem:
         tune(asked(data, tmp_path / "out"))
     assert "what is finished is kept" in str(problem.value)
     found = states(asked(data, tmp_path / "out"))
     assert found.count("FAIL") == 5 and found.count("COMPLETE") == 1  # Ward is no network
+
+
+def test_reasons_that_differ_in_numbers_are_told_once() -> None:
+    def record(number: int, method: str, status: str, problem: str) -> trial.Record:
+        return trial.Record(number, 0, {"method.name": method}, status, problems=[problem])
+
+    records = [
+        record(1, "dec", "failed", "KeyError: 'nu'"),
+        record(2, "dsc", "lost", "2000 rows need 9.5 GB, and 1.25 GB are free"),
+        record(3, "jule", "lost", "2000 rows need 3.0 GB, and 1.5 GB are free"),
+    ]
+    assert _reasons(records) == [
+        "2 trials (dsc, jule), lost: 2000 rows need 9.5 GB, and 1.25 GB are free",
+        "trial 1 (dec), failed: KeyError: 'nu'",
+    ]
 
 
 @pytest.mark.slow
@@ -142,13 +157,14 @@ def test_another_reference_of_the_same_name(data: str, tmp_path: Path) -> None:
     np.save(path, rows()[0])
     context = prepare(settings)
     assert np.array_equal(context.reference, rows()[0])
-    same_search(context, settings)
-    same_search(prepare(settings), settings)
+    space = load_space(settings.space)
+    same_search(context, space)
+    same_search(prepare(settings), space)
     np.save(path, rows(seed=1)[0])
     with pytest.raises(
         SettingsError, match=r"reference was .*npy, 240 rows, sha256 \w+ and is .*npy, 240 rows, sha256"
     ):
-        same_search(prepare(settings), settings)
+        same_search(prepare(settings), space)
 
 
 def test_what_the_caller_says_wins_over_the_space_or_is_refused(data: str, tmp_path: Path) -> None:

@@ -7,17 +7,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 
 from raydc.data import DataError
+from raydc.data.memory import refuse_beyond_memory
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, trial, tune
+from raydc.search.directory import same_search
 from raydc.search.driver import Planner, open_study
 from raydc.search.evaluation import Context, Task, prepare
+from raydc.search.space import Rows
 from raydc.settings import SettingsError
 from raydc.utils.storage import Occupied, Store
 from tests.support.searches import SPACES, asked, rows, states, written
@@ -192,6 +197,44 @@ def test_trials_lost_to_machines_are_tried_again(data: str, tmp_path: Path, monk
     again = tune(settings)
     assert [entry["status"] for entry in again["trials"]] == [*["finished"] * 3, "failed", *["finished"] * 2]
     assert "lost" not in {entry["status"] for entry in again["replicas"]}
+
+
+@pytest.mark.parametrize(
+    "want",
+    [
+        lambda: torch.empty(2**55),
+        lambda: np.empty(2**55),
+        lambda: refuse_beyond_memory("are merged on one machine", 2**40, 2**20, 1, "take fewer"),
+    ],
+    ids=["torch", "numpy", "guard"],
+)
+def test_want_of_memory_says_nothing_of_a_trial(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, want: Callable[[], Any]
+) -> None:
+    context = prepare(asked(data, tmp_path / "out"))
+    monkeypatch.setattr(trial, "_trained", lambda *others: want())
+    record = trial.run_task(context, Task(0, 0, {"method.name": "kmeans"}), lambda rung, score: None)
+    assert record is not None and (record.status, record.over) == ("lost", False), record.problems
+
+
+def test_a_search_goes_on_among_the_methods_that_it_began_with(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them fit depends on the memory that is free, and Optuna takes no other choices than before."""
+    context = prepare(asked(data, tmp_path / "out"))
+    same_search(context, lambda trial, rows: {"method.name": "kmeans"})
+    points = []
+    for able in (["dec", "dsc"], ["dec"]):
+        study = open_study(context)
+        study.sampler = optuna.samplers.RandomSampler(seed=0)
+
+        def space(trial: Any, rows: Rows, able: list[str] = able) -> dict[str, Any]:
+            return {"method.name": trial.suggest_categorical("method.name", able)}
+
+        planner = Planner(context, space, [], study, SearchWatch())
+        points.append([planner._point(planner._ask()) for _ in range(8)])
+    assert {point["method.name"] for point in points[0]} == {"dec", "dsc"}
+    assert points[0] == points[1]
 
 
 @pytest.mark.slow

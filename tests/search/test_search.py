@@ -18,7 +18,7 @@ from raydc.pipelines.assign import read
 from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune
 from raydc.search.conclude import _write_evaluated, _write_model, importance
 from raydc.search.driver import Planner, room
-from raydc.search.evaluation import Task, baselines, kmeans_curve, prepare, subsample
+from raydc.search.evaluation import Task, baselines, halfway, kmeans_curve, prepare, subsample
 from raydc.search.trial import Flags, FlagWatch, Record, run_task
 from raydc.settings import SettingsError
 from raydc.utils.storage import Store
@@ -82,6 +82,32 @@ def test_the_number_of_clusters_is_found(data: str, tmp_path: Path) -> None:
     curve = summary["k curve"]["raw k-means"]
     assert max(curve, key=lambda k: curve[k]) == "4" and set(curve) == {str(k) for k in range(2, 10)}
     assert len({entry["n_clusters"] for entry in summary["trials"]}) > 2
+
+
+def test_the_curve_leaves_out_no_number_beside_the_best(data: str, tmp_path: Path) -> None:
+    few = kmeans_curve(prepare(asked(data, tmp_path / "out", n_clusters="2..18", allow_rare=True)))
+    assert [*few] == [*range(2, 19)]
+    many = kmeans_curve(prepare(asked(data, tmp_path / "out", n_clusters="2..60", allow_rare=True)))
+    best = max(many, key=lambda k: many[k])
+    assert [*many] == sorted(many) and {2, best - 1, best, best + 1, 60} <= set(many) and len(many) < 40
+    assert halfway({2: 0.1, 10: 0.5, 19: 0.3, 40: 0.9, 60: 0.2}) == [29, 50]
+    assert halfway({9: 0.1, 10: 0.5, 11: 0.3}) == halfway({2: 0.5}) == []
+
+
+def test_a_third_of_the_trials_are_trained_at_full_length(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However bad they are: with 12 of 12 stopped early, nothing but the default was ever finished."""
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: True)
+    context = prepare(asked(data, tmp_path / "out", trials=6))
+    first = [{"method.name": "kmeans", "method.n_clusters": 4}]
+    planner = Planner(context, lambda trial, rows: {"method.name": "dec"}, first, optuna.create_study(), SearchWatch())
+    for trial_id in map(str, range(7)):
+        assert planner.suggest(trial_id)["number"] == int(trial_id)
+        for rung in (3, 6):
+            planner.on_trial_result(trial_id, {"rung": rung, "score": 0.5})
+    asked_to_stop = [number for number in range(7) if context.store.exists(f"trials/{number:04d}/stop")]
+    assert asked_to_stop == [1, 2, 3, 4]
 
 
 @pytest.mark.slow

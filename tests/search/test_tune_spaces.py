@@ -1,13 +1,28 @@
 """Every space suggests settings that exist, over its whole range, and there is a space for every method."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from raydc import methods
-from raydc.search.space import Rows, _Corner, check_space, default_method, load_space, methods_for, suggest
+from raydc.search.space import (
+    IMAGES,
+    Rows,
+    _Corner,
+    check_space,
+    default_method,
+    digest,
+    load_space,
+    methods_for,
+    suggest,
+)
 from raydc.settings import SettingsError
+from raydc.utils import compat
+from tests.support.searches import own_space
 
 SPACES = Path(__file__).parents[2] / "tune_spaces"
 FILES = sorted(SPACES.glob("*.py"))
@@ -104,3 +119,78 @@ def test_clusters_are_suggested_only_where_they_are_free(tmp_path: Path) -> None
     fixed = {"method.nu": "0.7", "method.n_clusters": 3}
     assert suggest(space, Middle(), (2, 12), fixed=fixed) == {"method.name": "dec", **fixed}
     assert suggest(space, Middle(), (2, 12)) == {"method.name": "dec", "method.nu": 1.25, "method.n_clusters": 7}
+
+
+def test_a_space_of_several_files(tmp_path: Path) -> None:
+    before, path = set(sys.modules), [*sys.path]
+    space = load_space(own_space(tmp_path))
+    point = suggest(space, _Corner(False), (4, 4))
+    assert point == {
+        "method.name": "dec",
+        "method.power": 2.0,
+        "method.nu": 0.5,
+        "method.network.hidden": [16],
+        "method.cluster.update_every": 1,
+        "training.batch_size": 32,
+        "method.n_clusters": 4,
+    }
+    assert json.loads(json.dumps(point)) == point and type(point["method.name"]) is str
+    told = ("method.name", "method.power", "method.n_clusters")
+    assert set(check_space(space, (4, 4))) == {name for name in point if name not in told}
+    left = {name for name in set(sys.modules) - before if "helper" in name or "ranges" in name or "space" in name}
+    assert not left and sys.path == path
+
+
+def test_spaces_of_one_process_have_their_own_neighbours(tmp_path: Path) -> None:
+    spaces = []
+    for width in (1.0, 2.0):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        (folder / "helper.py").write_text(f"HIGH = {width}\n")
+        body = "import helper\n\n\ndef space(trial):\n    import helper as late\n"
+        body += "    trial.suggest_float('method.nu', 0.5, helper.HIGH)\n"
+        (folder / "space.py").write_text(body + "    return {'method.name': 'dec', 'method.power': 1.0 + late.HIGH}\n")
+        spaces.append(load_space(folder / "space.py"))
+    points = [suggest(space, _Corner(True), (4, 4)) for space in (*spaces, spaces[0])]
+    assert [point["method.nu"] for point in points] == [1.0, 2.0, 1.0]
+    assert [point["method.power"] for point in points] == [2.0, 3.0, 2.0]
+
+
+def test_the_digest_of_a_space_is_that_of_all_its_files(tmp_path: Path) -> None:
+    path = own_space(tmp_path)
+    first, again = (digest(load_space(path), (4, 4)) for _ in range(2))
+    (tmp_path / "ranges" / "most.py").write_text("MOST = 12\n")
+    assert first == again != digest(load_space(path), (4, 4))
+
+
+def test_lists_are_choices(tmp_path: Path) -> None:
+    """Optuna's storage gives back another list than it was given, and would refuse to go on."""
+    space = made(tmp_path, "trial.suggest_categorical('method.network.hidden', [(16,), (16, 16), None][:2])")
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="one", sampler=optuna.samplers.RandomSampler(0))
+    points = [suggest(space, study.ask(), (4, 4)) for _ in range(8)]
+    assert {tuple(point["method.network.hidden"]) for point in points} == {(16,), (16, 16)}
+    again = optuna.load_study(storage=storage, study_name="one")
+    trials = [compat.asked_before(again, trial) for trial in again.get_trials()]
+    assert [suggest(space, trial, (4, 4)) for trial in trials] == points
+
+
+@pytest.mark.parametrize("value", ["object()", "len", "{1, 2}", "b'x'"])
+def test_values_that_no_record_keeps_are_refused_by_name(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match=r"space: method.nu: expected a number, a text, .* got"):
+        check_space(made(tmp_path, f"trial.suggest_categorical('method.nu', [{value}])"), (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given"),
+    [("trial", 16), ("trial, rows", 16), ("trial, about", 16), ("trial, rows=None", 16), ("trial, depth=3", 3)],
+)
+def test_rows_are_told_to_those_who_ask(tmp_path: Path, parameters: str, given: int) -> None:
+    second = parameters.partition(", ")[2].partition("=")[0]
+    value = {"": "16", "depth": "depth"}.get(second, f"{second}.shape[-1]")
+    (tmp_path / "space.py").write_text(
+        f"def space({parameters}):\n    trial.suggest_int('method.network.latent', 1, {value})\n"
+        "    return {'method.name': 'dec'}\n"
+    )
+    point = suggest(load_space(tmp_path / "space.py"), _Corner(True), (4, 4), IMAGES)
+    assert point["method.network.latent"] == given

@@ -50,3 +50,75 @@ def table(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def states(settings: TuneSettings) -> list[str]:
     return [t.state.name for t in open_study(prepare(settings)).get_trials()]
+
+
+OWN = {
+    "helper.py": "from functools import cache\n\n\n@cache\ndef widths():\n    return [(16,), (16, 16)]\n",
+    "ranges/__init__.py": "from .most import MOST\n",
+    "ranges/most.py": "MOST = 3\n",
+    "space.py": """
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+
+from helper import widths
+from ranges import MOST
+
+from . import helper
+
+WEIGHTS = torch.tensor([0.5, 2.0])
+LOCK = __import__("threading").Lock()
+
+
+class Name(str, Enum):
+    OURS = "dec"
+
+
+@dataclass(frozen=True)
+class Range:
+    low: float
+    high: float
+
+    @lru_cache
+    def of(self, scale: int) -> tuple[float, float]:
+        return self.low * scale, self.high * scale
+
+
+pick = lambda trial, name, between: trial.suggest_float(name, *between)  # noqa: E731
+
+
+def bounded(name):
+    def ask(trial, most):
+        import ranges.most
+
+        return trial.suggest_int(name, np.int64(1), min(most, ranges.most.MOST))
+
+    return ask
+
+
+epochs = partial(bounded("method.cluster.update_every"), most=MOST)
+
+
+def space(trial, scale=1):
+    epochs(trial)
+    with LOCK:
+        trial.suggest_categorical("method.network.hidden", widths() + helper.widths()[:0])
+    pick(trial, "method.nu", Range(0.5, 1.0).of(scale))
+    trial.suggest_categorical("training.batch_size", np.array([32, 64]))
+    return {"method.name": Name.OURS, "method.power": WEIGHTS[1]}
+""",
+}
+"""A space as a user may write it: what it is made of does not pickle, and lies in several files."""
+
+
+def own_space(folder: Path) -> Path:
+    """Its files in this folder; the space's path."""
+    for name, text in OWN.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder / "space.py"
