@@ -128,7 +128,8 @@ def _explain(cls: type[Settings], problem: Any, at: str) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not name:
         return redact(message)
-    return redact(f"{name}: {message}, got {problem['input']!r}" if path else f"{name}: {message}")
+    said = f", got {problem['input']!r}" if path and not isinstance(problem["input"], Mapping) else ""
+    return redact(f"{name}: {message}{said}")
 
 
 def fields(cls: type[Settings], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
