@@ -51,10 +51,10 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def assigned(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The clusters that a command wrote, in the order of `ids`, and its confidence in them."""
+    """The clusters that a command wrote, in the order of `ids`, and the agreement of replicas on them."""
     table = pq.read_table([str(part) for part in sorted(folder.glob("part-*.parquet"))])
     order = np.argsort(table["id"].to_numpy())[np.argsort(np.argsort(ids))]
-    return table["cluster"].to_numpy()[order], table["confidence"].to_numpy()[order]
+    return table["cluster"].to_numpy()[order], table["agreement"].to_numpy()[order]
 
 
 def scores(labels: np.ndarray, y: np.ndarray) -> list[str]:

@@ -11,7 +11,7 @@ from sklearn.utils import ClassifierTags
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from raydc import methods
-from raydc.artifacts.model import ClusteringModel
+from raydc.artifacts.model import Assigned, ClusteringModel
 from raydc.data import ArraySource, DataWarning
 from raydc.settings import SettingsError, unflatten
 from raydc.training.config import RunConfig
@@ -72,11 +72,9 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         checked = self._checked(X)
         return self.model_.memberships(checked)
 
-    def confidence(self, X: Any) -> np.ndarray:
-        """How sure each row's cluster is, float32 [n]: agreement of replicas where the model has any, else the largest
-        membership.
-        """
-        return self.model_.assign(self._checked(X)).confidence
+    def assign(self, X: Any) -> Assigned:
+        """Cluster of each row, and how far it can be trusted: membership, agreement of replicas, and distance."""
+        return self.model_.assign(self._checked(X))
 
     def transform(self, X: Any) -> np.ndarray:
         """Embedding [n, D] in which the clusters lie, of X's own precision."""

@@ -17,16 +17,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
+from raydc.clustering.distances import Distances
 from raydc.data.inputs import rows_of
 from raydc.data.scaling import Scaling
 from raydc.methods.base import Method, in_batches
 from raydc.settings import build
 from raydc.utils.autocast import exact_float32
+from raydc.utils.storage import Store
 
-FORMAT = 2
+FORMAT = 3
 ABOUT, WEIGHTS = "model.json", "state.safetensors"
-"""The files that make a model; its replicas' weights lie beside them."""
-FILE = re.compile(r"model\.json|state\.safetensors|replica-\d+\.safetensors")
+"""The files that make a model; its replicas' weights and the distances lie beside them."""
+DISTANCES = "distances.safetensors"
+FILE = re.compile(r"model\.json|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors")
 """Names of a model's files; its folder holds no others."""
 ALLOW_CODE = "RAYDC_ALLOW_CODE"
 """Environment variable: dotted paths of methods, parted by commas, that models may name and so have imported."""
@@ -37,13 +40,32 @@ class ModelError(ValueError):
     """A model folder that is damaged or was made by something else."""
 
 
+TRUST = {
+    "membership": "largest membership: is it this cluster rather than another?",
+    "agreement": "share of the model's replicas that say the same: would another training?",
+    "distance": "share of the cluster's training rows that are nearer to a centre: is the row like any that was seen?",
+}
+"""How far an assignment can be trusted: a column for each of three questions, of which none answers another.
+
+A row between two clusters has a small membership, and one whose cluster is a matter of a training's chances a small
+agreement. Noise may well have both near 1, as replicas agree on it too; it has a large distance.
+"""
+
+
 class Assigned(NamedTuple):
-    """What a model says of rows."""
+    """What a model says of rows: their clusters, and the columns of TRUST."""
 
     clusters: np.ndarray
     """int64 [B]."""
-    confidence: np.ndarray
-    """float32 [B]: share of the model's replicas that agree on the row; its largest membership without replicas."""
+    membership: np.ndarray
+    """float32 [B] in [1/K, 1]: the row's largest membership."""
+    agreement: np.ndarray
+    """float32 [B] in [0, 1]: share of the model's replicas, trained with other seeds on other rows, that put the row
+    into the same cluster; NaN where the model has none."""
+    distance: np.ndarray
+    """float32 [B] in [0, 1]: share of the cluster's training rows that are nearer to a centre of the rows, so that of
+    those one in a hundred is above .99; 1 at the farthest of them and beyond. Centres are k-means' own, and of other
+    methods those of k-means on the training rows as scaled."""
     memberships: np.ndarray
     """float32 [B, K]."""
 
@@ -85,7 +107,9 @@ class ClusteringModel:
     notes: dict[str, Any] = field(default_factory=dict)
     """Plain data that travels with the model, such as the stability of its clusters."""
     replicas: tuple[Replica, ...] = ()
-    """What confidence comes from, where a search chose the model."""
+    """What agreement comes from, where a search chose the model."""
+    distances: Distances | None = None
+    """How far the training rows lie from their centres; none before the end of a training."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -120,13 +144,23 @@ class ClusteringModel:
         return self._labels(self.method, self.rows(data))
 
     def assign(self, data: Any) -> Assigned:
-        """Cluster, confidence and memberships of each row; raises as `memberships` does."""
+        """All that the model says of each row; raises as `memberships` does."""
         x = self.rows(data)
         clusters, memberships = self._map(self.method.decide, x)
+        found = (memberships.max(1), self._agreement(x, clusters), self._standing(x, clusters))
+        return Assigned(clusters, *found, memberships)
+
+    def _agreement(self, x: Tensor, clusters: np.ndarray) -> np.ndarray:
         if not self.replicas:
-            return Assigned(clusters, memberships.max(1), memberships)
+            return np.full(len(clusters), np.nan, np.float32)
         votes = [replica.names[self._labels(replica.method, x)] == clusters for replica in self.replicas]
-        return Assigned(clusters, np.stack(votes).mean(axis=0, dtype=np.float32), memberships)
+        return np.stack(votes).mean(axis=0, dtype=np.float32)
+
+    def _standing(self, x: Tensor, clusters: np.ndarray) -> np.ndarray:
+        if self.distances is None:
+            return np.full(len(clusters), np.nan, np.float32)
+        located = torch.from_numpy(self._map(lambda part: (self.method.located(part),), x)[0])
+        return self.distances.of(located, torch.from_numpy(clusters)).numpy()
 
     def to(self, device: str) -> None:
         """Move the networks; rows follow them."""
@@ -171,6 +205,8 @@ class ClusteringModel:
         """The model as files by name; `model.json` has the others' checksums."""
         files = {WEIGHTS: _state(self.method)}
         files |= {_replica(i): _state(replica.method) for i, replica in enumerate(self.replicas)}
+        if self.distances is not None:
+            files[DISTANCES] = _tensors(vars(self.distances))
         about = {
             "format": FORMAT,
             "method": self.method_name,
@@ -201,6 +237,11 @@ class ClusteringModel:
         return ClusteringModel.of(_read_folder(folder), str(folder), allow_code)
 
     @staticmethod
+    def stored(place: Store, allow_code: Collection[str] = ()) -> "ClusteringModel":
+        """As `of`, from a folder on storage."""
+        return ClusteringModel.of({name: place.read_bytes(name) for name in place.list()}, place.root, allow_code)
+
+    @staticmethod
     def of(files: Mapping[str, bytes], at: str = "", allow_code: Collection[str] = ()) -> "ClusteringModel":
         """From what `files` gave, not in training mode.
 
@@ -212,12 +253,16 @@ class ClusteringModel:
             about = _checked(files)
             kind, shape = _method_of(about["method"], allow_code), tuple(about["shape"])
 
+            def tensors(name: str) -> dict[str, Tensor]:
+                try:
+                    return safetensors.torch.load(files[name])
+                except SafetensorError as damage:
+                    raise ModelError(f"{name} is no safetensors file ({damage}): it is not read") from None
+
             def method(name: str) -> Method:
                 made = kind(build(kind.Config, about["config"], at="method"), shape)
                 try:
-                    made.load_state_dict(safetensors.torch.load(files[name]))
-                except SafetensorError as damage:
-                    raise ModelError(f"{name} is no safetensors file ({damage}): it is not read") from None
+                    made.load_state_dict(tensors(name))
                 except RuntimeError as other:
                     raise ModelError(f"{name} holds other weights than a {about['method']} has: {other}") from None
                 return made.eval()
@@ -232,6 +277,7 @@ class ClusteringModel:
                 replicas=tuple(
                     Replica(method(_replica(i)), np.array(names, np.int64)) for i, names in enumerate(about["replicas"])
                 ),
+                distances=Distances(**tensors(DISTANCES)) if DISTANCES in about["sha256"] else None,
             )
 
 
@@ -290,9 +336,12 @@ def _replica(index: int) -> str:
 
 
 def _state(method: Method) -> bytes:
-    """The weights as safetensors; tensors that share memory are written each by itself."""
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in method.state_dict().items()}
-    return safetensors.torch.save(state)
+    return _tensors(method.state_dict())
+
+
+def _tensors(values: Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors; those that share memory are written each by itself."""
+    return safetensors.torch.save({key: value.detach().cpu().contiguous().clone() for key, value in values.items()})
 
 
 def weights_hash(method: Method) -> str:

@@ -12,6 +12,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from raydc import methods as all_methods
+from raydc.artifacts.model import TRUST
+from raydc.clustering.distances import FAR
 from raydc.data import features_named
 from raydc.data.units import scaling_named
 from raydc.pipelines.train import RunPlan
@@ -202,7 +204,19 @@ def plan(planned: RunPlan) -> None:
 
 def assigned(summary: dict[str, Any]) -> None:
     """What an assignment did."""
-    _places(_console(), summary)
+    told = dict(summary)
+    trust = {name: told.pop(name) for name in ("membership", "agreement", "far")}
+    console = _console()
+    _places(console, told)
+    console.print(f"mean membership: {trust['membership']:.3f} ({TRUST['membership']})", highlight=False)
+    said = "the model has no replicas" if trust["agreement"] is None else f"{trust['agreement']:.3f}"
+    console.print(f"mean agreement: {said} ({TRUST['agreement']})", highlight=False)
+    share = trust["far"] / max(1, summary["rows"])
+    console.print(
+        f"far: {trust['far']:,} rows ({share:.1%}) have a distance above {FAR}, as 1% of the training rows "
+        f"({TRUST['distance']})",
+        highlight=False,
+    )
 
 
 def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:

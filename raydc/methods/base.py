@@ -295,6 +295,18 @@ class Method(nn.Module):
         """Memberships, float32 [B, K], as `decide` says."""
         return self.decide(x)[1]
 
+    def located(self, x: Tensor) -> Tensor:
+        """x [B, D], where it is asked how far a row is from those that were seen: the rows themselves, scaled.
+
+        Not the features: a network makes those of the rows it was trained on alike, and of new rows less so, and it
+        may put noise right among them.
+        """
+        return x.flatten(1)
+
+    def centres(self) -> Tensor | None:
+        """Centres [C, D] of `located` rows, where the method keeps any; else some are made at the end of training."""
+        return None
+
     def samples(self, per_cluster: int) -> Tensor | None:
         """Rows drawn from each cluster [K, per_cluster, ...] by methods that can generate, else None."""
         return None

@@ -94,6 +94,12 @@ class KMeans(Method):
         self.load_result(found)
         return found.labels
 
+    def located(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+    def centres(self) -> Tensor:
+        return self.centroids
+
     def label(self, x: Tensor) -> Tensor:
         return labels(*self._around(x))
 

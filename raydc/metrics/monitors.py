@@ -55,17 +55,6 @@ def effective_clusters(counts: ArrayLike) -> float:
     return math.exp(entropy(_checked(counts)))
 
 
-def mean_confidence(memberships: ArrayLike) -> float:
-    """Mean over rows of the largest membership, of memberships [N, K] that sum to 1 a row. In [1/K, 1].
-
-    Known failure: hardening losses raise it whether clusters are right or wrong; never compare methods by it.
-    """
-    soft = np.asarray(memberships, np.float64)
-    if soft.ndim != 2 or not soft.size:
-        raise ValueError(f"expected memberships [N, K] of at least one row, got {list(soft.shape)}")
-    return float(soft.max(axis=1).mean())
-
-
 def regrouped_share(labels: ArrayLike, before: ArrayLike) -> float:
     """Share of rows [N] that changed company since before, whatever the clusters are called. In [0, 1).
 

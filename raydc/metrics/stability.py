@@ -260,8 +260,8 @@ def row_agreement(labels: ArrayLike, n_clusters: int, reference: int | None = No
     """For each row, the share of the other replicas that put it into the cluster where the reference replica has it.
 
     Of labels [R, N] in [0, K), aligned to the reference (the medoid unless given): [N], in {0, 1 / (R - 1), ..., 1}.
-    It is the confidence of an assignment. Known failures: with few replicas it is coarse, and replicas that are wrong
-    alike agree.
+    It says how far an assignment depends on the seed and the rows of a training. Known failures: with few replicas it
+    is coarse, and replicas that are wrong alike agree, as they do on noise.
     """
     replicas = _replicas(labels)
     chosen = medoid(replicas) if reference is None else reference

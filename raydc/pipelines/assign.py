@@ -18,12 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raydc.artifacts.model import ClusteringModel, weights_hash
+from raydc.artifacts.model import TRUST, ClusteringModel, weights_hash
+from raydc.clustering.distances import FAR
 from raydc.data import DataError, DataSettings, Source, open_source
 from raydc.data.profile import bad_cells, checksum, complaint, joined
 from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import HANG_AFTER, watch
+from raydc.training.worker_job import trusted
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
 
@@ -62,7 +64,9 @@ def assign(
     poll: Callable[[], None] = lambda: None,
     allow_code: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Write id (and row number), cluster and confidence of every row of `data` into `out`; what it came to.
+    """Write row, id, cluster and the columns of `model.TRUST` of every row of `data` into `out`; what it came to.
+
+    A column is null where the model has no such number.
 
     Runs in this process or in `workers` Ray actors; `poll` is called before and between chunks, and ends it by what it
     raises. `allow_code` names methods that do not come with raydc and whose code the model may have imported. Raises
@@ -135,10 +139,11 @@ def cut(pieces: Sequence[Piece], chunk_rows: int) -> list[Chunk]:
 
 
 def identity(model: ClusteringModel) -> str:
-    """sha256 of all that decides which cluster and confidence a row gets."""
+    """sha256 of all that decides what is said of a row."""
     rest = [model.method_name, model.config, model.shape, model.columns, model.scaling.to_json()]
     hashes = [weights_hash(method) for method in (model.method, *(replica.method for replica in model.replicas))]
     rest += [hashes, [replica.names.tolist() for replica in model.replicas]]
+    rest.append([] if model.distances is None else [model.distances.digest()])
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
@@ -203,7 +208,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
             raise DataError(
                 f"{store.root} holds assignments of rows whose values have changed since; name another --out"
             )
-    columns: dict[str, list[np.ndarray]] = {"row": [], "id": [], "cluster": [], "confidence": []}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("row", "id", "cluster", *TRUST)}
     dropped: list[int] = []
     checksums: list[int] = []
     for piece in chunk.pieces:
@@ -218,7 +223,8 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         columns["row"].append(piece.start + rows)
         columns["id"].append(block.ids[rows])
         columns["cluster"].append(found.clusters)
-        columns["confidence"].append(found.confidence)
+        for name in TRUST:
+            columns[name].append(getattr(found, name))
     whole: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
     about = {
         "model": manifest["model"],
@@ -226,8 +232,11 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         "dropped": dropped,
         "checksum": joined(checksums),
         "sizes": np.bincount(whole["cluster"], minlength=model.n_clusters).tolist(),
-        "confidence": float(whole["confidence"].sum(dtype=np.float64)),
+        "membership": float(whole["membership"].sum(dtype=np.float64)),
+        "agreement": float(whole["agreement"].sum(dtype=np.float64)) if model.replicas else None,
+        "far": int((whole["distance"] > FAR).sum()),
     }
+    whole |= trusted(*(whole[name] for name in TRUST))
     if whole["id"].dtype == object:
         whole["id"] = pa.array(whole["id"], pa.string())  # also where no row is left
     table = pa.table(whole).replace_schema_metadata({"raydc": json.dumps(about)})
@@ -246,6 +255,7 @@ def _summarise(
         raise RuntimeError(f"files of {store.root} have vanished while it was written; run the same command again")
     abouts = [about for about in held if about is not None]
     sizes = np.sum([about["sizes"] for about in abouts], axis=0).astype(int).tolist()
+    asked = sum(sizes) > 0 and abouts[0]["agreement"] is not None
     dropped = [row for about in abouts for row in about["dropped"]]
     summary = {
         "rows": sum(sizes),
@@ -253,7 +263,9 @@ def _summarise(
         "dropped_rows": dropped[:100],
         "n_clusters": n_clusters,
         "sizes": sizes,
-        "confidence": sum(about["confidence"] for about in abouts) / max(1, sum(sizes)),
+        "membership": sum(about["membership"] for about in abouts) / max(1, sum(sizes)),
+        "agreement": sum(about["agreement"] for about in abouts) / sum(sizes) if asked else None,
+        "far": sum(about["far"] for about in abouts),
         "files": len(chunks),
         "written": made,
         "out": store.root,

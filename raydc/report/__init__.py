@@ -72,6 +72,7 @@ def write(facts: Facts, to: Store) -> list[str]:
             page.note("Labels took no part in training or in choosing anything."),
             page.table(("score", "value"), [*summary["labels"].items()]),
         ]
+    parts += [page.heading("What is said of each row"), page.trust()]
     parts += [page.picture(png, caption) for _, png, caption in drawn]
     parts += [page.note(f"Not shown: {text}") for text in facts.missing]
     parts += [page.note(text) for text in summary.get("notes") or []]
@@ -97,11 +98,11 @@ def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
             )
     found.append(("sizes", "Rows in each cluster", _later(pictures.sizes, summary["sizes"])))
     if sample is not None:
-        if not np.isnan(sample.confidence).any():
-            drawing = _later(pictures.confidences, sample.confidence, sample.labels, n_clusters)
+        if not np.isnan(sample.membership).any():
+            drawing = _later(pictures.memberships, sample.membership, sample.labels, n_clusters)
             found.append(
                 (
-                    "confidence",
+                    "membership",
                     "Largest membership of rows: median, middle half, nine tenths; dashed: 1/K, no idea",
                     drawing,
                 )
@@ -110,7 +111,7 @@ def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
             chosen = typical(sample, min(n_clusters, SHOWN_CLUSTERS), MEMBERS)
             rows = {k: (sample.rows[near], sample.rows[far]) for k, (near, far) in chosen.items()}
             some = f" of {len(rows)} of {n_clusters} clusters" if len(rows) < n_clusters else ""
-            far = "farthest from it" if np.isnan(sample.confidence).any() else "those the model is least sure of"
+            far = "farthest from it" if np.isnan(sample.membership).any() else "those the model is least sure of"
             caption = f"Members{some}: nearest to the cluster's mean (left), and {far} (right)"
             found.append(("members", caption, _later(pictures.members, rows, model.shape)))
         else:

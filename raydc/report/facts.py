@@ -34,8 +34,10 @@ class Sample:
     """[n, D], as stored."""
     ids: NDArray[Any]
     labels: NDArray[np.int64]
-    confidence: NDArray[np.float32]
+    membership: NDArray[np.float32]
     """Largest membership; NaN where the method defines none."""
+    distance: NDArray[np.float32]
+    """Share of the cluster's training rows that are nearer to a centre."""
     initial: NDArray[np.int64] | None
     """Labels when clustering began."""
     embedding: NDArray[np.float32] | None
@@ -70,8 +72,7 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
                 f"{store.root} holds no finished run: {name} is missing; end it with the same command first"
             )
     config = yaml.safe_load(store.read_text("config.yaml"))
-    place = store / "model"
-    model = ClusteringModel.of({name: place.read_bytes(name) for name in place.list()}, place.root, allow_code)
+    model = ClusteringModel.stored(store / "model", allow_code)
     summary = json.loads(store.read_text("summary.json"))
     lines = store.read_text("metrics.jsonl").splitlines() if store.exists("metrics.jsonl") else []
     missing: list[str] = []
@@ -109,17 +110,17 @@ def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPL
         raise DataError(f"no assignments are stored, and the model cannot make them: {model.refuses}")
     if table is None:
         found = model.assign(x)
-        labels, confidence, initial = found.clusters, found.confidence, None
+        labels, membership, distance, initial = found.clusters, found.membership, found.distance, None
     else:
         known = table["at"].to_numpy()
         x, names = x[known], names[known]
-        labels, confidence = table["cluster"].to_numpy(), table["confidence"].to_numpy()
+        labels, membership, distance = (table[name].to_numpy() for name in ("cluster", "membership", "distance"))
         initial = table["initial"].to_numpy() if "initial" in table.column_names else None
     if not len(x):
         raise DataError(
             f"{source.settings.path}: none of its rows is among the run's assignments; have the data moved?"
         )
-    return Sample(x, names, labels.astype(np.int64), confidence, initial, _embed(model, x))
+    return Sample(x, names, labels.astype(np.int64), membership, distance, initial, _embed(model, x))
 
 
 def project(embedding: NDArray[Any], seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -151,7 +152,7 @@ def typical(sample: Sample, n_clusters: int, most: int) -> dict[int, tuple[NDArr
         rows = np.flatnonzero(sample.labels == cluster)
         if len(rows):
             distance = np.linalg.norm(space[rows] - space[rows].mean(axis=0), axis=1)
-            doubt = distance if np.isnan(sample.confidence[rows]).any() else -sample.confidence[rows]
+            doubt = distance if np.isnan(sample.membership[rows]).any() else -sample.membership[rows]
             near = rows[np.argsort(distance, kind="stable")]
             far = rows[np.argsort(-doubt, kind="stable")]
             take = min(most, -(-len(rows) // 2))
@@ -160,8 +161,8 @@ def typical(sample: Sample, n_clusters: int, most: int) -> dict[int, tuple[NDArr
 
 
 def _assignments(store: Store, positions: NDArray[np.int64]) -> pa.Table | None:
-    """cluster, confidence (and initial) of the rows at these ascending positions of the data that have an assignment,
-    and their place among them ("at"); None if none is stored.
+    """What is stored of the rows at these ascending positions of the data that have an assignment,
+    with their place among them ("at"); None if nothing is.
     """
     parts = []
     for name in store.list("assignments"):

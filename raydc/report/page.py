@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raydc.artifacts.model import TRUST
 from raydc.settings import flatten
 
 STYLE = """
@@ -66,6 +67,12 @@ def table(head: Row, rows: Sequence[Row]) -> str:
     first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def trust() -> str:
+    """What the columns of an assignment answer."""
+    text = "None of these columns answers for another: replicas agree on noise too, but it stands far off."
+    return note(text) + table(("column", "question"), [*TRUST.items()])
 
 
 def settings(values: Mapping[str, Any]) -> str:

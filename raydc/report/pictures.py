@@ -235,13 +235,13 @@ def confusion(table: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
     return figure
 
 
-def confidences(confidence: NDArray[Any], labels: NDArray[np.int64], n_clusters: int) -> Figure:
-    """How sure the model is of each cluster's rows: median, middle half, nine tenths; dashed: 1/K, which is no idea."""
+def memberships(membership: NDArray[Any], labels: NDArray[np.int64], n_clusters: int) -> Figure:
+    """Largest membership of each cluster's rows: median, middle half, nine tenths; dashed: 1/K, which is no idea."""
     clusters = [k for k in range(n_clusters) if (labels == k).any()]
     figure = blank(max(5.0, min(14.0, 1.5 + 0.42 * n_clusters)), 3.4)
     axes = figure.subplots()
     for k in clusters:
-        low, quarter, middle, upper, high = np.quantile(confidence[labels == k], [0.05, 0.25, 0.5, 0.75, 0.95])
+        low, quarter, middle, upper, high = np.quantile(membership[labels == k], [0.05, 0.25, 0.5, 0.75, 0.95])
         axes.plot([k, k], [low, high], color=colour(k), linewidth=1.5)
         axes.plot([k, k], [quarter, upper], color=colour(k), linewidth=6, solid_capstyle="butt")
         axes.plot([k], [middle], marker="o", color="white", markeredgecolor="black", markersize=5)
@@ -249,10 +249,10 @@ def confidences(confidence: NDArray[Any], labels: NDArray[np.int64], n_clusters:
     axes.set_xticks(range(0, n_clusters, step))
     axes.set_xlim(-0.7, n_clusters - 0.3)
     axes.axhline(1 / n_clusters, color="0.25", linewidth=1, linestyle="--", zorder=0.5)
-    axes.set_ylim(0, min(1.03, 1.15 * max(float(confidence.max()), 2 / n_clusters)))
+    axes.set_ylim(0, min(1.03, 1.15 * max(float(membership.max()), 2 / n_clusters)))
     axes.set_xlabel("cluster")
     axes.set_ylabel("largest membership")
-    axes.set_title(f"Confidence by cluster (dashed: {1 / n_clusters:.2g}, chance)")
+    axes.set_title(f"Largest membership by cluster (dashed: {1 / n_clusters:.2g}, chance)")
     return figure
 
 

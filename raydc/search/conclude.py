@@ -1,6 +1,5 @@
 """After the trainings: the choice, the winner's model with its evidence, and search.json, which reports draw."""
 
-import io
 import json
 import math
 import threading
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 import optuna
 import pyarrow as pa
-import pyarrow.parquet as pq
 from optuna.trial import TrialState
 
-from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel, Replica
+from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.metrics import stability
 from raydc.pipelines import assign
 from raydc.search import selector
@@ -34,6 +32,7 @@ from raydc.search.evaluation import Context, Labels, plain_kmeans
 from raydc.search.selector import Candidate, Choice
 from raydc.search.settings import Criterion, TuneSettings
 from raydc.search.trial import Record, read_array
+from raydc.training.worker_job import trusted, write_assignments
 from raydc.utils.storage import alone
 
 SHOWN: tuple[Criterion, ...] = (
@@ -274,20 +273,17 @@ def _write_model(
 
 
 def _model(context: Context, record: Record) -> ClusteringModel:
-    run = context.store / f"{record.folder}/run"
-    files = {name: run.read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
-    return ClusteringModel.of(files, allow_code=[str(record.point["method.name"])])
+    place = context.store / f"{record.folder}/run/model"
+    return ClusteringModel.stored(place, allow_code=[str(record.point["method.name"])])
 
 
 def _write_evaluated(context: Context, n_clusters: int, own: Labels, others: list[Labels]) -> None:
     """Assignments of the evaluation rows, where a model cannot be asked for those of other rows."""
     k = max(n_clusters, *(int(labels.max()) + 1 for labels in (own, *others)))
     agree = stability.row_agreement(np.stack([own, *others]), k, 0) if others else np.full(len(own), np.nan)
-    columns = {"row": context.numbers, "id": pa.array(context.ids), "cluster": own, "confidence": agree.astype("f4")}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, write_page_checksum=True)
+    columns = {"row": context.numbers, "id": pa.array(context.ids), "cluster": own, **trusted(None, agree, None)}
     context.store.delete("assignments")
-    context.store.write_bytes("assignments/part-000000000000.parquet", buffer.getvalue())
+    write_assignments(context.store, "assignments/part-000000000000.parquet", columns)
 
 
 def _entry(record: Record, baselines: int) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def write(summary: Mapping[str, Any], pictures: Mapping[str, bytes], to: Store) 
             ],
         ),
         *(page.picture(png, CAPTIONS[name]) for name, png in pictures.items()),
+        page.heading("What is said of each row"),
+        page.trust(),
         page.heading("Trials"),
         page.table(
             ("trial", "method", "status", "K", "score", "seconds", "why"),

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from torch import Tensor
 
-from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel
+from raydc.artifacts.model import ClusteringModel
 from raydc.data import DataError
 from raydc.methods.base import Method, in_batches
 from raydc.metrics import graph
@@ -181,8 +181,7 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     record.loss = sum(losses.values()) if losses else None
     if status == "interrupted":
         raise Stopped(flags.reason(always=True))
-    files = {name: store.read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
-    model = ClusteringModel.of(files, allow_code=[job.config.method_name])
+    model = ClusteringModel.stored(store / "model", allow_code=[job.config.method_name])
     record.weights, record.n_clusters = model.weights_hash(), model.n_clusters
     x = job.scaling.apply(context.rows).view(-1, *context.shape)
     features = _features(model.method, x, x.device)

@@ -26,7 +26,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from sqlalchemy.exc import SQLAlchemyError
 
-from raydc.artifacts.model import ABOUT, FILE, ClusteringModel, ModelError, ModelFacts, facts_of
+from raydc.artifacts.model import ABOUT, FILE, TRUST, ClusteringModel, ModelError, ModelFacts, facts_of
 from raydc.settings import flatten
 from raydc.settings.redact import redact
 from raydc.tracking import mlflow_database
@@ -245,7 +245,8 @@ def log_model(folder: str | Path, run_id: str, tracking_uri: str | None = None, 
 def _log_files(
     client: MlflowClient, facts: ModelFacts, folder: str | Path, run_id: str, model_id: str, uri: str, example: Any
 ) -> None:
-    outputs = [ColSpec(DataType.long, "cluster"), ColSpec(DataType.float, "confidence")]
+    outputs = [ColSpec(DataType.long, "cluster")]
+    outputs += [ColSpec(DataType.float, name) for name in TRUST]
     outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in range(facts.n_clusters)]
     soft = ParamSpec("soft", DataType.boolean, False)
     with tempfile.TemporaryDirectory(prefix="raydc-") as scratch:

@@ -9,20 +9,24 @@ import mlflow.models
 import mlflow.pyfunc
 import pandas as pd
 
-from raydc.artifacts.model import ClusteringModel
+from raydc.artifacts.model import TRUST, ClusteringModel
 
 
 class Clusters(mlflow.pyfunc.PythonModel):
-    """Rows, as a DataFrame (columns by name) or an array of any real type, to cluster and confidence."""
+    """Rows, as a DataFrame (columns by name) or an array of any real type, to clusters and their trust."""
 
     def load_context(self, context: Any) -> None:
         self.model = ClusteringModel.load(context.artifacts["model"])
 
     # an array of any real type may come too; MLflow checks nothing under this annotation, `ClusteringModel.rows` does
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """cluster (int64), confidence (float32) and, with params={"soft": True}, memberships p0, p1, ... a row."""
+        """cluster (int64), membership, agreement and distance (float32) a row, as `raydc.artifacts.model.TRUST` says.
+
+        With params={"soft": True} also the memberships in all clusters, p0, p1, ...
+        """
         found = self.model.assign(model_input)
-        columns: dict[str, Any] = {"cluster": found.clusters, "confidence": found.confidence}
+        columns: dict[str, Any] = {"cluster": found.clusters}
+        columns |= {name: getattr(found, name) for name in TRUST}
         if (params or {}).get("soft"):
             columns |= {f"p{k}": found.memberships[:, k] for k in range(found.memberships.shape[1])}
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None

@@ -19,6 +19,7 @@ from torch import Tensor
 from raydc.artifacts.model import ClusteringModel
 from raydc.centroid_service.service import ServicePlan, serve
 from raydc.centroid_service.worker import rows_of, work
+from raydc.clustering.distances import Counts, Distances, merge, to_nearest
 from raydc.clustering.kmeans import accumulate
 from raydc.clustering.kmeans.iteration import Clustering
 from raydc.data import RowBlock, opened, read_group
@@ -27,7 +28,7 @@ from raydc.data.staged import Staged, lay_out, shared_groups
 from raydc.distributed.ray_cluster import gpu_for_each
 from raydc.methods.base import Method, in_batches
 from raydc.training.loop import Progress
-from raydc.training.worker_job import Job, local_device, write_assignments
+from raydc.training.worker_job import Job, local_device, trusted, write_assignments
 from raydc.utils.autocast import exact_float32
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
@@ -112,9 +113,10 @@ def _in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") ->
             return False
     now = service.state().clustering
     assert now is not None
-    for part in parts_of(job.profile.groups, PART_ROWS):
-        write_part((rows, now, store, device), part)
-    _conclude(job, store, now, service.status())
+    parts = parts_of(job.profile.groups, PART_ROWS)
+    found = _distances(now, [_count_parts((rows, now, device), parts)])
+    _write_parts((rows, now, found, store, device), parts)
+    _conclude(job, store, now, found, service.status())
     return True
 
 
@@ -147,13 +149,13 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
             return False
         now = mine.state().clustering
         assert now is not None
-        written = {*store.list("assignments")}
-        missing = [part for part in parts_of(groups, PART_ROWS) if _name(part) not in written]
-        shares = [missing[at :: training.workers] for at in range(training.workers)]
-        over_ray.tasks(_write_parts, (rows, now, store, "cuda" if gpu else "cpu"), **each)(
-            [part for part in shares if part]
-        )
-        _conclude(job, store, now, mine.status())
+        written, device = {*store.list("assignments")}, "cuda" if gpu else "cpu"
+        parts = parts_of(groups, PART_ROWS)
+        counted = over_ray.tasks(_count_parts, (rows, now, device), **each)(_lots(parts, training.workers))
+        found = _distances(now, counted)
+        missing = [part for part in parts if _name(part) not in written]
+        over_ray.tasks(_write_parts, (rows, now, found, store, device), **each)(_lots(missing, training.workers))
+        _conclude(job, store, now, found, mine.status())
     except Stopped:
         return False
     return True
@@ -225,7 +227,36 @@ def _lay_out(what: tuple[Job, Store], groups: list[RowBlock]) -> None:
     lay_out(opened(job.config.data, job.profile.fingerprint), job.profile, groups, place)
 
 
-Shared = tuple[Rows, Clustering, Store, str]
+def _lots(parts: Sequence[list[RowBlock]], workers: int) -> list[list[list[RowBlock]]]:
+    """Parts for each worker that gets any."""
+    lots = [[*parts[at::workers]] for at in range(workers)]
+    return [lot for lot in lots if lot]
+
+
+@exact_float32()
+def _count_parts(shared: tuple[Rows, Clustering, str], parts: Sequence[list[RowBlock]]) -> Counts:
+    """Distances of all rows of the parts to their centres."""
+    rows, now, device = shared
+    settled, method = now.to(device).settled(), rows.method.to(device)
+    method.load_result(settled)
+
+    def counted(group: RowBlock) -> tuple[Tensor, Tensor]:
+        x = rows.scaled(group)[0].to(device)
+        (label,) = in_batches(lambda some: (method.label(some),), x)
+        return label, to_nearest(method.located(x), settled.centroids)
+
+    counts = Counts.of(np.zeros(0, np.int64), np.zeros(0, np.float32), method.n_clusters)
+    for part in parts:
+        label, distance = (torch.cat(each).cpu().numpy() for each in zip(*map(counted, part), strict=True))
+        counts = merge([counts, Counts.of(label, distance, method.n_clusters)])
+    return counts
+
+
+def _distances(now: Clustering, counted: Sequence[Counts]) -> Distances:
+    return Distances(now.settled().centroids.cpu(), torch.from_numpy(merge(counted).quantiles()))
+
+
+Shared = tuple[Rows, Clustering, Distances, Store, str]
 """What all parts are made from, and on which device."""
 
 
@@ -237,14 +268,14 @@ def _write_parts(shared: Shared, parts: Sequence[list[RowBlock]]) -> None:
 @exact_float32()
 def write_part(shared: Shared, part: Sequence[RowBlock]) -> None:
     """The assignments of some row groups, unless they are written already."""
-    rows, now, store, device = shared
+    rows, now, found, store, device = shared
     if store.exists(_name(part)):
         return
     failpoint("stream.part")
     method = rows.method.to(device)
     method.load_result(now.to(device).settled())
     first, total = part[0].start, sum(map(len, part))
-    clusters, confidence = np.empty(total, np.int64), np.empty(total, np.float32)
+    clusters, (membership, distance) = np.empty(total, np.int64), np.empty((2, total), np.float32)
     ids = []
 
     def answer(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,19 +284,22 @@ def write_part(shared: Shared, part: Sequence[RowBlock]) -> None:
 
     for group in part:
         x, block = rows.scaled(group)
-        label, largest = in_batches(answer, x.to(device))
+        x = x.to(device)
+        label, largest = in_batches(answer, x)
         at = slice(group.start - first, group.stop - first)
-        clusters[at], confidence[at] = label.cpu().numpy(), largest.cpu().numpy()
+        clusters[at], membership[at] = label.cpu().numpy(), largest.cpu().numpy()
+        distance[at] = found.of(method.located(x).cpu(), label.cpu()).numpy()
         ids.append(block.ids)
     columns = {"row": rows.job.profile.positions(np.arange(first, first + total)), "id": np.concatenate(ids)}
-    write_assignments(store, _name(part), columns | {"cluster": clusters, "confidence": confidence})
+    columns |= {"cluster": clusters, **trusted(membership, None, distance)}
+    write_assignments(store, _name(part), columns)
 
 
-def _conclude(job: Job, store: Store, now: Clustering, status: dict[str, Any]) -> None:
+def _conclude(job: Job, store: Store, now: Clustering, found: Distances, status: dict[str, Any]) -> None:
     """The model and the history."""
     method = job.method()
     method.load_result(now.settled())
-    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns)
+    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns, distances=found)
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)
     history = progress_of(status, now.options.iterations)

@@ -20,21 +20,21 @@ SAMPLE = 4000
 
 
 def assignments(store: Store) -> Iterator[pa.Table]:
-    """Assignments part by part in the order of the data: row, id, cluster, confidence, initial."""
+    """Assignments part by part in the order of the data: row, id, cluster, membership, agreement, distance, initial."""
     for name in sorted(store.list("assignments")):
         yield pq.read_table(io.BytesIO(store.read_bytes(name)))
 
 
 def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     """Write summary.json from what the workers wrote, and return it. Labels are read here, and nowhere before."""
-    rows, confidence, counts = job.profile.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
+    rows, membership, counts = job.profile.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
     chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
     positions = job.profile.positions(chosen)
     drawn: dict[str, list[np.ndarray]] = {"cluster": [], "initial": []}
     for part in assignments(store):
         own = np.bincount(part["cluster"].to_numpy(), minlength=len(counts))
         own[: len(counts)] += counts
-        counts, confidence = own, confidence + float(part["confidence"].to_numpy().sum(dtype=np.float64))
+        counts, membership = own, membership + float(part["membership"].to_numpy().sum(dtype=np.float64))
         inside = np.isin(part["row"].to_numpy(), positions, assume_unique=True)
         for name in drawn.keys() & {*part.column_names}:
             drawn[name].append(part[name].to_numpy()[inside])
@@ -44,8 +44,8 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     drawn_rows = _rows(job, source, chosen, scaling)
     reference = graph.neighbour_graph(drawn_rows, min(graph.N_NEIGHBOURS, len(chosen) - 1))
     measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
-    if math.isfinite(confidence):  # some methods define none
-        measures["mean confidence"] = confidence / rows
+    if math.isfinite(membership):  # some methods define none
+        measures["mean membership"] = membership / rows
     warnings = [message for message in (monitors.collapsed(counts), monitors.splintered(counts)) if message]
     initial = None
     if drawn["initial"]:

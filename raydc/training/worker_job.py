@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from raydc import methods
-from raydc.artifacts.model import ABOUT, WEIGHTS, ClusteringModel
+from raydc.artifacts.model import TRUST, ClusteringModel
+from raydc.clustering import distances
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import (
     DataError,
@@ -122,8 +123,10 @@ class Outcome:
     shard: Shard
     labels: np.ndarray
     """int64 [N], this worker's rows."""
-    confidence: np.ndarray
+    membership: np.ndarray
     """float32 [N], the largest membership; NaN where the method defines none."""
+    distance: np.ndarray
+    """float32 [N], where the row's distance to a centre stands among those of its cluster."""
     initial: np.ndarray | None
     """int64 [N], labels when clustering began."""
     history: list[dict[str, Any]]
@@ -221,12 +224,10 @@ def _loop(job: Job, shard: Shard, store: Store | None) -> Loop:
 
 
 def _pretrained(method: Method, init_from: str, job: Job) -> None:
+    if not Store(init_from).exists("model/model.json"):
+        raise DataError(f"training.init_from: {init_from} holds no finished run (no model folder in it)")
     try:
-        files = {name: Store(init_from).read_bytes(f"model/{name}") for name in (ABOUT, WEIGHTS)}
-    except FileNotFoundError:
-        raise DataError(f"training.init_from: {init_from} holds no finished run (no model folder in it)") from None
-    try:
-        model = ClusteringModel.of(files, allow_code=[job.config.method_name])
+        model = ClusteringModel.stored(Store(init_from) / "model", allow_code=[job.config.method_name])
         if model.scaling.kind != job.scaling.kind:
             raise ValueError(
                 f"its network knows rows scaled by {model.scaling.kind}, here they are scaled by {job.scaling.kind}: "
@@ -285,19 +286,26 @@ def _agree(stop: bool, due: bool, device: torch.device) -> tuple[bool, bool]:
 
 def _outcome(job: Job, loop: Loop, history: list[dict[str, Any]], status: str) -> Outcome:
     rows, method = loop.method.rows, loop.method
-    empty = np.zeros(0, np.int64)
-    labels = rows["label"].cpu().numpy().astype(np.int64) if status == "finished" else empty
-    confidence = np.full(len(labels), math.nan, np.float32)
+    empty = np.zeros(0, np.float32)
 
     def largest(x: Tensor) -> tuple[Tensor, ...]:
         return (method.assign(x).amax(1),)
 
-    if status == "finished" and not method.info.refuses:
-        method.eval()
-        confidence = loop.shard.map(lambda x: in_batches(largest, x)[0]).cpu().numpy()
     initial = rows["initial"].cpu().numpy() if "initial" in rows and loop.begun else None
     model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns)
-    return Outcome(status, model, loop.shard, labels, confidence, initial, history)
+    if status != "finished":
+        return Outcome(status, model, loop.shard, empty.astype(np.int64), empty, empty, initial, history)
+    method.eval()
+    labels = rows["label"].long()
+    membership = np.full(len(labels), math.nan, np.float32)
+    if not method.info.refuses:
+        membership = loop.shard.map(lambda x: in_batches(largest, x)[0]).cpu().numpy()
+    centres = method.centres()
+    if centres is None:
+        centres = distances.centres_of(method.located, loop.shard, method.n_clusters, job.clusters_seed)
+    model.distances, distance = distances.of_shard(method.located, loop.shard, labels, method.n_clusters, centres)
+    found = labels.cpu().numpy(), membership, distance.cpu().numpy()
+    return Outcome(status, model, loop.shard, *found, initial, history)
 
 
 def _write(job: Job, outcome: Outcome, store: Store) -> None:
@@ -310,7 +318,7 @@ def _write(job: Job, outcome: Outcome, store: Store) -> None:
         "row": job.profile.positions(np.arange(shard.start, shard.start + len(shard))),
         "id": pa.array(shard.ids),
         "cluster": outcome.labels,
-        "confidence": outcome.confidence,
+        **trusted(outcome.membership, None, outcome.distance),
     }
     if outcome.initial is not None:
         columns["initial"] = outcome.initial
@@ -322,6 +330,16 @@ def _write(job: Job, outcome: Outcome, store: Store) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in outcome.history)
         store.write_text("metrics.jsonl", lines)
     collectives.total(torch.zeros(1, device=shard.device))
+
+
+def trusted(*values: np.ndarray | None) -> dict[str, pa.Array]:
+    """The columns of TRUST, as they are stored: null where there is no such number."""
+    rows = next(len(each) for each in values if each is not None)
+    missing = np.full(rows, np.nan, np.float32)
+    return {
+        name: pa.array(missing if each is None else each, pa.float32(), from_pandas=True)
+        for name, each in zip(TRUST, values, strict=True)
+    }
 
 
 def write_assignments(store: Store, name: str, columns: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from raydc import DeepClustering
-from raydc.artifacts.model import ClusteringModel, ModelError, Replica
+from raydc.artifacts.model import TRUST, ClusteringModel, ModelError, Replica
+from raydc.clustering.distances import QUANTILES, Distances
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.pipelines.assign import identity
@@ -29,31 +30,38 @@ def model() -> ClusteringModel:
     plain = Scaling("none", np.zeros((), np.float32), np.ones((), np.float32))
     moved = np.array([[0.0, 0.0], [4.0, 0.0], [40.0, 40.0]], np.float32)
     replicas = (Replica(kmeans(POINTS[[2, 0, 1]]), np.array([2, 0, 1])), Replica(kmeans(moved), np.arange(3)))
-    return ClusteringModel("kmeans", kmeans(POINTS), plain, (2,), replicas=replicas)
+    quantiles = torch.linspace(0, 2, QUANTILES).expand(3, -1).contiguous()
+    distances = Distances(torch.from_numpy(POINTS).double(), quantiles)
+    return ClusteringModel("kmeans", kmeans(POINTS), plain, (2,), replicas=replicas, distances=distances)
 
 
-def test_confidence_is_the_share_of_replicas_that_agree(model: ClusteringModel) -> None:
+def test_each_column_of_trust_is_said_by_itself(model: ClusteringModel) -> None:
     found = model.assign(POINTS)
     assert found.clusters.tolist() == [0, 1, 2] and found.clusters.dtype == np.int64
-    assert found.confidence.tolist() == [1, 1, 0.5] and found.confidence.dtype == np.float32
+    assert found.agreement.tolist() == [1, 1, 0.5]
     assert (found.memberships == model.memberships(POINTS)).all()
-    model.replicas = ()
-    assert (model.assign(POINTS).confidence == found.memberships.max(1)).all()
+    assert (found.membership == found.memberships.max(1)).all()
+    assert model.assign(POINTS + np.array([0, 1.5], np.float32)).distance.tolist() == [0.75, 0.75, 0.75]
+    assert {getattr(found, name).dtype for name in TRUST} == {np.dtype(np.float32)}
+    model.replicas, model.distances = (), None
+    assert np.isnan(model.assign(POINTS).agreement).all() and np.isnan(model.assign(POINTS).distance).all()
 
 
 def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) -> None:
     model.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "distances.safetensors",
         "model.json",
         "replica-0.safetensors",
         "replica-1.safetensors",
         "state.safetensors",
     ]
     again = ClusteringModel.load(tmp_path)
-    assert again.assign(POINTS).confidence.tolist() == [1, 1, 0.5]
+    for mine, theirs in zip(again.assign(POINTS + 1), model.assign(POINTS + 1), strict=True):
+        assert (mine == theirs).all()
     assert again.weights_hash() == model.weights_hash() and identity(again) == identity(model)
     again.replicas = again.replicas[:1]
-    assert identity(again) != identity(model)  # it gives other confidences
+    assert identity(again) != identity(model)  # it says something else of rows
     (tmp_path / "replica-1.safetensors").write_bytes((tmp_path / "replica-0.safetensors").read_bytes())
     with pytest.raises(ModelError, match=r"replica-1\.safetensors is damaged"):
         ClusteringModel.load(tmp_path)
@@ -69,7 +77,11 @@ def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) 
         ("state.safetensors", b"", r"state\.safetensors is damaged: .* copy the whole folder anew"),
         ("model.json", b"{", r"model\.json is damaged, .* copy the whole folder anew"),
         ("model.json", b"\xff", r"model\.json is damaged, .* copy the whole folder anew"),
-        ("model.json", b'{"format": 2}', r"sha256 is missing"),
+        ("model.json", b'{"format": 3}', r"sha256 is missing"),
+        ("model.json", b'{"format": 2}', r"format 3, got 2: train the model anew, or use the raydc that made it"),
+        ("model.json", b'{"format": 4}', r"format 3, got 4: update raydc"),
+        ("distances.safetensors", None, r"distances\.safetensors is missing; copy the whole folder anew"),
+        ("distances.safetensors", b"", r"distances\.safetensors is damaged"),
     ],
 )
 def test_a_damaged_folder_is_named(model: ClusteringModel, tmp_path: Path, name: str, left: bytes, said: str) -> None:
@@ -95,6 +107,7 @@ def test_rows_are_scaled_whatever_holds_them(model: ClusteringModel) -> None:
 def test_an_estimator_of_a_model(model: ClusteringModel) -> None:
     estimator = DeepClustering.of(model)
     assert estimator.predict(POINTS).tolist() == [0, 1, 2]
-    assert estimator.confidence(POINTS).tolist() == [1, 1, 0.5]
+    assert estimator.assign(POINTS).agreement.tolist() == [1, 1, 0.5]
+    assert estimator.assign(POINTS + 1).distance.tolist() == model.assign(POINTS + 1).distance.tolist()
     with pytest.raises(ValueError, match="3 features"):
         estimator.predict(np.zeros((1, 3)))

@@ -15,7 +15,6 @@ from raydc.metrics.monitors import (
     effective_clusters,
     effective_rank,
     largest_share,
-    mean_confidence,
     regrouped_share,
     silhouette,
     silhouettes,
@@ -73,12 +72,6 @@ def test_rows_that_changed_company_by_hand(labels, before, share):
 def test_changes_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="same rows twice"):
         regrouped_share([0, 1], [0])
-
-
-def test_confidence():
-    assert mean_confidence([[0.9, 0.1], [0.3, 0.7]]) == pytest.approx(0.8)
-    with pytest.raises(ValueError, match="memberships"):
-        mean_confidence([0.5, 0.5])
 
 
 def test_effective_rank_by_hand():

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.dataset import dataset
 
+from raydc.artifacts.model import TRUST
 from raydc.cli.main import NO_OUTPUT, main
+from raydc.clustering.distances import FAR
 from raydc.data import DataError, DataSettings
 from raydc.data.source import Piece
 from raydc.distributed.ray_cluster import connected
@@ -41,8 +43,12 @@ def test_every_row_once_with_the_cluster_that_predict_gives(model, data, tmp_pat
     assert found["id"].to_pylist() == rows["id"].to_pylist()
     expected = load(model).memberships(rows.to_pandas())
     np.testing.assert_array_equal(found["cluster"], expected.argmax(1))
-    np.testing.assert_allclose(found["confidence"], expected.max(1), rtol=1e-6)
-    assert (found["cluster"].type, found["confidence"].type) == (pa.int64(), pa.float32())
+    np.testing.assert_allclose(found["membership"], expected.max(1), rtol=1e-6)
+    assert found["cluster"].type == pa.int64() and {found[name].type for name in TRUST} == {pa.float32()}
+    assert found["agreement"].null_count == 500 and summary["agreement"] is None  # a run has no replicas
+    distance = load(model).assign(rows.to_pandas()).distance
+    np.testing.assert_allclose(found["distance"], distance, atol=1e-6)
+    assert summary["far"] == (distance > FAR).sum() and summary["membership"] == pytest.approx(expected.max(1).mean())
     assert summary["rows"] == 500 and summary["files"] == summary["written"] > 3
     assert summary["sizes"] == np.bincount(expected.argmax(1), minlength=3).tolist()
 

@@ -65,7 +65,7 @@ class Links(HTMLParser):
 
 def test_a_table_run(table_run, tmp_path):
     files = report(table_run, str(tmp_path / "report"))
-    assert {"rows-pca.png", "sizes.png", "confidence.png", "features.png", "confusion.png"} <= set(files)
+    assert {"rows-pca.png", "sizes.png", "membership.png", "features.png", "confusion.png"} <= set(files)
     assert "members.png" not in files and files[-1] == "index.html"
     assert Store(str(tmp_path / "report")).list() == sorted(files)
     assert matplotlib.get_backend() is not None and not Gcf.figs  # pyplot has no figure of ours
@@ -141,7 +141,8 @@ def test_the_sample_has_the_labels_of_its_rows(table_run):
     sample = facts.draw(source, store, model, size=100)
     assert 90 <= len(sample.rows) <= 130 and len(set(sample.ids)) == len(sample.ids)
     np.testing.assert_array_equal(sample.labels, model.predict(sample.rows))
-    np.testing.assert_allclose(sample.confidence, model.memberships(sample.rows).max(1), rtol=1e-5)
+    np.testing.assert_allclose(sample.membership, model.memberships(sample.rows).max(1), rtol=1e-5)
+    np.testing.assert_allclose(sample.distance, model.assign(sample.rows).distance, atol=1e-6)
     table = run_cases.table()
     at = [int(name.removeprefix("row ")) for name in sample.ids]
     np.testing.assert_allclose(sample.rows[:, 0], table["length"].to_numpy()[at], rtol=1e-6)
@@ -153,13 +154,14 @@ def _data(run):
 
 def test_typical_members_are_near_the_mean_and_the_others_doubtful():
     rows = np.array([[0.0], [1.0], [2.0], [9.0], [10.0]], np.float32)
-    labels, confidence = np.array([0, 0, 0, 2, 2]), np.array([0.9, 0.4, 0.8, 0.6, 0.7], np.float32)
-    sample = facts.Sample(rows, np.arange(5), labels, confidence, None, rows)
+    labels, membership = np.array([0, 0, 0, 2, 2]), np.array([0.9, 0.4, 0.8, 0.6, 0.7], np.float32)
+    none = np.full(5, np.nan, np.float32)
+    sample = facts.Sample(rows, np.arange(5), labels, membership, none, None, rows)
     found = facts.typical(sample, 3, 2)
     assert set(found) == {0, 2}  # cluster 1 has no rows
     assert found[0][0].tolist() == [1, 0] and found[0][1].tolist() == [1, 2]
     assert found[2][0].tolist() == [3] and found[2][1].tolist() == [3]
-    unknown = facts.Sample(rows, np.arange(5), labels, np.full(5, np.nan, np.float32), None, None)
+    unknown = facts.Sample(rows, np.arange(5), labels, none, none, None, None)
     assert set(facts.typical(unknown, 3, 2)[0][1].tolist()) == {0, 2}
 
 
@@ -208,7 +210,7 @@ def test_pictures_for_any_number_of_clusters(k):
     figures = [
         pictures.scatter(draw.normal(size=(400, 2)), labels, "title", ("a", "b")),
         pictures.sizes(draw.integers(0, 90000, k).tolist()),
-        pictures.confidences(draw.random(400), labels, k),
+        pictures.memberships(draw.random(400), labels, k),
         pictures.contrasts(draw.normal(size=(400, 50)), labels, [f"column {i}" for i in range(50)]),
         pictures.confusion(draw.integers(0, 9, (k, 10)) + 1, [str(i) for i in range(10)]),
         pictures.members(images, (1, 4, 4)),

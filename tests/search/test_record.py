@@ -183,7 +183,7 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     mlflow.set_tracking_uri(uri)
     served = mlflow.pyfunc.load_model("models:/digits@champion").predict(method.centroids.numpy())
     mlflow.set_tracking_uri(None)
-    assert served["cluster"].tolist() == [0, 1, 2] and served["confidence"].tolist() == [0.5, 1, 0.5]
+    assert served["cluster"].tolist() == [0, 1, 2] and served["agreement"].tolist() == [0.5, 1, 0.5]
 
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs(["1"])

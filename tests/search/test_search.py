@@ -12,7 +12,7 @@ import optuna
 import pyarrow as pa
 import pytest
 
-from raydc.artifacts.model import ClusteringModel
+from raydc.artifacts.model import TRUST, ClusteringModel
 from raydc.metrics.stability import row_agreement
 from raydc.pipelines.assign import read
 from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune
@@ -45,11 +45,12 @@ def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path) -> 
     assert [cluster["rows"] for cluster in model.notes["clusters"]] == np.bincount(labels).tolist()
     stored, asked_again = pa.concat_tables(read(str(out / "assignments"))), model.assign(rows()[0])
     assert stored["id"].to_pylist() == [*range(240)] and (stored["cluster"].to_numpy() == labels).all()
-    assert (stored["confidence"].to_numpy() == asked_again.confidence).all()
+    for name in TRUST:
+        assert (stored[name].to_numpy() == getattr(asked_again, name)).all(), name
     winner = summary["winner"]
     replicas = [Record.read(Store(out), winner["number"], r) for r in range(3) if r != winner["replica"]]
     others = [np.load(out / one.folder / "labels.npy") for one in replicas if one]
-    assert (asked_again.confidence == row_agreement(np.stack([labels, *others]), 4, 0)).all() and len(others) == 2
+    assert (asked_again.agreement == row_agreement(np.stack([labels, *others]), 4, 0)).all() and len(others) == 2
     assert seen[-1].replicas[0] == seen[-1].replicas[1] > 0 and len(seen[-1].records) == 6
     score, steps = summary["trials"][0]["score"], [step for step, _ in summary["trials"][0]["history"]]
     assert steps[-1] == 10 and steps == sorted(set(steps)) and summary["trials"][0]["history"][-1][1] == score
@@ -217,7 +218,8 @@ def test_rows_are_kept_by_id_where_the_model_cannot_be_asked(tmp_path: Path) -> 
     kept = pa.concat_tables(read(f"{settings.out}/assignments"))
     assert kept["row"].to_pylist() == (np.array(kept["id"]) - 1000).tolist() and len(kept) == 50
     assert (np.array(kept["row"])[[0, -1]] == [0, 239]).all() and not {3, 100} & set(kept["row"].to_pylist())
-    assert kept["confidence"].to_pylist() == [0] + [1] * 49 and kept["cluster"].to_pylist() == own.tolist()
+    assert kept["agreement"].to_pylist() == [0] + [1] * 49 and kept["membership"].null_count == 50
+    assert kept["cluster"].to_pylist() == own.tolist()
 
 
 def test_the_default_comes_first_once(data: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 from mlflow.pyfunc import scoring_server
 
-from raydc.artifacts.model import ClusteringModel, ModelError, facts_of
+from raydc.artifacts.model import TRUST, ClusteringModel, ModelError, facts_of
 from raydc.cli import main as cli
 from raydc.report import report
 from raydc.tracking import mlflow_client
@@ -184,8 +184,9 @@ def test_predict_takes_frames_by_name_and_arrays_of_any_type(served, run):
     turned = frame[[*reversed(frame.columns)]].astype({"height": "float32"}).set_index("id")
     for given in (frame, turned, x, x.astype(np.float32)):
         found = served.predict(given)
-        assert [*found.columns] == ["cluster", "confidence"]
-        assert (found["cluster"].dtype, found["confidence"].dtype) == (np.int64, np.float32)
+        assert [*found.columns] == ["cluster", *TRUST]
+        assert found["cluster"].dtype == np.int64 and {found[name].dtype for name in TRUST} == {np.dtype(np.float32)}
+        assert found["agreement"].isna().all() and found["distance"].between(0, 1).all()
         np.testing.assert_array_equal(found["cluster"], expected)
     assert served.predict(turned).index.tolist() == turned.index.tolist()
     whole = np.clip(x.round(), 0, 99)
@@ -197,10 +198,10 @@ def test_soft_predictions_are_memberships(served, run):
     frame = rows()
     found = served.predict(frame, params={"soft": True})
     expected = ClusteringModel.load(Path(run, "model")).memberships(frame)
-    assert [*found.columns] == ["cluster", "confidence", "p0", "p1", "p2"]
+    assert [*found.columns] == ["cluster", *TRUST, "p0", "p1", "p2"]
     np.testing.assert_allclose(found[["p0", "p1", "p2"]], expected)
     assert found["p0"].dtype == np.float32
-    assert len(served.predict(frame, params={"soft": False}).columns) == 2
+    assert len(served.predict(frame, params={"soft": False}).columns) == 4
 
 
 def test_what_the_model_cannot_take_is_named(served):
@@ -213,7 +214,7 @@ def test_what_the_model_cannot_take_is_named(served):
 def test_signature_and_example(served):
     signature = served.metadata.signature
     assert signature.inputs is None  # MLflow's check would refuse float64 for float32, and arrays for columns
-    assert signature.outputs.input_names() == ["cluster", "confidence", "p0", "p1", "p2"]
+    assert signature.outputs.input_names() == ["cluster", *TRUST, "p0", "p1", "p2"]
     assert [parameter.name for parameter in signature.params] == ["soft"]
     assert served.metadata.metadata["raydc"]["columns"] == [*run_cases.COLUMNS]
     example = served.input_example

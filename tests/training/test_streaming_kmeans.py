@@ -48,7 +48,10 @@ def same(out, fitted) -> None:
     table = pq.read_table(out / "assignments").sort_by("row")
     assert table["row"].to_pylist() == list(range(len(fitted.labels_)))
     assert (table["cluster"].to_numpy() == fitted.labels_).all()
-    assert (fitted.predict_proba(rows()).max(1) == table["confidence"].to_numpy()).mean() > 0.99
+    assert (fitted.predict_proba(rows()).max(1) == table["membership"].to_numpy()).mean() > 0.99
+    model = ClusteringModel.load(out / "model")
+    assert model.distances.digest() == fitted.model_.distances.digest()
+    np.testing.assert_allclose(table["distance"], fitted.assign(rows()).distance, atol=1e-6)
 
 
 def test_streamed_rows_end_in_the_estimators_bytes_part_by_part(place, tmp_path, monkeypatch):
