@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raydc.clustering.kmeans import balanced, steps
 from raydc.clustering.kmeans import init as kmeans_init
-from raydc.clustering.kmeans.balanced import BalancedAssigner
+from raydc.clustering.kmeans.balanced import Memberships
 from raydc.clustering.kmeans.iteration import Clustering
 from raydc.clustering.kmeans.steps import Assigner, FixedPoint, Geometry
 
@@ -130,7 +130,7 @@ class Move(Pass):
         arrays, active = clustering.arrays, [*clustering.active]
         self.clustering, self.geometry = clustering, clustering.geometry
         self.centroids, self.offsets = arrays["centroids"][active], arrays["offsets"][active]
-        self.assigner = Assigner(self.centroids, self.geometry)
+        self.assigner = Assigner(self.centroids, self.geometry, self.offsets if clustering.options.balanced else None)
         self.farthest = [Farthest(self.geometry) for _ in active]
         self.fixed, self.unit = FixedPoint(arrays["energy_scale"]), FixedPoint(arrays["weight_scale"])
         self.sums = torch.zeros(self.centroids.shape, dtype=torch.int64, device=self.centroids.device)
@@ -182,13 +182,13 @@ class Move(Pass):
         """Labels [A, n] and squared distances [A, n]; memberships are summed."""
         arrays = self.clustering.arrays
         fixed, sharp = FixedPoint(arrays["soft_scale"]), self.clustering.sharpness
-        labels, far = [], []
-        for centroids, offsets, soft in zip(self.centroids, self.offsets, self.soft, strict=True):
-            found = [*BalancedAssigner(centroids, offsets, sharp, self.geometry)(x)]
-            labels.append(torch.cat([own for own, _, _ in found]))
-            far.append((torch.cat([distance for _, distance, _ in found]) + squares).clamp_(min=0))
-            soft += balanced.masses(torch.cat([member for _, _, member in found]), weights, fixed)
-        return torch.stack(labels), torch.stack(far)
+        labels, far = self.assigner(x).long(), []
+        each = zip(labels, self.centroids, self.offsets, self.soft, strict=True)
+        for own, centroids, offsets, soft in each:
+            found = [*Memberships(centroids, offsets, sharp, self.geometry)(x, own)]
+            far.append((torch.cat([distance for distance, _ in found]) + squares).clamp_(min=0))
+            soft += balanced.masses(torch.cat([member for _, member in found]), weights, fixed)
+        return labels, torch.stack(far)
 
     def _sum(self, x: Tensor, weights: Tensor | None, labels: Tensor) -> None:
         """Sum rows and weights by labels [A, n], row by row in integers."""
