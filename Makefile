@@ -28,8 +28,9 @@ test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow and not ray"
 
 FAULTS ?= $(or $(TMPDIR),/tmp)/raydc-faults
+FAULT_OPTIONS ?=
 faults: $(VENV)/installed
-	$(BIN)/python -m benchmarks.faults --out $(FAULTS)
+	$(BIN)/python -m benchmarks.faults --out $(FAULTS) $(FAULT_OPTIONS)
 
 soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.faults --soak --out $(FAULTS)

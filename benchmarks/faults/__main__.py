@@ -15,6 +15,7 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import torch
 
@@ -36,6 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--soak", type=float, nargs="?", const=1800.0, metavar="SECONDS",
         help="instead: quick faults at random for so long [1800], and how the driver's memory grows",
     )  # fmt: skip
+    parser.add_argument(
+        "--busy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="beside so many processes that never rest; a table of its own [0]",
+    )
     parser.add_argument("--only", help="these rows alone, such as A1,A6 or actor_killed")
     parser.add_argument("--seed", type=int, default=0, help="of the places and times of faults [0]")
     given = parser.parse_args(arguments)
@@ -44,12 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     chosen = choose(given.only)
     repeats = {one.name: given.repeats_train if one.slow else given.repeats_quick for one in chosen}
-    results, began, left = read(out), time.monotonic(), list[str]()
+    results, began, left = read(out, given.busy), time.monotonic(), list[str]()
     done = {(result["fault"], result["repeat"]) for result in results}
     rounds = range(max(repeats.values()))
     todo = [(one, n) for n in rounds for one in sorted(chosen, key=lambda one: one.slow) if n < repeats[one.name]]
     with tempfile.TemporaryDirectory(prefix="raydc-faults-", ignore_cleanup_errors=True) as scratch:
-        lab = Lab(Path(scratch), given.seed)
+        lab = Lab(Path(scratch), given.seed, given.busy)
         try:
             if given.soak:
                 text = soak(lab, [one for one in chosen if not one.slow], given.soak, say)
@@ -68,9 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
                 say(one, results[-1])
         finally:
             left = lab.close()
-    text = table(chosen, results, repeats)
+    text = table(chosen, results, repeats, given.busy)
     text += f"Left when all was over: {', '.join(left) or 'nothing'}.\n"
-    (out / "table.md").write_text(text)
+    (out / (f"table-busy-{given.busy}.md" if given.busy else "table.md")).write_text(text)
     print(text)
     wanted = {one.name for one in chosen}
     return int(any(not result["passed"] for result in results if result["fault"] in wanted))  # slow is not wrong
@@ -85,9 +93,11 @@ def choose(only: str | None) -> list[Fault]:
     return sorted(chosen, key=lambda one: (one.number[0], int(one.number[1:]), one.name))
 
 
-def read(out: Path) -> list[dict[str, Any]]:
+def read(out: Path, busy: int) -> list[dict[str, Any]]:
+    """What is done beside so many busy processes."""
     path = out / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [result for result in results if result["busy"] == busy]
 
 
 def say(one: Fault, result: dict[str, Any]) -> None:
@@ -96,7 +106,7 @@ def say(one: Fault, result: dict[str, Any]) -> None:
     print(f"{one.number} {one.name} {result['repeat']}: {ended}, {result['seconds']:.1f} s in all{left}", flush=True)
 
 
-def table(chosen: list[Fault], results: list[dict[str, Any]], repeats: dict[str, int]) -> str:
+def table(chosen: list[Fault], results: list[dict[str, Any]], repeats: dict[str, int], busy: int) -> str:
     """The results as Markdown."""
     lines = [
         "| | fault | repeats | passed | in time | worst recovery | allowed | left behind |",
@@ -117,6 +127,7 @@ def table(chosen: list[Fault], results: list[dict[str, Any]], repeats: dict[str,
         notes += [f"- {one.number} repeat {r['repeat']}: {r['problem'][:400]}" for r in mine if not r["passed"]]
     loads = [result["load"] for result in results] or [0.0]
     cores = f"{os.cpu_count()} cores, load average {min(loads):.0f} to {max(loads):.0f} meanwhile"
+    cores += f", beside {busy} processes that never rest" if busy else ""
     return "\n".join([*lines, "", f"Times are of {cores}.", *notes]) + "\n"
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from tests.support.waiting import Patience
+
 PRELOADED = [
     "raydc.cli.main",
     "raydc.cli.console",
@@ -25,6 +28,8 @@ PRELOADED = [
 ]
 MARK = "RAYDC_LABORATORY"
 PATIENCE = 300.0
+BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
+"""A program that never rests, and ends with who started it."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,14 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """The exit code, negative for a signal."""
-        self.process.join(timeout)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-            raise AssertionError(f"no end after {timeout:g} s: {self.output[-500:]}")
+        """The exit code, negative for a signal. `timeout` are the seconds of a machine with nothing else to do."""
+        patience = Patience(timeout)
+        while self.process.exitcode is None:
+            if patience.over():
+                self.process.kill()
+                self.process.join()
+                raise AssertionError(f"no end after {timeout:g} s: {self.output[-500:]}")
+            self.process.join(0.2)
         return int(self.process.exitcode)
 
     def expect(self, code: int, timeout: float = PATIENCE) -> None:
@@ -106,8 +113,10 @@ def _run(target: Callable[..., int], arguments: Sequence[Any], env: Mapping[str,
 class Lab:
     """What faults work with."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, busy: int = 0) -> None:
+        """`busy` processes that never rest run beside until the end."""
         self.root, self.seed, self.mark = root, seed, uuid.uuid4().hex
+        self.busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
         self.folder, self.dice = root, random.Random(seed)
         self.temporary = root / "tmp"
         self.short = tempfile.mkdtemp(prefix="rf-", dir="/tmp")  # Ray's sockets lie in it
@@ -150,14 +159,15 @@ class Lab:
         left = self._left(standing)
         result = {"fault": one.name, "repeat": number, "passed": not problem, "problem": problem}
         result |= {"recovery": recovery, "seconds": time.monotonic() - began, "left": left, "load": os.getloadavg()[0]}
+        result |= {"busy": len(self.busy)}
         if not problem:
             shutil.rmtree(self.folder, ignore_errors=True)
         return result
 
     def _left(self, standing: set[int], within: float = 60.0) -> list[str]:
         """Processes and unfinished files of a repeat that are still there after some time."""
-        deadline = time.monotonic() + within
-        while (more := self._processes() - standing) and time.monotonic() < deadline:
+        patience = Patience(within)
+        while (more := self._processes() - standing) and not patience.over():
             time.sleep(0.2)
         left = [f"process {pid}" for pid in more]
         for pid in more:
@@ -180,6 +190,9 @@ class Lab:
         """End everything; what was left behind all the same."""
         left = [thing for end in reversed(self._ends) for thing in end() or []]
         shutil.rmtree(self.short, ignore_errors=True)
+        for process in self.busy:
+            process.kill()
+            process.wait()
         return left
 
 

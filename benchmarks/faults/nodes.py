@@ -48,7 +48,7 @@ def without_a_node(lab: Lab, lose: Any) -> float:
         lost = time.time()
         driver.wait_for(r"cluster \d+/60", after="1 of 3 times")
         recovery = time.time() - lost
-        assert driver.process.wait(timeout=240) == 0, driver.log.read_text()[-500:]
+        assert driver.end(240) == 0, driver.log.read_text()[-500:]
     assert runs.weights(out) == expected, "another result than the undisturbed run's"
     return recovery
 

@@ -174,9 +174,8 @@ def driver_told_to_stop(lab: Lab, repeat: int) -> float:
         time.sleep(0.005)
     began = time.time()
     os.kill(process.pid, signal.SIGTERM)
-    process.expect(cli.TRY_AGAIN)
+    process.expect(cli.TRY_AGAIN, 30.0)
     recovery = time.time() - began
-    assert recovery <= 30, f"{recovery:.1f} s until it had saved and stopped"
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     again(lab, expected, **longer)
     return recovery

@@ -57,6 +57,9 @@ def test_a_repeat_that_goes_wrong_is_in_the_table_and_what_is_done_is_not_done_a
     text = Path(tmp_path, "table.md").read_text()
     assert "| A0 | a fault | 3 | 2 | 0 | 90.0 s | 60 s | 3 scratch |" in text and text in capsys.readouterr().out
     assert "- A0 repeat 0: AssertionError: the first one always fails" in text
+    assert faults.main(["--out", str(tmp_path), "--repeats-quick", "2", "--busy", "1"]) == 1
+    assert provoked == [0, 1, 2, 0, 1] and text == Path(tmp_path, "table.md").read_text()
+    assert "beside 1 processes that never rest" in Path(tmp_path, "table-busy-1.md").read_text()
     assert faults.main(["--out", str(tmp_path), "--repeats-quick", "9", "--budget", "-1"]) == 1
     assert "| 3 of 9 |" in Path(tmp_path, "table.md").read_text()
     with pytest.raises(SystemExit, match="there are A0"):

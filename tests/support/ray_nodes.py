@@ -19,6 +19,8 @@ from typing import Any
 import matplotlib
 import psutil
 
+from tests.support.waiting import Patience
+
 BIN = Path(sys.executable).parent
 
 
@@ -95,8 +97,8 @@ class Nodes(Processes):
             gcs, dashboard = self.address.rpartition(":")[2], self.dashboard.rpartition(":")[2]
             head = ["--head", f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
             self._ray(0, [*head, "--num-cpus=0", f"--ray-client-server-port={free_port()}"])
-            until = time.monotonic() + 60
-            while not listens("127.0.0.2", int(gcs)) and time.monotonic() < until:
+            patience = Patience(60)
+            while not listens("127.0.0.2", int(gcs)) and not patience.over():
                 time.sleep(0.2)
             for number in range(1, self.workers + 1):
                 self.add(number)
@@ -134,7 +136,12 @@ class Nodes(Processes):
             (home / ".ray" / "auth_token").write_text(self.token)
             (home / ".ray" / "auth_token").chmod(0o600)
         mode = {"RAY_AUTH_MODE": "token" if self.token else "disabled"}
-        ours = {"HOME": str(home), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": matplotlib.get_cachedir()}
+        ours = {
+            "HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+            "RAY_worker_niceness": "0",
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),
+        }
         return {**kept, **mode, **ours, **self.extra, "PATH": f"{BIN}:{kept['PATH']}"}
 
     def _ray(self, number: int, options: list[str]) -> None:
@@ -162,8 +169,8 @@ class Nodes(Processes):
 
     def wait_for(self, count: int) -> None:
         """Until that many nodes are alive."""
-        until, problem = time.monotonic() + 180, "nothing yet"
-        while time.monotonic() < until:
+        patience, problem = Patience(180), "nothing yet"
+        while not patience.over():
             try:
                 there = [node for node in self.listed("nodes") if node["state"] == "ALIVE"]
                 if len(there) == count:

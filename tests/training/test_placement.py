@@ -15,6 +15,7 @@ from raydc.settings import SettingsError, build
 from raydc.training.config import Training, Workers
 from tests.cli.test_main import options
 from tests.support.ray_nodes import Nodes
+from tests.support.waiting import Patience
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,10 +54,18 @@ class Driver:
             self.process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
 
     def wait_for(self, text: str, after: str = "", seconds: float = 240) -> None:
-        until = time.monotonic() + seconds
+        patience = Patience(seconds)
         while not re.search(f"{after}.*{text}", self.log.read_text(), re.DOTALL):
-            assert self.process.poll() is None and time.monotonic() < until, self.log.read_text()
+            assert self.process.poll() is None and not patience.over(), self.log.read_text()
             time.sleep(0.1)
+
+    def end(self, seconds: float) -> int:
+        """Its exit code."""
+        patience = Patience(seconds)
+        while self.process.poll() is None:
+            assert not patience.over(), self.log.read_text()
+            time.sleep(0.1)
+        return self.process.returncode
 
     def __enter__(self) -> "Driver":
         return self
@@ -89,7 +98,7 @@ def test_training_goes_on_with_the_nodes_that_are_left(tmp_path):
         lost = time.monotonic()
         driver.wait_for("training with 1 of 3 workers")
         took = time.monotonic() - lost
-        assert driver.process.wait(timeout=900) == 0, driver.log.read_text()
+        assert driver.end(900) == 0, driver.log.read_text()
     whole(out, 1)
     assert took < 90, f"{took:.0f} s from the loss of the node"
 
@@ -106,7 +115,7 @@ def test_training_takes_the_nodes_that_come(tmp_path):
         driver.wait_for("training with 2 of 2 workers")
         driver.wait_for("cluster", after="training with 2 of 2 workers")
         driver.process.terminate()  # the rest would take long
-        assert driver.process.wait(timeout=120) == cli.TRY_AGAIN, driver.log.read_text()
+        assert driver.end(120) == cli.TRY_AGAIN, driver.log.read_text()
     newest = max((out / "checkpoints").iterdir())
     assert len(json.loads((newest / "manifest.json").read_text())["sizes"]) == 2, "not of two workers"
 
@@ -118,6 +127,6 @@ def test_without_room_it_says_so_and_gives_up(tmp_path):
         Nodes(tmp_path / "nodes", workers=1) as nodes,
         Driver(nodes, tmp_path / "run", *options(training__workers=2, training__patience=15)) as driver,
     ):
-        assert driver.process.wait(timeout=240) == cli.TRY_AGAIN, driver.log.read_text()
+        assert driver.end(240) == cli.TRY_AGAIN, driver.log.read_text()
     said = driver.log.read_text()
     assert "waiting for room for 2 workers of 1 CPU each" in said and "start the same command again" in said

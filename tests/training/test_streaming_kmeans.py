@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -117,6 +118,21 @@ def test_asked_to_stop_it_keeps_its_iterations(place, tmp_path):
     with pytest.raises(Interrupted, match="the same command goes on"):
         train(check(config), Watch(stop=AfterTwo()))
     assert list((tmp_path / "run" / "checkpoints" / "centroids").glob("snapshot-*.npz"))
+    train(check(config))
+    same(tmp_path / "run", fitted)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_told_to_stop_while_its_service_starts_it_ends_in_order(place, tmp_path):
+    folder, fitted = place
+    config = settings(tmp_path / "run", folder / "rows.npy", **{"training.workers": 2})
+    run, stop = check(config), threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        train(run, Watch(stop=stop))
+    assert not list((tmp_path / "run" / "checkpoints").glob("centroids/snapshot-*")), "it waited for an iteration"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
     train(check(config))
     same(tmp_path / "run", fitted)
 
