@@ -105,7 +105,7 @@ class ClusteringModel:
     columns: tuple[str, ...] = ()
     """Feature columns by name, in order; empty where features go by position."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Plain data that travels with the model, such as the stability of its clusters."""
+    """Plain data that travels with the model: what was noted of its rows, the stability of its clusters."""
     replicas: tuple[Replica, ...] = ()
     """What agreement comes from, where a search chose the model."""
     distances: Distances | None = None

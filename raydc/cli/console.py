@@ -207,6 +207,8 @@ def assigned(summary: dict[str, Any]) -> None:
     told = dict(summary)
     trust = {name: told.pop(name) for name in ("membership", "agreement", "far")}
     console = _console()
+    for note in told.pop("notes"):
+        console.print(f"note: {note}", style="dim")
     _places(console, told)
     console.print(f"mean membership: {trust['membership']:.3f} ({TRUST['membership']})", highlight=False)
     said = "the model has no replicas" if trust["agreement"] is None else f"{trust['agreement']:.3f}"

@@ -89,6 +89,11 @@ class Scaling:
             if which.any()
         ]
 
+    def blurs(self, dtype: np.dtype) -> bool:
+        """Whether rows of this type are stored so far from 0 that their rounding is a hundredth of scaled units."""
+        short = dtype in (np.dtype(np.float16), np.dtype(np.float32))
+        return short and bool((EPS * np.abs(self.shift) * self.factor).max() > 0.01)
+
     def invert(self, x: Tensor) -> Tensor:
         """Rows [B, ...] as networks give them back to the units of the data, float64."""
         flat = x.double().flatten(1)

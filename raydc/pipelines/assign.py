@@ -113,7 +113,13 @@ def assign(
     elif missing:
         _on_ray(missing, source.settings, model, store, manifest | {"ended": ended}, workers, poll)
     store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
-    return _summarise(store, chunks, manifest, model.n_clusters, abouts.count(None), time.time() - started)
+    return _summarise(store, chunks, manifest, model, source, abouts.count(None), time.time() - started)
+
+
+def notes_of(model: ClusteringModel, source: Source) -> list[str]:
+    """What was noted of the rows that the model was trained on, and what rounding does to these."""
+    blurred = f"rows are stored as {source.dtype}, too far from 0 for the model's unit: store them as float64"
+    return [*model.notes.get("rows", []), *([blurred] if model.scaling.blurs(source.dtype) else [])]
 
 
 def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
@@ -247,7 +253,13 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
 
 
 def _summarise(
-    store: Store, chunks: Sequence[Chunk], manifest: dict[str, Any], n_clusters: int, made: int, seconds: float
+    store: Store,
+    chunks: Sequence[Chunk],
+    manifest: dict[str, Any],
+    model: ClusteringModel,
+    source: Source,
+    made: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Counts from the files' own footers, each row once; written beside them."""
     held = [_held(store, chunk, manifest) for chunk in chunks]
@@ -261,8 +273,9 @@ def _summarise(
         "rows": sum(sizes),
         "dropped": len(dropped),
         "dropped_rows": dropped[:100],
-        "n_clusters": n_clusters,
+        "n_clusters": model.n_clusters,
         "sizes": sizes,
+        "notes": notes_of(model, source),
         "membership": sum(about["membership"] for about in abouts) / max(1, sum(sizes)),
         "agreement": sum(about["agreement"] for about in abouts) / sum(sizes) if asked else None,
         "far": sum(about["far"] for about in abouts),

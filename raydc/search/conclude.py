@@ -243,7 +243,7 @@ def _write_model(
 ) -> str:
     """`out`/model with its replicas as witnesses, and `out`/assignments: every row's cluster and their agreement."""
     store, model = context.store, _model(context, winner)
-    model.notes = {"search": {"trial": winner.number, "replica": winner.replica, "score": winner.score}}
+    model.notes["search"] = {"trial": winner.number, "replica": winner.replica, "score": winner.score}
     model.notes["clusters"] = clusters
     if not model.refuses:
         model.replicas = tuple(

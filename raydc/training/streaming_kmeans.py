@@ -299,7 +299,8 @@ def _conclude(job: Job, store: Store, now: Clustering, found: Distances, status:
     """The model and the history."""
     method = job.method()
     method.load_result(now.settled())
-    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns, distances=found)
+    notes = {"rows": [*job.profile.notes]}
+    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns, notes, distances=found)
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)
     history = progress_of(status, now.options.iterations)

@@ -292,7 +292,8 @@ def _outcome(job: Job, loop: Loop, history: list[dict[str, Any]], status: str) -
         return (method.assign(x).amax(1),)
 
     initial = rows["initial"].cpu().numpy() if "initial" in rows and loop.begun else None
-    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns)
+    notes = {"rows": [*job.profile.notes]}
+    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns, notes)
     if status != "finished":
         return Outcome(status, model, loop.shard, empty.astype(np.int64), empty, empty, initial, history)
     method.eval()

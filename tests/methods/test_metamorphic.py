@@ -10,13 +10,14 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from raydc import DeepClustering
+from raydc import DataWarning, DeepClustering
 from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.spread import sharpness
-from raydc.data import Shard
+from raydc.data import ArraySource, Shard
 from raydc.losses.hardening import exact_squared_distances, squared_distances
 from raydc.methods import available, load
+from raydc.pipelines.assign import notes_of
 from raydc.search import TuneSettings
 from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import run_task
@@ -159,3 +160,21 @@ def test_the_label_of_streamed_rows_is_that_of_the_same_rows_in_memory() -> None
     method = load("kmeans")(load("kmeans").Config(n_clusters=K), (x.shape[1],))
     method.load_result(found)
     assert torch.equal(method.label(x), found.labels) and torch.equal(method.decide(x)[0], found.labels)
+
+
+def test_digits_that_are_lost_are_said_with_the_model_and_where_it_is_asked(tmp_path: Path) -> None:
+    x = CASES["offset 1e6"](rows_of("kmeans"))
+    with pytest.warns(DataWarning, match="float32, as they are stored, keeps few digits of"):
+        fitted = DeepClustering("kmeans", K).fit(x.astype(np.float32))
+    assert "keeps few digits" in fitted.model_.notes["rows"][0]
+    with pytest.warns(DataWarning, match=r"float32 keeps few digits of .* use data\.scaling=standard"):
+        DeepClustering("kmeans", K, {"data.scaling": "none"}).fit(x)
+    precise = fit(x).model_
+    assert not precise.notes["rows"]
+    for kind in (np.float64, np.float32):
+        notes = notes_of(precise, ArraySource(x.astype(kind)))
+        assert notes == (
+            ["rows are stored as float32, too far from 0 for the model's unit: store them as float64"]
+            if kind is np.float32
+            else []
+        )
