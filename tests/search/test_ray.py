@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,21 +137,25 @@ def test_trials_of_two_workers_that_are_stopped_free_what_they_held(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", [RuntimeError("the screen is gone"), KeyboardInterrupt()], ids=type)
+@pytest.mark.parametrize("problem", [RuntimeError("the screen is gone"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_driver_that_fails_leaves_no_trial_at_work(
     data: str, tmp_path: Path, problem: BaseException, workers: int
 ) -> None:
     long = FIXED | {"method.pretrain.length": "100000 epochs"}
     settings = asked(
-        data, tmp_path / "out", space=str(SPACES / "dec.py"), concurrent=1, workers_per_trial=workers, fixed=long
+        data, tmp_path / "out", space=str(SPACES / "dec.py"), concurrent=2, workers_per_trial=workers, fixed=long
     )
 
     def fail(state: SearchState) -> None:
-        if [*(tmp_path / "out" / "trials").rglob("checkpoints/*")] or state.records:
-            raise problem
+        """While the first trial, which is long, is at work, and the second has ended."""
+        end = time.monotonic() + 120
+        while state.records and time.monotonic() < end:
+            if [*(tmp_path / "out" / "trials" / "0000").rglob("checkpoints/*")]:
+                raise problem
+            time.sleep(0.2)
 
-    with connected(3):
+    with connected(5):
         with pytest.raises(type(problem)):
             tune(settings, SearchWatch(fail))
         assert freed(120)
