@@ -1,4 +1,4 @@
-# make demo | make test | make test-fast | make test-all | make faults | make soak | make gpu | make lint | make format | make audit
+# make demo | make test | make test-fast | make test-all | make faults | make soak | make gpu | make lint | make index | make format | make audit
 PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml .ci/requirements.txt .ci/torch.txt
 	$(INSTALL) --no-deps -e .
 	touch $@
 
-.PHONY: demo test test-fast test-all faults soak gpu lint format audit
+.PHONY: demo test test-fast test-all faults soak gpu lint index format audit
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
@@ -45,6 +45,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy raydc
+
+# what lists and help say of the methods, without importing them
+index: $(VENV)/installed
+	$(BIN)/python -c "from raydc.methods import index; print(index.text(), end='')" > raydc/methods/index.json.new
+	mv raydc/methods/index.json.new raydc/methods/index.json
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

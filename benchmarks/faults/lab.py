@@ -22,7 +22,7 @@ PRELOADED = [
     "raydc.cli.main",
     "raydc.cli.console",
     "raydc.pipelines.train",
-    "raydc.search",
+    "raydc.search.record",
     "raydc.tracking.tracker",
     "tests.support.runs",
 ]

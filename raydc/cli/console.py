@@ -11,7 +11,6 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from raydc import methods as all_methods
 from raydc.artifacts.model import TRUST
 from raydc.clustering.distances import FAR
 from raydc.data import features_named
@@ -227,24 +226,3 @@ def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
     told = ", ".join(f"{count} {kind}" for kind, count in sent.items())
     console.print(f"sent: {told or 'nothing was left'}")
     _places(console, paths)
-
-
-def methods(*, markdown: bool) -> None:
-    """Every method's info."""
-    head = ["method", "source", "network", "network loss", "clustering loss", "updates", "new rows"]
-    rows = []
-    for name in all_methods.available():
-        info = all_methods.load(name).info
-        parts = [info.source, info.architecture, info.network_loss, info.clustering_loss, info.updates]
-        rows.append([name, *parts, "no" if info.refuses else "yes"])
-    if markdown:
-        lines = [head, ["---"] * len(head), *rows]
-        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
-        return
-    console = _console()
-    if not console.is_terminal:
-        console = _console(width=180)
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

@@ -10,18 +10,16 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from pydantic.fields import FieldInfo
 
 from raydc import methods
 from raydc.data.settings import DataSettings
 from raydc.distributed import ray_cluster
-from raydc.methods.base import Method
-from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
+from raydc.methods.index import Entry, entry_of
+from raydc.settings import SettingsError, described, flatten, unflatten
 from raydc.training.config import GROUPS, SHORT, Output, RunConfig, Training, overlaid, read_yaml
-from raydc.utils.storage import Occupied, Store
+from raydc.utils.errors import Occupied
 
 USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NOT_PERMITTED = (
     64, 65, 69, 70, 73, 74, 75, 77
@@ -120,37 +118,31 @@ class _Command(argparse.ArgumentParser):
             help="dotted path of a method of your own, whose code a model of it may have imported; several times",
         )  # fmt: skip
 
-    def settings(self, title: str, at: str, cls: type[Settings], leave: Sequence[str] = ()) -> None:
-        """An option for every leaf setting of `cls`, with its default and meaning."""
+    def settings(self, title: str, settings: Mapping[str, str], leave: Sequence[str] = ()) -> None:
+        """An option for every setting, by its dotted path, with what help says of it."""
         group = self.add_argument_group(title)
         short = {path: name for name, path in SHORT.items()}
-        for path, field in fields(cls, at):
+        for path, said in settings.items():
             if path not in leave:
                 # a setting without dots has dashes on the command line, as short forms have
                 spelled = path if "." in path else path.replace("_", "-").replace("register-as", "register")
                 names = [f"--{short[path]}"] if path in short else []
                 group.add_argument(
-                    *names, f"--{spelled}", dest=path, metavar="VALUE", default=argparse.SUPPRESS, help=_help(field)
-                )
+                    *names, f"--{spelled}", dest=path, metavar="VALUE", default=argparse.SUPPRESS,
+                    help=said.replace("%", "%%"),
+                )  # fmt: skip
 
 
-def _help(field: FieldInfo) -> str:
-    default = "" if field.is_required() else f" [{_plain(field.get_default(call_default_factory=True))}]"
-    return f"{field.description or ''}{default}".replace("%", "%%")
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "none"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> type[Method] | None:
+def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> Entry | None:
     """The method that the arguments or the configuration file name, so that its own settings are known."""
     group = values.get("method", {})
     inside = group.get("name") if isinstance(group, dict) else None
     name = _early(arguments, "--method", "--method.name") or inside
-    return methods.load(str(name)) if name else None
+    if not name:
+        return None
+    # only help may rest on what was written down of a method
+    helping = {"-h", "--help"} & {*arguments}
+    return methods.describe(str(name)) if helping else entry_of(methods.load(str(name)))
 
 
 def _from_file(arguments: Sequence[str], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
@@ -166,7 +158,7 @@ def _early(arguments: Sequence[str], *names: str) -> str | None:
     return value
 
 
-def _run_parser(kind: type[Method] | None) -> _Command:
+def _run_parser(method: Entry | None) -> _Command:
     parser = _Command("train", "Train a method on rows, and register the model.")
     parser.usage = "raydc train --data PATH --method NAME --out DIR [--SETTING VALUE ...]"
     parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
@@ -177,21 +169,20 @@ def _run_parser(kind: type[Method] | None) -> _Command:
         "--method", "--method.name", dest="method.name", metavar="NAME", default=argparse.SUPPRESS,
         help=f"one of {', '.join(methods.available())}, or the dotted path of your own",
     )  # fmt: skip
-    if kind is not None:
-        parser.settings(f"settings of {kind.__name__}", "method", kind.Config)
+    if method is not None:
+        parser.settings(f"settings of {method.title}", method.settings)
     else:
         group.description = "Name a method to see its own settings: raydc train --method dec --help."
-    parser.settings("data", "data", DataSettings)
-    parser.settings("training", "training", Training)
-    parser.settings("output", "output", Output)
+    parser.settings("data", described(DataSettings, "data"))
+    parser.settings("training", described(Training, "training"))
+    parser.settings("output", described(Output, "output"))
     return parser
 
 
 def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
     """The configuration that arguments and --config give, and whether it is a dry run. SettingsError lists problems."""
     values = _from_file(arguments)
-    kind = _method_of(arguments, values)
-    parser = _run_parser(kind)
+    parser = _run_parser(_method_of(arguments, values))
     given, unknown = parser.parse_known_args(arguments)
     flat = {key: value for key, value in vars(given).items() if "." in key}
     names = [name.lstrip("-").split("=")[0] for name in unknown if name.startswith("--")]
@@ -250,7 +241,9 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.ray()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     parser.settings(
-        "data", "data", DataSettings, leave=["data.scaling", "data.storage", "data.label_column", "data.weight_column"]
+        "data",
+        described(DataSettings, "data"),
+        leave=["data.scaling", "data.storage", "data.label_column", "data.weight_column"],
     )
     given = parser.parse_args(arguments)
     flat = {key: value for key, value in vars(given).items() if key.startswith("data.")}
@@ -281,6 +274,8 @@ def _report(arguments: Sequence[str]) -> int:
     parser.allow_code()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     given = parser.parse_args(arguments)
+    from raydc.utils.storage import Store
+
     Store(given.out).directory()
     from raydc.report import opened, report
     from raydc.search.record import redraw
@@ -296,7 +291,6 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _tune(arguments: Sequence[str]) -> int:
-    from raydc.cli import console
     from raydc.search import TuneSettings
     from raydc.settings import build
 
@@ -308,7 +302,7 @@ def _tune(arguments: Sequence[str]) -> int:
         help="a setting that every trial has, such as method.pretrain.length=50; may be given several times",
     )  # fmt: skip
     parser.ray()
-    parser.settings("settings", "", TuneSettings, leave=["fixed"])
+    parser.settings("settings", described(TuneSettings), leave=["fixed"])
     given = vars(parser.parse_args(arguments))
     values = _from_file(arguments, ["data"])
     fixed = dict(pair.partition("=")[::2] for pair in given.pop("set"))
@@ -317,6 +311,8 @@ def _tune(arguments: Sequence[str]) -> int:
     merged = unflatten(flatten(values) | given)
     merged["fixed"] = flatten(before) | fixed if isinstance(before, dict) else before
     settings = build(TuneSettings, merged)
+    from raydc.cli import console
+
     live = console.LiveSearch()
     return _watched(lambda stop: live.run(settings, stop))
 
@@ -340,9 +336,9 @@ def _registry(arguments: Sequence[str]) -> int:
 def _methods(arguments: Sequence[str]) -> int:
     parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1.")
     parser.add_argument("--markdown", action="store_true", help="as the README's table")
-    from raydc.cli import console
+    from raydc.cli import methods_table
 
-    console.methods(markdown=parser.parse_args(arguments).markdown)
+    methods_table.show(markdown=parser.parse_args(arguments).markdown)
     return 0
 
 

@@ -1,26 +1,31 @@
 """Rows: opened, checked, scaled and dealt to workers."""
 
-from raydc.data.arrays import ArraySource
-from raydc.data.inputs import rows_of
-from raydc.data.load import SparseRows, load_shard, read_group, read_labels
-from raydc.data.open import open_source, opened
-from raydc.data.parquet import ParquetSource
-from raydc.data.profile import (
-    DataProfile,
-    Fault,
-    Seen,
-    dropped_table,
-    look,
-    profile_rows,
-    recalled,
-    require,
-    require_same,
-    written,
-)
-from raydc.data.scaling import Scaling
-from raydc.data.settings import DataSettings, ScalingKind, ScalingSetting, Storage
-from raydc.data.shard import Batch, DenseRows, RowBlock, Rows, Shard, partition, split
-from raydc.data.source import DataError, DataWarning, Source, changes, features_named
+from typing import TYPE_CHECKING
+
+from raydc.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from raydc.data.arrays import ArraySource
+    from raydc.data.inputs import rows_of
+    from raydc.data.load import SparseRows, load_shard, read_group, read_labels
+    from raydc.data.open import open_source, opened
+    from raydc.data.parquet import ParquetSource
+    from raydc.data.profile import (
+        DataProfile,
+        Fault,
+        Seen,
+        dropped_table,
+        look,
+        profile_rows,
+        recalled,
+        require,
+        require_same,
+        written,
+    )
+    from raydc.data.scaling import Scaling
+    from raydc.data.settings import DataSettings, ScalingKind, ScalingSetting, Storage
+    from raydc.data.shard import Batch, DenseRows, RowBlock, Rows, Shard, partition, split
+    from raydc.data.source import DataError, DataWarning, Source, changes, features_named
 
 __all__ = [
     "ArraySource",
@@ -60,3 +65,29 @@ __all__ = [
     "split",
     "written",
 ]
+__getattr__ = lazily(
+    __name__,
+    {
+        "arrays": ["ArraySource"],
+        "inputs": ["rows_of"],
+        "load": ["SparseRows", "load_shard", "read_group", "read_labels"],
+        "open": ["open_source", "opened"],
+        "parquet": ["ParquetSource"],
+        "profile": [
+            "DataProfile",
+            "Fault",
+            "Seen",
+            "dropped_table",
+            "look",
+            "profile_rows",
+            "recalled",
+            "require",
+            "require_same",
+            "written",
+        ],
+        "scaling": ["Scaling"],
+        "settings": ["DataSettings", "ScalingKind", "ScalingSetting", "Storage"],
+        "shard": ["Batch", "DenseRows", "RowBlock", "Rows", "Shard", "partition", "split"],
+        "source": ["DataError", "DataWarning", "Source", "changes", "features_named"],
+    },
+)

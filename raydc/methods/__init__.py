@@ -3,18 +3,32 @@
 import difflib
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
-from raydc.methods.base import Method
+from raydc.methods import index
 from raydc.settings import SettingsError
+
+if TYPE_CHECKING:
+    from raydc.methods.base import Method
+
+NO_METHODS = ("base", "index")
+"""Modules beside the methods."""
 
 
 def available() -> list[str]:
     """Names of the methods that come with raydc."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NO_METHODS)
 
 
-def load(name: str) -> type[Method]:
+def describe(name: str) -> index.Entry:
+    """What the index says of a method; SettingsError as `load`. Without importing it, if it comes with raydc."""
+    return index.read().get(name) or index.entry_of(load(name))
+
+
+def load(name: str) -> "type[Method]":
     """The method of that name, or of a dotted path such as "my_package.my_method"; SettingsError if there is none."""
+    from raydc.methods.base import Method
+
     if "." not in name and name not in available():
         near = difflib.get_close_matches(name, available(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -14,6 +14,7 @@ from raydc.clustering import ClusteringResult, Clusters, spread
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.posterior import nearest
 from raydc.losses.reconstruction import mean_squared_error
+from raydc.methods.index import MethodInfo
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
 from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
@@ -22,24 +23,6 @@ from raydc.utils.autocast import exact_float32
 
 ROWS = 256
 """Rows of a batch that is answered."""
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    """A method's row in Table 1 of the taxonomy, as data that the tests check."""
-
-    source: str
-    architecture: str
-    features: str
-    network_loss: str
-    clustering_loss: str
-    combination: str
-    updates: str
-    after: str = "labels of the last step"
-    parallel: str = "exact"
-    """Whether W workers with B / W rows each do what one worker with B rows does; else what differs."""
-    refuses: str = ""
-    """Why the method cannot label rows it was not trained on; empty where it can."""
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,21 @@ def _with_defaults(inner: type[Settings], field: FieldInfo, path: str) -> Iterat
         yield f"{path}.{leaf}", info
 
 
+def described(cls: type[Settings], at: str = "") -> dict[str, str]:
+    """Every leaf setting of `cls` by its dotted path, in order of definition: what it means, and [its default]."""
+    return {path: f"{field.description or ''}{_default(field)}" for path, field in fields(cls, at)}
+
+
+def _default(field: FieldInfo) -> str:
+    return "" if field.is_required() else f" [{_plain(field.get_default(call_default_factory=True))}]"
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}; an empty group stays as it is."""
     flat: dict[str, Any] = {}

@@ -3,16 +3,18 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
 
 from raydc import methods
 from raydc.data.settings import DataSettings
-from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, build, flatten, public, unflatten
 from raydc.settings.redact import redact
+
+if TYPE_CHECKING:
+    from raydc.methods.base import Method
 
 SHORT = {
     "method": "method.name",
@@ -116,7 +118,7 @@ class RunConfig:
     """A run: which method with which settings, on which rows, how trained, and where results go."""
 
     method_name: str
-    method: Method.Config
+    method: "Method.Config"
     data: DataSettings
     training: Training
     output: Output

@@ -16,13 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raydc.utils.errors import Occupied
+
 LOCK = "lock"
 LONGEST_NAME = 200
 """Bytes of a name at most; what a file is called while it is written is longer by some 40."""
-
-
-class Occupied(RuntimeError):
-    """Another process works in this directory; the message says which."""
 
 
 class Store:
