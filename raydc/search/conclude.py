@@ -17,18 +17,9 @@ from raydc.metrics import stability
 from raydc.pipelines import assign
 from raydc.search import selector
 from raydc.search.directory import SearchError, same_search
-from raydc.search.driver import (
-    Finished,
-    Search,
-    SearchWatch,
-    assigners,
-    check,
-    interrupted,
-    search,
-    simpler,
-    trial_cluster,
-)
+from raydc.search.driver import Search, assigners, check, search, trial_cluster
 from raydc.search.evaluation import Context, Labels, plain_kmeans
+from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Candidate, Choice
 from raydc.search.settings import Criterion, TuneSettings
 from raydc.search.trial import Record, read_array

@@ -5,8 +5,9 @@ from typing import Any
 
 from raydc.search import page
 from raydc.search.conclude import tune_alone
-from raydc.search.driver import SearchWatch, check
+from raydc.search.driver import check
 from raydc.search.pictures import draw
+from raydc.search.planner import SearchWatch
 from raydc.search.settings import TuneSettings
 from raydc.tracking import mlflow_client
 from raydc.tracking.payloads import summary_metrics

@@ -8,8 +8,8 @@ import optuna
 import pytest
 
 from raydc.search import SearchError, TuneSettings, trial, tune
-from raydc.search.directory import same_search
-from raydc.search.driver import _reasons, open_study
+from raydc.search.directory import open_study, same_search
+from raydc.search.driver import _reasons
 from raydc.search.evaluation import prepare
 from raydc.search.space import load_space, suggest
 from raydc.settings import SettingsError

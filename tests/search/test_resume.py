@@ -19,9 +19,9 @@ import torch
 from raydc.data import DataError
 from raydc.data.memory import refuse_beyond_memory
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, trial, tune
-from raydc.search.directory import same_search
-from raydc.search.driver import Planner, open_study
+from raydc.search.directory import open_study, same_search
 from raydc.search.evaluation import Context, Task, prepare
+from raydc.search.planner import Planner
 from raydc.search.space import Rows
 from raydc.settings import SettingsError
 from raydc.utils.storage import Occupied, Store

@@ -17,8 +17,9 @@ from raydc.metrics.stability import row_agreement
 from raydc.pipelines.assign import read
 from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune
 from raydc.search.conclude import _write_evaluated, _write_model, importance
-from raydc.search.driver import Planner, room
+from raydc.search.driver import room
 from raydc.search.evaluation import Task, baselines, halfway, kmeans_curve, prepare, subsample
+from raydc.search.planner import Planner
 from raydc.search.trial import Flags, FlagWatch, Record, run_task
 from raydc.settings import SettingsError
 from raydc.utils.storage import Store
@@ -172,7 +173,7 @@ def test_replicas_of_opponents_come_first_and_none_gets_two_before_all_have_one(
     first = [{"method.name": "dec"}, {"method.name": "kmeans"}]
     planner = Planner(context, lambda trial, rows: {}, first, optuna.create_study(), SearchWatch())
     planner.records = {number: Record(number, 0, {}, "finished") for number in range(4)}
-    monkeypatch.setattr("raydc.search.driver.chosen_finalists", lambda *args: [3, 0, 2, 1])
+    monkeypatch.setattr("raydc.search.planner.chosen_finalists", lambda *args: [3, 0, 2, 1])
     Record(2, 1, {}, "guarded").write(context.store)
     found = [(task.number, task.replica) for task in planner._replicas()]
     assert found == [(1, 1), (0, 1), (3, 1), (1, 2), (0, 2), (3, 2), (2, 2)]

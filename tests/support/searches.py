@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from raydc.search import TuneSettings
-from raydc.search.driver import open_study
+from raydc.search.directory import open_study
 from raydc.search.evaluation import prepare
 
 SPACES = Path(__file__).parents[2] / "tune_spaces"
