@@ -1,4 +1,4 @@
-# make demo | make test | make test-fast | make test-all | make faults | make soak | make gpu | make lint | make index | make format | make audit
+# make demo | make test | make test-fast | make test-all | make docs | make faults | make soak | make gpu | make lint | make index | make format | make audit
 PYTHON ?= python3.11
 VENV ?= .venv
 OUT ?= $(or $(TMPDIR),/tmp)/raydc-demo
@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml .ci/requirements.txt .ci/torch.txt
 	$(INSTALL) --no-deps -e .
 	touch $@
 
-.PHONY: demo test test-fast test-all faults soak gpu lint index format audit
+.PHONY: demo test test-fast test-all docs faults soak gpu lint index format audit
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
@@ -26,6 +26,11 @@ test-all: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow and not ray"
+
+DOCS ?= $(or $(TMPDIR),/tmp)/raydc-docs
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -E -b html docs $(DOCS)
+	@echo $(DOCS)/index.html
 
 FAULTS ?= $(or $(TMPDIR),/tmp)/raydc-faults
 FAULT_OPTIONS ?=

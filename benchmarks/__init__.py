@@ -1,1 +1,1 @@
-"""What the README's figures come from. Every program here is runnable: python -m benchmarks.NAME --help."""
+"""What the figures of the manual come from. Every program here is runnable: python -m benchmarks.NAME --help."""

@@ -335,7 +335,7 @@ def _registry(arguments: Sequence[str]) -> int:
 
 def _methods(arguments: Sequence[str]) -> int:
     parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1.")
-    parser.add_argument("--markdown", action="store_true", help="as the README's table")
+    parser.add_argument("--markdown", action="store_true", help="as the manual's table")
     from raydc.cli import methods_table
 
     methods_table.show(markdown=parser.parse_args(arguments).markdown)

@@ -1,18 +1,14 @@
 """The commands as a user types them."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from raydc import methods
 from raydc.cli import console
 from raydc.cli import main as cli
 from raydc.distributed import ray_cluster
 from raydc.tracking.tracker import RecordPending
 from tests.support.runs import TINY
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 def options(**changes: object) -> list[str]:
@@ -87,13 +83,6 @@ def test_help_knows_every_setting(capsys):
         cli.main(["train", "--method", "dec", "--help"])
     text = capsys.readouterr().out
     assert "--method.cluster.optimizer.lr" in text and "[0.0001]" in text and "Degrees of freedom" in text
-
-
-def test_the_readme_lists_every_method_from_its_card(capsys):
-    assert cli.main(["methods", "--markdown"]) == 0
-    table = capsys.readouterr().out.strip()
-    assert table in README.read_text(), "put the output of `raydc methods --markdown` into README.md"
-    assert all(f"| {name} |" in table for name in methods.available())
 
 
 def test_brackets_in_paths_and_errors_are_printed_as_they_are(capsys):
