@@ -42,6 +42,7 @@ def test_blocks_can_be_read(page):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", RUN)
 def test_blocks_do_what_they_say(page, tmp_path):
     environment = at_home(tmp_path)
