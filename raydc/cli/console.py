@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live as RichLive
@@ -16,10 +16,12 @@ from raydc.clustering.distances import FAR
 from raydc.data import features_named
 from raydc.data.units import scaling_named
 from raydc.pipelines.train import RunPlan
-from raydc.search import SearchState, SearchWatch, TuneSettings, tune_and_record
 from raydc.tracking.tracker import RecordPending
 from raydc.training.loop import Progress
 from raydc.training.worker_job import Job
+
+if TYPE_CHECKING:
+    from raydc.search import SearchState, TuneSettings
 
 QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
@@ -99,10 +101,12 @@ class LiveSearch:
     def __init__(self, console: Console | None = None) -> None:
         self.console, self.printed = console or _console(), 0.0
 
-    def run(self, settings: TuneSettings, stop: threading.Event) -> None:
+    def run(self, settings: "TuneSettings", stop: threading.Event) -> None:
+        from raydc.search import SearchWatch, tune_and_record
+
         with RichLive(_standing(), console=self.console, transient=True) as live:
 
-            def show(state: SearchState) -> None:
+            def show(state: "SearchState") -> None:
                 if self.console.is_terminal:
                     live.update(_standing(state))
                 elif time.monotonic() - self.printed > QUIET:
@@ -122,7 +126,7 @@ class LiveSearch:
         self.console.print(f"winner: trial {winner['number']}, {winner['method']}, score {winner['score']:.4f}")
 
 
-def _cells(state: SearchState) -> list[str]:
+def _cells(state: "SearchState") -> list[str]:
     best = state.best
     done, planned = state.replicas
     left = f"{state.seconds_left:.0f} s" if state.seconds_left is not None else ""
@@ -130,7 +134,7 @@ def _cells(state: SearchState) -> list[str]:
     return [f"{len(state.records)}/{state.asked}", str(len(state.running)), f"{done}/{planned}", *shown, left]
 
 
-def _standing(state: SearchState | None = None) -> Table:
+def _standing(state: "SearchState | None" = None) -> Table:
     """Where a search stands; before it begins, what will be told."""
     table = Table("finished", "running", "replicas", "best trial", "method", "score", "time left")
     if state is not None:
@@ -138,7 +142,7 @@ def _standing(state: SearchState | None = None) -> Table:
     return table
 
 
-def _line(state: SearchState) -> str:
+def _line(state: "SearchState") -> str:
     finished, running, replicas, number, method, score, left = _cells(state)
     best = f", best {number} ({method}) {score}" if number else ""
     return f"trials {finished}, {running} running, replicas {replicas}{best}" + (f", {left} left" if left else "")

@@ -6,8 +6,8 @@ from raydc.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from raydc.search.conclude import tune
-    from raydc.search.directory import SearchError
-    from raydc.search.planner import SearchInterrupted, SearchState, SearchWatch
+    from raydc.search.errors import SearchError, SearchInterrupted
+    from raydc.search.planner import SearchState, SearchWatch
     from raydc.search.record import tune_and_record
     from raydc.search.settings import TuneSettings
 
@@ -16,8 +16,8 @@ __getattr__ = lazily(
     __name__,
     {
         "conclude": ["tune"],
-        "directory": ["SearchError"],
-        "planner": ["SearchInterrupted", "SearchState", "SearchWatch"],
+        "errors": ["SearchError", "SearchInterrupted"],
+        "planner": ["SearchState", "SearchWatch"],
         "record": ["tune_and_record"],
         "settings": ["TuneSettings"],
     },

@@ -16,8 +16,9 @@ from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.metrics import stability
 from raydc.pipelines import assign
 from raydc.search import selector
-from raydc.search.directory import SearchError, same_search
+from raydc.search.directory import same_search
 from raydc.search.driver import Search, assigners, check, search, trial_cluster
+from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Labels, plain_kmeans
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Candidate, Choice

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from raydc.data import DataError, changes
+from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context
 from raydc.search.pruner import HalvingWithinMethod
 from raydc.search.space import Space, digest
@@ -23,10 +24,6 @@ FREE = (
     "experiment",
 )  # fmt: skip
 """Settings that may change when a search goes on."""
-
-
-class SearchError(RuntimeError):
-    """The search cannot give an answer; what is finished is kept."""
 
 
 def open_study(context: Context) -> optuna.Study:

@@ -24,7 +24,8 @@ from raydc.data import features_named
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import watch
 from raydc.search import selector
-from raydc.search.directory import SearchError, open_study
+from raydc.search.directory import open_study
+from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.planner import (
     Finished,

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from raydc.search import selector
+from raydc.search.errors import SearchInterrupted
 from raydc.search.evaluation import Context, Task
 from raydc.search.space import (
     Rows,
@@ -28,10 +29,6 @@ from raydc.utils.storage import Store
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
-
-
-class SearchInterrupted(RuntimeError):
-    """The search was asked to stop; the same command goes on."""
 
 
 def interrupted(store: Store) -> SearchInterrupted:

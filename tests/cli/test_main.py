@@ -66,7 +66,7 @@ def test_a_search_whose_record_waits_says_where_everything_is(tmp_path, monkeypa
         problem.paths = {"report": "out/report/index.html"}
         raise problem
 
-    monkeypatch.setattr(console, "tune_and_record", pending)
+    monkeypatch.setattr("raydc.search.tune_and_record", pending)
     assert cli.main(["tune", "--data=digits", "--space=any.py", f"--out={tmp_path / 'out'}"]) == cli.TRY_AGAIN
     shown = capsys.readouterr()
     assert "report: out/report/index.html" in shown.out and "MLflow is away" in shown.err

@@ -49,3 +49,7 @@ def test_a_method_of_ones_own_is_described_from_its_class(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     own, dec = methods.describe("own.plus"), methods.describe("dec")
     assert own.title == "Plus" and (own.info, own.settings) == (dec.info, dec.settings)
+
+
+def test_training_imports_nothing_of_the_search():
+    assert not imported("import raydc.cli.console, raydc.pipelines.train") & {"ray", "optuna"}

@@ -11,8 +11,8 @@ from scipy import sparse
 
 from raydc.data import ArraySource, DataError, DataSettings, open_source, profile_rows
 from raydc.data.profile import DataProfile, recalled, written
+from raydc.search import SearchInterrupted, SearchWatch
 from raydc.search.driver import check as check_search
-from raydc.search.planner import SearchInterrupted, SearchWatch
 from raydc.search.settings import TuneSettings
 from raydc.training import profiling
 from raydc.training.profiling import NAME, Profiler, parts_of
