@@ -31,7 +31,7 @@ from raydc.settings import flatten
 from raydc.settings.redact import redact
 from raydc.tracking import mlflow_database
 from raydc.tracking.mlflow_options import RETRIES, options
-from raydc.tracking.payloads import Point, beats, code_of, environment, example_rows, sha256_of
+from raydc.tracking.payloads import Point, beats, code_of, environment, example_rows, not_comparable, sha256_of
 from raydc.utils.storage import Store
 
 log = logging.getLogger("raydc")
@@ -44,6 +44,8 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 RECORD = ("config.yaml", "summary.json", "metrics.jsonl", "tune.json", "search.json")
 """Files of a run or a search from which its report can be drawn."""
 CHAMPION, CHALLENGER = "champion", "challenger"
+NOT_COMPARED = "raydc.not_compared"
+"""Tag of a version whose evidence cannot be set against the champion's: why."""
 Promotion = Literal["first", "better", "always"]
 LONGEST_VALUE = 6000
 LARGEST_BATCH = 1000
@@ -291,7 +293,7 @@ def register(
     """A version of the registered model `name`: the present one of the same `sha256`, else one of `log_model`'s URI.
 
     It becomes champion if it is the `first` version, or also if it is the `better` one by its tags, or `always`; else
-    challenger.
+    challenger. Why its tags cannot be set against the champion's, where they cannot, stands in a tag of the version.
     """
     check_name(name)
     uri = find(tracking_uri)
@@ -318,6 +320,9 @@ def register(
                 promote(name, number, uri)
             else:
                 client.set_registered_model_alias(name, CHALLENGER, str(number))
+                if reason := not_comparable(marks, theirs):
+                    said = f"not compared with version {aliases[CHAMPION]}, the champion: {reason}"
+                    client.set_model_version_tag(name, str(number), NOT_COMPARED, said)
     return number
 
 
@@ -331,12 +336,17 @@ def promote(name: str, version: int, tracking_uri: str | None = None) -> None:
             client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def alias_of(name: str, version: int, tracking_uri: str | None = None) -> str:
-    """champion or challenger; empty if the version is neither (any more)."""
+def standing_of(name: str, version: int, tracking_uri: str | None = None) -> str:
+    """champion, or challenger and why it was not compared; empty if the version is neither (any more)."""
     check_name(name)
     with _asking(find(tracking_uri)) as client:
         aliases = client.get_registered_model(name).aliases
-    return next((alias for alias in (CHAMPION, CHALLENGER) if str(aliases.get(alias)) == str(version)), "")
+        tags = client.get_model_version(name, str(version)).tags
+    if str(aliases.get(CHAMPION)) == str(version):
+        return CHAMPION
+    if str(aliases.get(CHALLENGER)) != str(version):
+        return ""
+    return f"{CHALLENGER}; {tags[NOT_COMPARED]}" if NOT_COMPARED in tags else CHALLENGER
 
 
 def champion(name: str, tracking_uri: str | None = None) -> tuple[int, dict[str, str]] | None:

@@ -15,6 +15,8 @@ import pandas as pd
 
 from raydc.artifacts.model import ModelFacts
 
+EVIDENCE = {"raydc.stability_score", "raydc.spread"}
+"""Tags by which a version is set against another."""
 Point = tuple[str, float, int, int]
 """A metric: its name, value, time in milliseconds since 1970, and step."""
 PACKAGES = (
@@ -81,12 +83,22 @@ def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def beats(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     """Whether a model's evidence (tags) beats a champion's by more than the replicas' spread, on the same rows."""
-    names = ("raydc.stability_score", "raydc.spread", "raydc.reference")
-    if any(name not in tags for tags in (ours, theirs) for name in names):
+    if not_comparable(ours, theirs):
         return False
     gain = float(ours["raydc.stability_score"]) - float(theirs["raydc.stability_score"])
     spread = math.hypot(float(ours["raydc.spread"]), float(theirs["raydc.spread"]))
-    return ours["raydc.reference"] == theirs["raydc.reference"] and gain > spread
+    return gain > spread
+
+
+def not_comparable(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """Why a model's evidence (tags) cannot be set against a champion's; empty if it can."""
+    spaces = [tags.get("raydc.reference") for tags in (ours, theirs)]
+    if spaces[0] != spaces[1]:
+        here, there = (f"neighbours in {space}" if space else "no space on record" for space in spaces)
+        return f"its score is of {here}, the champion's of {there}: other rows, or another scaling"
+    lacking = ["the champion" if tags is theirs else "it" for tags in (ours, theirs) if not EVIDENCE <= tags.keys()]
+    who = "neither has a" if len(lacking) == 2 else f"{lacking[0]} has no" if lacking else ""
+    return f"{who} score of stability, which a search gives" if who else ""
 
 
 def code_of(model: ModelFacts) -> list[str]:

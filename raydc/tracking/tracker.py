@@ -259,8 +259,8 @@ class Tracker:
                     sha = sha256_of(folder)
                 name = body["name"]
                 version = mlflow_client.register(model, name, sha, run_id, body["tags"], uri, body["promotion"])
-                alias = mlflow_client.alias_of(name, version, uri)
-                return f"models:/{name}/{version}" + (f" ({alias})" if alias else "")
+                standing = mlflow_client.standing_of(name, version, uri)
+                return f"models:/{name}/{version}" + (f" ({standing})" if standing else "")
             case unknown:
                 raise RegistryError(f"{self.store.root}: no such kind of message: {unknown!r}; update raydc")
         return None

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -321,6 +322,40 @@ def test_load_by_every_kind_of_name(recorded, mlflow_uri, run):
         mlflow_client.load("models:/namd/latest", mlflow_uri)
     with pytest.raises(ModelError, match="no model at"):
         mlflow_client.load(f"{run}/nowhere", mlflow_uri)
+
+
+SPACE = {"raydc.reference": "a" * 16}
+STABLE = {"raydc.stability_score": "0.5", "raydc.spread": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs", "said"),
+    [
+        ("alike", SPACE | STABLE, SPACE | STABLE, ""),
+        (
+            "elsewhere",
+            SPACE | STABLE,
+            {"raydc.reference": "b" * 16} | STABLE,
+            f"neighbours in {'a' * 16}, .* in {'b' * 16}: other",
+        ),
+        ("nowhere", SPACE | STABLE, STABLE, f"neighbours in {'a' * 16}, the champion's of no space on record"),
+        ("unsearched", SPACE | STABLE, SPACE, "the champion has no score of stability"),
+        ("untried", SPACE, SPACE | STABLE, "it has no score of stability"),
+        ("trained", SPACE, SPACE, "neither has a score of stability"),
+    ],
+)
+def test_what_cannot_be_set_against_the_champion_is_said(recorded, client, mlflow_uri, name, ours, theirs, said):
+    run_id, uri = recorded
+    better = ours | ({"raydc.stability_score": "0.9"} if "raydc.spread" in ours else {})
+    mlflow_client.register(uri, name, "1" * 64, run_id, theirs, mlflow_uri)
+    mlflow_client.register(uri, name, "2" * 64, run_id, better, mlflow_uri, "better")
+    standing = mlflow_client.standing_of(name, 2, mlflow_uri)
+    tag = client.get_model_version(name, "2").tags.get(mlflow_client.NOT_COMPARED, "")
+    if said:
+        assert re.search(said, tag) and standing == f"challenger; {tag}"
+        assert tag.startswith("not compared with version 1, the champion: ")
+    else:
+        assert (standing, tag) == ("champion", "")
 
 
 def test_a_changed_artifact_is_refused(mlflow_uri, recorded):
