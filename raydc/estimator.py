@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from raydc import methods
 from raydc.artifacts.model import Assigned, ClusteringModel
 from raydc.data import ArraySource, DataWarning
+from raydc.metrics.monitors import collapsed
 from raydc.settings import SettingsError, unflatten
 from raydc.training.config import RunConfig
 from raydc.training.worker_job import in_process, prepare
@@ -45,7 +46,8 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         """Train on rows X [n, D], of which each counts as much as its sample_weight [n]; y is ignored.
 
         Raises ValueError where X or a setting cannot be used, and for unequal weights where the method takes none.
-        Warns (`raydc.DataWarning`) of what the profile of the rows notes, such as features that never change.
+        Warns (`raydc.DataWarning`) of what the profile of the rows notes, such as features that never change, and of
+        clusters that stay empty.
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", ensure_min_samples=2)
         config = self._config()
@@ -59,6 +61,9 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         outcome = in_process(job)
         self.labels_ = outcome.labels
         self.model_ = outcome.model
+        collapse = collapsed(np.bincount(self.labels_, minlength=self.model_.n_clusters))
+        if collapse is not None:
+            warnings.warn(collapse, DataWarning, stacklevel=2)
         self.history_ = outcome.history
         return self
 

@@ -5,7 +5,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from raydc import DeepClustering
+from raydc import DataWarning, DeepClustering
 
 SMALL = {
     "method.network.hidden": (16,),
@@ -72,6 +72,11 @@ def test_settings_that_would_do_nothing_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name}: DeepClustering works in this process"):
         DeepClustering("kmeans", 2, {name: value}).fit(np.eye(4))
     assert DeepClustering("kmeans", 2, {"training.workers": 0}).fit(np.eye(4)).n_features_in_ == 4
+
+
+def test_clusters_that_stay_empty_are_warned_of():
+    with pytest.warns(DataWarning, match=r"3 of 6 clusters have no rows"):
+        DeepClustering("kmeans", 6).fit(np.repeat(np.eye(3), 20, axis=0))
 
 
 def test_a_weight_of_two_is_the_row_twice():
