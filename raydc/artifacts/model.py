@@ -25,7 +25,7 @@ from raydc.settings import build
 from raydc.utils.autocast import exact_float32
 from raydc.utils.storage import Store
 
-FORMAT = 3
+FORMAT = 4
 ABOUT, WEIGHTS = "model.json", "state.safetensors"
 """The files that make a model; its replicas' weights and the distances lie beside them."""
 DISTANCES = "distances.safetensors"
@@ -110,6 +110,8 @@ class ClusteringModel:
     """What agreement comes from, where a search chose the model."""
     distances: Distances | None = None
     """How far the training rows lie from their centres; none before the end of a training."""
+    id_column: str | None = None
+    """The column that identified the training rows, for tables to be assigned; it says nothing of clusters."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -214,6 +216,7 @@ class ClusteringModel:
             "config": self.config,
             "shape": list(self.shape),
             "columns": list(self.columns),
+            "id_column": self.id_column,
             "scaling": self.scaling.to_json(),
             "notes": self.notes,
             "replicas": [replica.names.tolist() for replica in self.replicas],
@@ -278,6 +281,7 @@ class ClusteringModel:
                     Replica(method(_replica(i)), np.array(names, np.int64)) for i, names in enumerate(about["replicas"])
                 ),
                 distances=Distances(**tensors(DISTANCES)) if DISTANCES in about["sha256"] else None,
+                id_column=about["id_column"],
             )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raydc.data.scaling import Scaling
     from raydc.data.settings import DataSettings, ScalingKind, ScalingSetting, Storage
     from raydc.data.shard import Batch, DenseRows, RowBlock, Rows, Shard, partition, split
-    from raydc.data.source import DataError, DataWarning, Source, changes, features_named
+    from raydc.data.source import DataError, DataWarning, RowsChanged, Source, changes, features_named
 
 __all__ = [
     "ArraySource",
@@ -39,6 +39,7 @@ __all__ = [
     "ParquetSource",
     "RowBlock",
     "Rows",
+    "RowsChanged",
     "Scaling",
     "ScalingKind",
     "ScalingSetting",
@@ -88,6 +89,6 @@ __getattr__ = lazily(
         "scaling": ["Scaling"],
         "settings": ["DataSettings", "ScalingKind", "ScalingSetting", "Storage"],
         "shard": ["Batch", "DenseRows", "RowBlock", "Rows", "Shard", "partition", "split"],
-        "source": ["DataError", "DataWarning", "Source", "changes", "features_named"],
+        "source": ["DataError", "DataWarning", "RowsChanged", "Source", "changes", "features_named"],
     },
 )

@@ -19,7 +19,7 @@ from raydc.data.profile import DataProfile, checksum, require_same
 from raydc.data.scaling import Scaling
 from raydc.data.settings import Storage
 from raydc.data.shard import DenseRows, RowBlock, Rows, Shard
-from raydc.data.source import Block, DataError, Source, dense
+from raydc.data.source import Block, DataError, RowsChanged, Source, dense
 from raydc.data.staged import Staged
 
 
@@ -45,12 +45,12 @@ class SparseRows:
 def read_group(source: Source, profile: DataProfile, group: RowBlock, staged: Staged | None = None) -> Block:
     """The usable rows of one group as stored, with their ids and weights; of a piece that is `staged`, from there.
 
-    Raises DataError if they are not what the profile saw.
+    Raises RowsChanged if they are not what the profile saw.
     """
     piece = profile.pieces[group.id]
     block = (staged.block(group) if staged else None) or source.read(piece)
     if checksum(block) != profile.checksums[group.id]:
-        raise DataError(
+        raise RowsChanged(
             f"{piece.file}, row group {piece.row_group}: its values have changed since they were checked; start again"
         )
     if len(group) == piece.rows:

@@ -4,7 +4,7 @@ from raydc.data.load import free_memory
 
 
 def refuse_beyond_memory(what: str, total: int, each: float, power: int, advice: str) -> None:
-    """Raise MemoryError, with both numbers, where `each` * total ** `power` bytes are more than is free."""
+    """Raise MemoryError, with both numbers, where `each` * total ** `power` bytes are more than is free here, now."""
     need, free = each * total**power, free_memory()
     if need > free:
         raise MemoryError(

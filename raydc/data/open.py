@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 from raydc.data.arrays import open_array, open_digits
 from raydc.data.parquet import ParquetSource
 from raydc.data.settings import DataSettings
-from raydc.data.source import DataError, Source
+from raydc.data.source import DataError, RowsChanged, Source
 
 
 def open_source(settings: DataSettings) -> Source:
@@ -40,9 +40,9 @@ def open_source(settings: DataSettings) -> Source:
 def opened(settings: DataSettings, fingerprint: str) -> Source:
     """The same, once in a process: footers of thousands of files need not be read for each pass or trial.
 
-    Raises DataError if their fingerprint is another now.
+    Raises RowsChanged if their fingerprint is another now, or here.
     """
     source = open_source(settings)
     if source.fingerprint != fingerprint:
-        raise DataError(f"{settings.path}: the data have changed since they were checked; start again")
+        raise RowsChanged(f"{settings.path}: the data have changed since they were checked; start again")
     return source

@@ -95,6 +95,7 @@ class ParquetSource(Source):
         inside = {name for schema in distinct for name in schema.names}
         folders = [field for field in partition_fields([*self._partitions.values()]) if field.name not in inside]
         self._schema = pa.schema([*unified(distinct), *folders])
+        self.names = tuple(self._schema.names)
         self._folders = {field.name for field in folders}
         apart = {name: INDEX for schema in distinct for name in sorted(pandas_index(schema))}
         apart |= {field.name: PARTITION for field in folders}

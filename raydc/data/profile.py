@@ -17,7 +17,7 @@ from scipy import sparse
 from raydc.data.settings import DataSettings
 from raydc.data.shard import RowBlock, partition
 from raydc.data.sketch import KEPT, Ids
-from raydc.data.source import HUGE, Block, DataError, Piece, Source, bytes_of, changes, usable
+from raydc.data.source import HUGE, Block, DataError, Piece, RowsChanged, Source, bytes_of, changes, usable
 
 SHOWN = 5
 FINE = 1e-150
@@ -373,10 +373,10 @@ def require(found: DataProfile, n_clusters: int | None, workers: int) -> None:
 
 
 def require_same(before: str, files: dict[str, str], source: Source) -> None:
-    """Raises DataError saying which files changed since their fingerprint was `before` and they were `files`."""
+    """Raises RowsChanged saying which files changed since their fingerprint was `before` and they were `files`."""
     if source.fingerprint != before:
         what = changes(files, source.files) or "other columns or another shape are asked for"
-        raise DataError(f"{source.settings.path}: the data have changed:\n{what}\nPut them back, or start a new run.")
+        raise RowsChanged(f"{source.settings.path}: the data have changed:\n{what}\nPut them back, or start a new run.")
 
 
 def dropped_table(source: Source, found: DataProfile) -> str:

@@ -24,6 +24,10 @@ class DataError(ValueError):
     """Data that cannot be used: the message names the file, the place, the value, and what to do."""
 
 
+class RowsChanged(DataError):
+    """Data that are no longer those that were checked, or are others on this machine."""
+
+
 class DataWarning(UserWarning):
     """Something about the rows that one should know of, such as features that never change."""
 
@@ -108,6 +112,8 @@ class Source(ABC):
     """As given, with the path made absolute: opening it elsewhere opens the same data."""
     kind: str
     """parquet, array or sparse."""
+    names: tuple[str, ...] = ()
+    """All columns that there are; empty for arrays."""
     columns: tuple[str, ...] = ()
     """Feature columns by name; empty for arrays, whose features go by position."""
     weights: str | None = None

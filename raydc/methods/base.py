@@ -21,6 +21,9 @@ from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
 from raydc.settings.schedule import Clustering, Optimizer, Phase, Pretraining
 from raydc.utils.autocast import exact_float32
 
+NO_LENGTH = "0 steps"
+"""Of a phase that is left out."""
+
 ROWS = 256
 """Rows of a batch that is answered."""
 
@@ -147,9 +150,12 @@ class Method(nn.Module):
 
     @classmethod
     def check_settings(cls, config: Config, shape: tuple[int, ...]) -> None:
-        """SettingsError naming those that differ from their recipe's and have no effect on rows of this shape."""
+        """SettingsError naming those that differ from their recipe's and have no effect on rows of this shape.
+
+        A phase of length 0 is named nowhere: that it does not run is what it says.
+        """
         given, usual = flatten(config.model_dump()), flatten(type(config)(recipe=config.recipe).model_dump())
-        idle = {path: why for path, why in config.idle(shape).items() if given[path] != usual[path]}
+        idle = {path: why for path, why in config.idle(shape).items() if given[path] not in (usual[path], NO_LENGTH)}
         lines = [
             f"method.{path}: {given[path]} has no effect on rows of shape {shape}: {why}; leave it out"
             for path, why in idle.items()
@@ -158,12 +164,28 @@ class Method(nn.Module):
             raise SettingsError("\n".join(lines))
 
     @classmethod
+    def settled(cls, config: Config, shape: tuple[int, ...]) -> Config:
+        """The settings as they act on rows of this shape: a phase of the recipe that cannot run has length 0.
+
+        SettingsError as `check_settings`.
+        """
+        cls.check_settings(config, shape)
+        left_out = {path: NO_LENGTH for path in config.idle(shape) if path.endswith(".length")}
+        return type(config).model_validate(config.completed(unflatten(left_out))) if left_out else config
+
+    @classmethod
     def trains(cls) -> bool:
         """Whether a network is trained: in batches, at a precision, perhaps from weights of another run."""
         return cls.streamed is Method.streamed
 
     def check(self, total: int) -> None:
         """Raise ValueError, with both numbers, where the method cannot take `total` rows."""
+
+    def check_memory(self, total: int) -> None:
+        """Raise MemoryError, with both numbers, where this machine has no room for what is kept of `total` rows.
+
+        Asked before training in the process that trains: what is free elsewhere tells nothing.
+        """
 
     def phases(self) -> dict[str, Phase]:
         """2.5: the stretches of training, in order, by name."""

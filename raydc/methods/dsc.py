@@ -71,7 +71,7 @@ class DSC(AutoencoderMethod):
     }
     config: Config
 
-    def check(self, total: int) -> None:
+    def check_memory(self, total: int) -> None:
         advice = "train on a sample of the rows, or use a method without pairs of all rows, such as imsat or idec"
         refuse_beyond_memory("have a coefficient for every pair of them", total, BYTES, 2, advice)
 

@@ -83,7 +83,7 @@ class JULE(CentroidMethod):
         self.register_buffer("done", torch.zeros((), dtype=torch.bool))
         self._known: tuple[Tensor | None, Tensor] = (None, torch.zeros(0))
 
-    def check(self, total: int) -> None:
+    def check_memory(self, total: int) -> None:
         advice = "train on a sample of the rows and assign the others, or use imsat or idec"
         refuse_beyond_memory("are merged on one machine", total, BYTES * self.config.neighbours, 1, advice)
 

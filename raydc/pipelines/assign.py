@@ -20,7 +20,7 @@ import torch
 
 from raydc.artifacts.model import TRUST, ClusteringModel, weights_hash
 from raydc.clustering.distances import FAR
-from raydc.data import DataError, DataSettings, Source, open_source
+from raydc.data import DataError, DataSettings, Source, open_source, opened
 from raydc.data.profile import bad_cells, checksum, complaint, joined
 from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
@@ -31,6 +31,8 @@ from raydc.utils.storage import Store
 
 MANIFEST, SUMMARY = "_assignment.json", "_summary.json"
 """Readers of a folder of Parquet pass over names that begin like this."""
+WHOSE = ("model", "data", "ids")
+"""What a file of assignments is made from, in the manifest and in each file."""
 CHUNK_ROWS = 2**17
 """Rows of an output file, about; it holds whole pieces of the data."""
 
@@ -83,8 +85,7 @@ def assign(
     model = mlflow_client.load(model_uri, tracking_uri, allow_code)
     if model.refuses:
         raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
-    settings = for_model(data, model)
-    source = open_source(settings)
+    source, ids = opened_for(data, model)
     if source.n_features != model.n_features:
         raise DataError(
             f"{data.path}: rows have {source.n_features} features, the model was trained on {model.n_features}"
@@ -93,12 +94,13 @@ def assign(
     manifest = {
         "model": identity(model),
         "data": source.fingerprint,
+        "ids": source.identified,
         "files": [chunk.name for chunk in chunks],
     }
     times = [*source.times.values()]
     before = _claim(store, manifest, f"{model_uri}, {data.path}")
     sure, ended = before == times, before is not None
-    drop = settings.on_bad_row == "drop"
+    drop = source.settings.on_bad_row == "drop"
     abouts = [_held(store, chunk, manifest) for chunk in chunks]
     missing = [
         chunk
@@ -113,13 +115,28 @@ def assign(
     elif missing:
         _on_ray(missing, source.settings, model, store, manifest | {"ended": ended}, workers, poll)
     store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
-    return _summarise(store, chunks, manifest, model, source, abouts.count(None), time.time() - started)
+    made = {"ids": ids, "written": abouts.count(None), "seconds": time.time() - started}
+    return _summarise(store, chunks, manifest, model, source, made)
 
 
 def notes_of(model: ClusteringModel, source: Source) -> list[str]:
     """What was noted of the rows that the model was trained on, and what rounding does to these."""
     blurred = f"rows are stored as {source.dtype}, too far from 0 for the model's unit: store them as float64"
     return [*model.notes.get("rows", []), *([blurred] if model.scaling.blurs(source.dtype) else [])]
+
+
+def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]:
+    """The rows as the model takes them, and what their ids are, in words.
+
+    They are of the column that the training's were of, where there is one of that name and the user names none.
+    """
+    source = open_source(for_model(data, model))
+    remembered = data.id_column is None and model.id_column is not None and model.id_column in source.names
+    if remembered:
+        source = open_source(source.settings.model_copy(update={"id_column": model.id_column}))
+    if source.identified is None:
+        return source, "row numbers"
+    return source, f"column {source.identified}" + (", as in the model's training" if remembered else "")
 
 
 def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
@@ -173,7 +190,7 @@ def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | Non
                 store.delete(name)
             store.write_text(MANIFEST, json.dumps(manifest, indent=1))
         elif changed:
-            words = {"model": "another model", "data": "other rows"}
+            words = {"model": "another model", "data": "other rows", "ids": "ids of another column"}
             held = " and ".join(words[name] for name in changed if name in words) or "files of another size"
             raise ValueError(f"{store.root} holds assignments of {held} than {what}; name another --out")
         return before.get("times")
@@ -193,7 +210,7 @@ def _held(store: Store, chunk: Chunk, manifest: dict[str, Any]) -> dict[str, Any
     except pa.ArrowInvalid:
         return None  # damaged since it was written: it will be made again
     about = json.loads((metadata.metadata or {}).get(b"raydc", b"{}"))
-    right = about.get("model") == manifest["model"] and about.get("data") == manifest["data"]
+    right = all(about.get(name) == manifest[name] for name in WHOSE)
     if right and metadata.num_rows + len(about["dropped"]) == chunk.rows:
         return about
     return None
@@ -233,8 +250,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
             columns[name].append(getattr(found, name))
     whole: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
     about = {
-        "model": manifest["model"],
-        "data": manifest["data"],
+        **{name: manifest[name] for name in WHOSE},
         "dropped": dropped,
         "checksum": joined(checksums),
         "sizes": np.bincount(whole["cluster"], minlength=model.n_clusters).tolist(),
@@ -258,8 +274,7 @@ def _summarise(
     manifest: dict[str, Any],
     model: ClusteringModel,
     source: Source,
-    made: int,
-    seconds: float,
+    made: dict[str, Any],
 ) -> dict[str, Any]:
     """Counts from the files' own footers, each row once; written beside them."""
     held = [_held(store, chunk, manifest) for chunk in chunks]
@@ -280,9 +295,8 @@ def _summarise(
         "agreement": sum(about["agreement"] for about in abouts) / sum(sizes) if asked else None,
         "far": sum(about["far"] for about in abouts),
         "files": len(chunks),
-        "written": made,
         "out": store.root,
-        "seconds": seconds,
+        **made,
     }
     store.write_text(SUMMARY, json.dumps(summary, indent=1))
     return summary
@@ -294,17 +308,19 @@ class _Assigner:
     def __init__(self, settings: DataSettings, store: Store, manifest: dict[str, Any], hang_after: float) -> None:
         watch(hang_after)
         torch.set_num_threads(1)
-        self.source, self.store, self.manifest = open_source(settings), store, manifest
+        self.settings, self.store, self.manifest = settings, store, manifest
         self.model: ClusteringModel | None = None
-        if self.source.fingerprint != manifest["data"]:
-            raise DataError(f"{settings.path} differs between machines, or has been replaced; start again")
 
     def make(self, files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
-        """`files` are the model, of this method; the first call keeps it (a restarted actor's too)."""
+        """`files` are the model, of this method; the first call keeps it (a restarted actor's too).
+
+        DataError where the rows cannot be read here, or are not those that the driver saw.
+        """
+        source = opened(self.settings, self.manifest["data"])
         if self.model is None:
             self.model = ClusteringModel.of(files, allow_code=[method_name])
             _accelerate(self.model)
-        _write(chunk, self.source, self.model, self.store, self.manifest)
+        _write(chunk, source, self.model, self.store, self.manifest)
 
 
 def _on_ray(
@@ -333,7 +349,7 @@ def _on_ray(
             ):
                 poll()
         except RayTaskError as problem:
-            raise problem.cause if isinstance(problem.cause, ValueError) else problem from None
+            raise problem.cause from None
         except RayActorError as problem:
             kept = "files that are complete are kept, and the same command makes the others"
             raise AssignmentFailed(

@@ -26,6 +26,7 @@ from raydc.data import (
     units,
 )
 from raydc.data.source import dense
+from raydc.distributed import ray_cluster
 from raydc.metrics import graph
 from raydc.search.settings import TuneSettings
 from raydc.search.space import method_settings
@@ -61,6 +62,7 @@ class Context:
     profile: DataProfile
     shape: tuple[int, ...]
     columns: tuple[str, ...]
+    id_column: str | None
     chosen: NDArray[np.int64]
     """Positions of the evaluation rows among all that are used."""
     rows: NDArray[Any]
@@ -118,12 +120,12 @@ class Context:
         values["training"] = values.get("training", {}) | training
         values["output"] = {"out": (store / "run").root}
         config = RunConfig.of(values)
-        kind.check_settings(config.method, self.shape)
+        config = replace(config, method=kind.settled(config.method, self.shape))
         found = subsample(self.profile, self.kept(task)) if task.replica else self.profile
         scaled = Scaling.of(scaling, self.profile)
         source = opened(settings.data, self.profile.fingerprint) if workers == 1 else None
-        job = Job(config, found, scaled, self.shape, self.columns, source)
-        job.checked()
+        job = Job(config, found, scaled, self.shape, self.columns, self.id_column, source)
+        job.checked(here=settings.concurrent == 0 or not ray_cluster.joined())
         return job
 
     def check_method(self, name: str) -> None:
@@ -159,7 +161,8 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     asked = settings.data.scaling
     told = units.remarks(asked, scalings["power"] if asked == "auto" else asked, found, source)
     found = replace(found, notes=(*found.notes, *told))
-    return Context(settings, found, source.shape, tuple(source.columns), chosen, rows, ids, reference, built, scalings)
+    read = (source.shape, tuple(source.columns), source.identified)
+    return Context(settings, found, *read, chosen, rows, ids, reference, built, scalings)
 
 
 def stored_rows(source: Source, found: DataProfile, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from raydc.data import DataError
 from raydc.search import selector
 from raydc.search.errors import SearchInterrupted
 from raydc.search.evaluation import Context, Task
@@ -202,7 +203,10 @@ class Planner:
         return settings.early_stopping and more and number >= len(self.first) and number not in self.cut
 
     def on_trial_complete(self, trial_id: str, error: bool = False) -> None:
-        """A training that is over, for good or ill; with `error` its process is gone."""
+        """A training that is over, for good or ill; with `error` its process is gone.
+
+        DataError where its rows were not those of the search.
+        """
         task = self.tasks.pop(trial_id)
         store = self.context.store
         record = Record.read(store, task.number, task.replica)
@@ -210,6 +214,8 @@ class Planner:
             record = Record(task.number, task.replica, task.point, "lost")
             record.problems = ["its process died, twice (out of memory?)"]
             record.write(store)
+        if record is not None and record.status == "changed":
+            raise DataError(f"{record.problems[0].partition(': ')[2]}\nPut the rows back, or name another --out.")
         if record is not None and not task.replica:
             self.records[task.number] = record
             failpoint("search.record")

@@ -26,6 +26,7 @@ import optuna
 
 from raydc import methods
 from raydc.data.settings import DataSettings
+from raydc.distributed import ray_cluster
 from raydc.methods.base import Method
 from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
 from raydc.training.config import Training
@@ -165,7 +166,10 @@ def methods_for(rows: Rows) -> list[str]:
         kind = methods.load(name)
         try:
             if len(rows.shape) == 3 or not (kind.needs_image or kind.info.architecture in ("CNN", "GAN")):
-                kind(kind.Config(), rows.shape).check(rows.number)
+                method = kind(kind.Config(), rows.shape)
+                method.check(rows.number)
+                if not ray_cluster.joined():  # else others do the work, and their memory is not known here
+                    method.check_memory(rows.number)
                 able.append(name)
         except (ValueError, MemoryError):  # it says which number is too large
             continue

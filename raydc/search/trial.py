@@ -19,7 +19,7 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from torch import Tensor
 
 from raydc.artifacts.model import ClusteringModel
-from raydc.data import DataError
+from raydc.data import DataError, RowsChanged
 from raydc.methods.base import Method, in_batches
 from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
@@ -62,7 +62,7 @@ class Record:
     point: dict[str, Any]
     status: str
     """finished; stopped (early); guarded (finished or diverged, and not worth a score); failed; lost (for want of
-    workers, memory or disk, so it is tried again)."""
+    workers, memory or disk, so it is tried again); changed (its rows were not those of the search, which ends)."""
     score: float = WORST_SCORE
     """The neighbour score: Q / (1 - sum p^2)^(1/4), or the worst."""
     measures: dict[str, float] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Record:
     @property
     def over(self) -> bool:
         """Whether it is not to be tried again."""
-        return self.status != "lost"
+        return self.status not in ("lost", "changed")
 
     def has_model(self, store: Store) -> bool:
         """Whether it finished with a model, which is still there."""
@@ -129,8 +129,7 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
         except TrainingDiverged as problem:
             record.status, record.problems = "guarded", [str(problem)]
         except Exception as problem:  # on record, and shown
-            lost = isinstance(problem, LOST) or NO_MEMORY in str(problem)
-            record.status = "lost" if lost else "failed"
+            record.status = _status_of(problem)
             record.problems = [f"{type(problem).__name__}: {problem}"]
     record.seconds = time.monotonic() - started
     if record.over:
@@ -139,6 +138,12 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
             (store / task.folder).delete(f"run/{name}")
     record.write(store)
     return record
+
+
+def _status_of(problem: Exception) -> str:
+    if isinstance(problem, RowsChanged):
+        return "changed"
+    return "lost" if isinstance(problem, LOST) or NO_MEMORY in str(problem) else "failed"
 
 
 def _asked(task: Task) -> int:

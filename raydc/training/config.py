@@ -36,6 +36,8 @@ SHORT = {
 """Short forms of settings, on the command line and in files."""
 GROUPS = ("method", "data", "training", "output")
 """Of a run's settings."""
+OF_WORKERS = ("max_failures", "hang_after", "patience")
+"""Settings of training that say what becomes of workers."""
 
 
 class Workers(int):
@@ -89,6 +91,17 @@ class Training(Settings):
     init_from: Annotated[str, AfterValidator(public)] | None = None
     """A finished run's output directory, whose network, as it ended, replaces this run's pretraining: that of ae_kmeans
     ends pretrained."""
+
+    @model_validator(mode="after")
+    def _nothing_without_workers(self) -> Self:
+        usual = type(self).model_fields
+        given = [name for name in OF_WORKERS if getattr(self, name) != usual[name].default]
+        if not self.workers and given:
+            raise ValueError(
+                f"{', '.join(given)}: no effect where workers is 0, as there is no worker to be replaced or waited "
+                "for; leave it out, or train with workers"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_row_for_every_worker(self) -> Self:

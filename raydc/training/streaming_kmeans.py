@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.centroid_service.service import ServicePlan, serve
 from raydc.centroid_service.worker import rows_of, work
 from raydc.clustering.distances import Counts, Distances, merge, to_nearest
@@ -299,9 +298,7 @@ def _conclude(job: Job, store: Store, now: Clustering, found: Distances, status:
     """The model and the history."""
     method = job.method()
     method.load_result(now.settled())
-    notes = {"rows": [*job.profile.notes]}
-    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns, notes, distances=found)
-    for name, data in model.files().items():
+    for name, data in job.model(method, found).files().items():
         store.write_bytes(f"model/{name}", data)
     history = progress_of(status, now.options.iterations)
     store.write_text("metrics.jsonl", "".join(json.dumps(asdict(entry)) + "\n" for entry in history))

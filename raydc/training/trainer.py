@@ -294,7 +294,7 @@ def _cause(problem: Exception, store: Store) -> Exception:
     """The user's own error where a worker raised one, else what to do about lost workers."""
     for failure in getattr(problem, "worker_failures", {}).values():
         inner = getattr(failure, "cause", None) or failure
-        for known in (TrainingDiverged, CheckpointError, ValueError):
+        for known in (TrainingDiverged, CheckpointError, ValueError, MemoryError):
             if isinstance(inner, known):
                 return inner
     return TrainingFailed(f"{problem}\nwhat was saved is kept in {store.root}; the same command goes on from there")

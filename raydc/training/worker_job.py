@@ -11,7 +11,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from raydc import methods
 from raydc.artifacts.model import TRUST, ClusteringModel
 from raydc.clustering import distances
 from raydc.clustering.collective import CollectiveClusters
+from raydc.clustering.distances import Distances
 from raydc.data import (
     DataError,
     DataProfile,
@@ -39,9 +40,9 @@ from raydc.data import (
     require,
     units,
 )
-from raydc.distributed import collectives
+from raydc.distributed import collectives, ray_cluster
 from raydc.methods.base import Method, copy_pretrained, in_batches
-from raydc.settings import SettingsError
+from raydc.settings import SettingsError, fields
 from raydc.training import checkpoint
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress, seed_of
@@ -51,8 +52,10 @@ from raydc.utils.storage import Store
 
 log = logging.getLogger("raydc")
 
-OF_TRAINING = ("batch_size", "precision", "init_from")
-"""Settings of training that have no effect where no network is trained."""
+OF_NETWORKS = dict.fromkeys(["training.batch_size", "training.precision", "training.init_from"], "trains no network")
+"""Settings that have no effect on a method that trains nothing, and why."""
+OF_HELD_ROWS = {"training.patience": "takes whatever workers are free", "data.storage": "streams its rows"}
+"""Settings that have no effect on it where its rows are streamed, and why."""
 HOW = ("workers", "device", "threads", "checkpoint_every", "max_failures", "hang_after", "patience")
 """Settings of training that say where and how safely it is done, not what comes out."""
 OnEpoch = Callable[[Progress], bool]
@@ -70,6 +73,8 @@ class Job:
     scaling: Scaling
     shape: tuple[int, ...]
     columns: tuple[str, ...]
+    id_column: str | None = None
+    """What identifies rows, where they have such a column."""
     source: Source | None = None
     """Rows that only this process has; else workers open `config.data` themselves."""
 
@@ -101,8 +106,25 @@ class Job:
         torch.manual_seed(seed_of(self.config.training.seed, "weights"))
         return self.kind(self.config.method, self.shape)
 
-    def checked(self) -> Method:
-        """The same. DataError where it cannot take so many rows, or such, SettingsError where settings do not fit."""
+    def model(self, method: Method, distances: Distances | None = None) -> ClusteringModel:
+        """The method, trained on these rows, with what is to be known of them."""
+        return ClusteringModel(
+            self.config.method_name,
+            method,
+            self.scaling,
+            self.shape,
+            self.columns,
+            notes={"rows": [*self.profile.notes]},
+            distances=distances,
+            id_column=self.id_column,
+        )
+
+    def checked(self, here: bool) -> Method:
+        """The same. DataError where it cannot take so many rows, or such, SettingsError where settings do not fit.
+
+        MemoryError where the training is done on this machine (`here`) and lacks the memory; other machines ask
+        themselves, when they begin.
+        """
         try:
             method = self.method()
             method.check(self.profile.rows)
@@ -110,6 +132,8 @@ class Job:
             raise
         except ValueError as problem:
             raise DataError(str(problem)) from None
+        if here:
+            method.check_memory(self.profile.rows)
         return method
 
 
@@ -151,9 +175,9 @@ def prepare(
             f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "
             "takes them"
         )
-    kind.check_settings(config.method, opened.shape)
+    config = replace(config, method=kind.settled(config.method, opened.shape))
     if not kind.trains():
-        _refuse_training(config)
+        _refuse_idle(config, OF_NETWORKS | (OF_HELD_ROWS if source is None else {}))
     if not training.workers:
         local_device(training.device)
     found = profiled(opened, config.data)
@@ -163,22 +187,22 @@ def prepare(
     config = replace(config, data=config.data.model_copy(update={"scaling": suited}))
     scaling = Scaling.of(suited, found)
     found = replace(found, notes=(*found.notes, *scaling.remarks(found, opened)))
-    job = Job(config, found, scaling, opened.shape, tuple(opened.columns), source)
+    job = Job(config, found, scaling, opened.shape, tuple(opened.columns), opened.identified, source)
     # before the method is built: a row of memory is set aside for every cluster
     require(found, config.method.n_clusters, max(config.training.workers, 1))
-    method = job.checked()
+    method = job.checked(here=not (config.training.workers and ray_cluster.joined()))
     if config.training.init_from:
         _pretrained(method, config.training.init_from, job)
     return job
 
 
-def _refuse_training(config: RunConfig) -> None:
-    usual = type(config.training).model_fields
-    given = {name: getattr(config.training, name) for name in OF_TRAINING}
+def _refuse_idle(config: RunConfig, idle: Mapping[str, str]) -> None:
+    usual = dict(fields(DataSettings, "data")) | dict(fields(type(config.training), "training"))
+    given = config.flat()
     lines = [
-        f"training.{name}: {value} has no effect on {config.method_name}, which trains no network; leave it out"
-        for name, value in given.items()
-        if value != usual[name].default
+        f"{name}: {given[name]} has no effect on {config.method_name}, which {why}; leave it out"
+        for name, why in idle.items()
+        if given[name] != usual[name].default
     ]
     if lines:
         raise SettingsError("\n".join(lines))
@@ -196,13 +220,15 @@ def work(
     """Train on this worker's rows, going on from the newest checkpoint in `store`, and write what is asked of it."""
     training = job.config.training
     torch.set_num_threads(training.threads)
+    method = job.method()
+    method.check_memory(job.profile.rows)
     with tempfile.TemporaryDirectory(prefix="raydc-", ignore_cleanup_errors=True) as scratch:
         source = job.source or open_source(job.config.data)
         groups = partition(job.profile.groups, collectives.workers())
         rank = collectives.rank()
         shard = load_shard(source, job.profile, job.scaling, groups, rank, device, job.config.data.storage, scratch)
         failpoint("load")
-        loop = _loop(job, shard, store)
+        loop = _loop(job, method, shard, store)
         history = checkpoint.load(store, loop) if store else []
         on_start(loop)
         outcome = _train(job, loop, store, history, on_epoch)
@@ -211,9 +237,8 @@ def work(
         return outcome
 
 
-def _loop(job: Job, shard: Shard, store: Store | None) -> Loop:
+def _loop(job: Job, method: Method, shard: Shard, store: Store | None) -> Loop:
     training = job.config.training
-    method = job.method()
     if training.init_from:
         _pretrained(method, training.init_from, job)
     method = method.to(shard.device)
@@ -292,8 +317,7 @@ def _outcome(job: Job, loop: Loop, history: list[dict[str, Any]], status: str) -
         return (method.assign(x).amax(1),)
 
     initial = rows["initial"].cpu().numpy() if "initial" in rows and loop.begun else None
-    notes = {"rows": [*job.profile.notes]}
-    model = ClusteringModel(job.config.method_name, method, job.scaling, job.shape, job.columns, notes)
+    model = job.model(method)
     if status != "finished":
         return Outcome(status, model, loop.shard, empty.astype(np.int64), empty, empty, initial, history)
     method.eval()

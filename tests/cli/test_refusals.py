@@ -24,12 +24,12 @@ def test_rows_beyond_memory_are_refused_with_both_numbers(
 ) -> None:
     free = 64 * 4000**2 if isinstance(method, DSC) else 4000 * 250_000
     monkeypatch.setattr(memory, "free_memory", lambda: free)
-    method.check(fits)
+    method.check_memory(fits)
     many = 31_623 if isinstance(method, DSC) else 16_000_000
     with pytest.raises(
         MemoryError, match=rf"{many} rows .* {need} GB.* 1\.0 GB are free: at most {fits} rows fit; train on"
     ):
-        method.check(many)
+        method.check_memory(many)
 
 
 def test_dacs_thresholds_meet_at_the_end() -> None:

@@ -59,6 +59,34 @@ def test_rows_are_numbered_where_they_have_no_id(model, tmp_path):
     assert everything(tmp_path / "out")["id"].to_pylist() == list(range(90))
 
 
+def test_the_model_remembers_what_identified_its_rows(tmp_path):
+    keyed = run_cases.table(120).drop_columns(["id"])
+    keyed = keyed.append_column("key", pa.array([f"k{i}" for i in range(120)]))
+    keyed = keyed.append_column("other", pa.array([f"o{i}" for i in range(120)]))
+    data = run_cases.write(keyed, tmp_path / "rows.parquet")
+    trained = run_cases.finished(tmp_path / "run", data, **run_cases.KMEANS, **{"data.id_column": "key"})
+    assert load(trained).id_column == "key"
+    said = assign(trained, DataSettings(path=data), str(tmp_path / "a"))["ids"]
+    assert said == "column key, as in the model's training"
+    assert everything(tmp_path / "a")["id"].to_pylist() == keyed["key"].to_pylist()
+    assert json.loads((tmp_path / "a" / "_summary.json").read_text())["ids"] == said
+    other = DataSettings(path=data, id_column="other")
+    with pytest.raises(ValueError, match="holds assignments of ids of another column than"):
+        assign(trained, other, str(tmp_path / "a"))
+    assert assign(trained, other, str(tmp_path / "b"))["ids"] == "column other"
+    assert everything(tmp_path / "b")["id"].to_pylist() == keyed["other"].to_pylist()
+    bare = run_cases.write(keyed.drop_columns(["key"]), tmp_path / "bare.parquet")
+    assert assign(trained, DataSettings(path=bare), str(tmp_path / "c"))["ids"] == "row numbers"
+
+
+def test_a_model_in_a_folder_asks_no_mlflow(model, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before = {path.name for path in tmp_path.iterdir()}
+    assert main(["assign", "--model", model, "--data", data, "--out", "out"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} - before == {"out"}
+
+
 def test_columns_go_by_name(model, data, tmp_path):
     turned = pq.read_table(data)
     turned = turned.select(["y", *reversed(run_cases.COLUMNS), "id"])

@@ -16,13 +16,16 @@ import optuna
 import pytest
 import torch
 
-from raydc.data import DataError
+from raydc.data import DataError, opened
 from raydc.data.memory import refuse_beyond_memory
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, trial, tune
+from raydc.search.conclude import tune_alone
 from raydc.search.directory import open_study, same_search
+from raydc.search.driver import check
 from raydc.search.evaluation import Context, Task, prepare
 from raydc.search.planner import Planner
 from raydc.search.space import Rows
+from raydc.search.trial import Record
 from raydc.settings import SettingsError
 from raydc.utils.storage import Occupied, Store
 from tests.support.searches import SPACES, asked, rows, states, written
@@ -235,6 +238,20 @@ def test_a_search_goes_on_among_the_methods_that_it_began_with(
         points.append([planner._point(planner._ask()) for _ in range(8)])
     assert {point["method.name"] for point in points[0]} == {"dec", "dsc"}
     assert points[0] == points[1]
+
+
+def test_rows_that_change_meanwhile_end_it(data: str, tmp_path: Path) -> None:
+    """Whichever trial notices; it is tried again when they are put back."""
+    before = Path(data).read_bytes()
+    checked = check(asked(data, tmp_path / "out", trials=1))
+    x, y = rows()
+    np.savez(data, X=x + 1, y=y)
+    opened.cache_clear()  # as in a trial's own process
+    with pytest.raises(DataError, match=r"have changed since they were checked(.|\n)*Put the rows back"):
+        tune_alone(checked, SearchWatch())
+    record = Record.read(checked.context.store, 0)
+    assert record is not None and not record.over
+    Path(data).write_bytes(before)
 
 
 @pytest.mark.slow

@@ -139,6 +139,27 @@ def test_settings_without_effect_on_the_rows_are_refused(method, shape, given, s
     kind.check_settings(kind.Config(), shape)
 
 
+@pytest.mark.parametrize("method", ["ae_kmeans", "dec", "idec"])
+def test_a_phase_of_a_recipe_that_cannot_run_is_recorded_as_left_out(method):
+    kind = load(method)
+    image, table = (1, 8, 8), (64,)
+    config = build(kind.Config, {"recipe": "paper", "network": {"family": "conv"}}, at="method")
+    recorded = kind.settled(config, image)
+    assert steps(config.layerwise.length, 1) and not steps(recorded.layerwise.length, 1)
+    assert recorded.pretrain == config.pretrain
+    repeated = build(kind.Config, recorded.model_dump(mode="json"), at="method")
+    assert kind.settled(repeated, image) == repeated == recorded, "what it records, it repeats"
+    mlp = build(kind.Config, {"recipe": "paper", "network": {"family": "mlp"}}, at="method")
+    assert kind.settled(mlp, table) == mlp
+
+
+@pytest.mark.parametrize(("name", "value"), [("hang_after", 3.0), ("patience", 5.0), ("max_failures", 0)])
+def test_what_becomes_of_workers_is_no_setting_of_a_run_without_them(name, value):
+    with pytest.raises(SettingsError, match=rf"training: {name}: no effect where workers is 0"):
+        RunConfig.of({**RUN, "training": {"workers": 0, name: value}})
+    assert getattr(RunConfig.of({**RUN, "training": {"workers": 1, name: value}}).training, name) == value
+
+
 def test_another_recipe_or_method_over_a_file_that_lists_all_settings_acts():
     before = RunConfig.of({**RUN, "method": {"name": "dec", "nu": 2.0, "cluster": {"length": "9 epochs"}}}).resolved()
     paper = RunConfig.of(overlaid(before, {"method.recipe": "paper"}))

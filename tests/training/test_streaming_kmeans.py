@@ -15,10 +15,11 @@ from raydc.artifacts.model import ClusteringModel
 from raydc.centroid_service import actors as over_ray
 from raydc.data import DataError, split
 from raydc.pipelines.train import plan
-from raydc.settings import unflatten
+from raydc.settings import SettingsError, unflatten
 from raydc.training import streaming_kmeans
 from raydc.training.config import RunConfig
 from raydc.training.trainer import Interrupted, Watch, check, run_name, train
+from raydc.training.worker_job import prepare
 from tests.support.runs import alone, weights
 
 SETTINGS = {"method.restarts": 2, "method.iterations": 8, "data.scaling": "standard"}
@@ -144,6 +145,16 @@ def test_rows_that_change_meanwhile_end_the_run(place, tmp_path):
     np.save(tmp_path / "rows.npy", values + 1)
     with pytest.raises(DataError, match="have changed since they were checked"):
         train(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("data.storage", "disk"), ("training.patience", 5.0), ("training.batch_size", 64), ("training.precision", "bf16")],
+)
+def test_settings_of_rows_that_are_kept_are_refused_by_name(place, tmp_path, name, value):
+    changes = {name: value, "training.workers": 1}
+    with pytest.raises(SettingsError, match=rf"^{name}: {value} has no effect on kmeans, which .*; leave it out$"):
+        prepare(settings(tmp_path / "run", place[0] / "rows.npy", **changes))
 
 
 @pytest.mark.parametrize("changes", [{}, {"method.balanced": True}, {"data.weight_column": "w"}])

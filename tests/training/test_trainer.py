@@ -15,16 +15,18 @@ import torch
 from mlflow import MlflowClient
 from sklearn.datasets import load_digits
 
+from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.cli import main as cli
 from raydc.cli.console import Live
 from raydc.data import DataError, Shard, load_shard, open_source, partition
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines.train import train_and_record
-from raydc.settings import SettingsError
+from raydc.settings import SettingsError, unflatten
 from raydc.training import checkpoint
+from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress
 from raydc.training.trainer import Interrupted, Watch, begin, check, train
-from raydc.training.worker_job import prepare
+from raydc.training.worker_job import prepare, work
 from raydc.utils.storage import Store
 from tests.support.ray_nodes import freed
 from tests.support.runs import config, in_child, weights
@@ -91,6 +93,34 @@ def test_more_clusters_than_rows_are_refused_before_memory_is_set_aside_for_them
     monkeypatch.setattr("raydc.training.worker_job.Job.method", lambda job: pytest.fail("the method was built"))
     with pytest.raises(DataError, match="1797 rows cannot form 1000000000 clusters"):
         prepare(config(tmp_path / "x", method__n_clusters=10**9))
+
+
+def test_memory_is_asked_for_where_the_rows_will_be(tmp_path, monkeypatch):
+    """Of a cluster that is joined, this machine is not the one; its workers ask themselves before they train."""
+    own, remote = (
+        RunConfig.of(
+            unflatten(
+                {
+                    "method.name": "jule",
+                    "data.path": "digits",
+                    "training.workers": workers,
+                    "output.out": str(tmp_path / "x"),
+                }
+            )
+        )
+        for workers in (0, 2)
+    )
+    monkeypatch.setattr("raydc.data.memory.free_memory", lambda: 10_000)
+    for alone in (own, remote):
+        with pytest.raises(MemoryError, match=r"1797 rows .* GB are free"):
+            prepare(alone)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(MemoryError, match="1797 rows"):
+        prepare(own)
+    job = prepare(remote)
+    with pytest.raises(MemoryError, match="1797 rows"):
+        work(job, store=Store(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_finished_run_is_not_run_again(undisturbed):
@@ -205,6 +235,11 @@ def test_pretraining_is_taken_from_another_run(undisturbed, tmp_path):
     changed = config(tmp_path / "idec", method__name="idec", training__init_from=str(undisturbed))
     train(check(changed), Watch(progress=heard.append))
     assert {progress.phase for progress in heard} == {"cluster"}
+    searched = tmp_path / "search"  # its model has replicas beside it
+    model = ClusteringModel.load(undisturbed / "model")
+    model.replicas = (Replica(model.method, np.arange(10)),) * 2
+    model.save(searched / "model")
+    check(config(tmp_path / "dec", training__init_from=str(searched)))
     with pytest.raises(DataError, match="holds no finished run"):
         check(config(tmp_path / "other", training__init_from=str(tmp_path)))
     with pytest.raises(DataError, match=r"scaled by power, here they are scaled by unit: use data\.scaling=power"):
@@ -255,6 +290,20 @@ def test_workers_find_what_is_named_relative_to_the_users_directory(undisturbed,
     resolved = json.loads((tmp_path / "runs" / "after" / "run.json").read_text())["config"]
     assert resolved["data"]["path"] == str(tmp_path / "rows" / "digits.npy")
     assert resolved["training"]["init_from"] == str(tmp_path / "runs" / "before")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dec", "kmeans"])
+def test_rows_that_changed_meanwhile_end_it_with_the_workers_own_words(tmp_path, method):
+    """Not as a lost worker, which would be replaced, and its loss reported."""
+    values = load_digits().data
+    np.save(tmp_path / "rows.npy", values)
+    settings = {"method.name": method, "data.path": str(tmp_path / "rows.npy"), "training.workers": 2}
+    run = check(RunConfig.of(unflatten(settings | {"output.out": str(tmp_path / "run")})))
+    np.save(tmp_path / "rows.npy", values + 1)
+    with pytest.raises(DataError, match="have changed since they were checked"):
+        train(run)
 
 
 @pytest.mark.ray
