@@ -520,7 +520,7 @@ def _cut(text: str) -> str:
 def _requirements() -> list[str]:
     versions = {
         name: importlib.metadata.version(name).split("+")[0]
-        for name in ("mlflow", "torch", "numpy", "pydantic", "safetensors")
+        for name in ("mlflow", "torch", "numpy", "numba", "scipy", "pydantic", "safetensors")
     }
     return [f"{name}=={version}" for name, version in versions.items()]
 

@@ -314,7 +314,7 @@ def test_a_model_with_a_pickle_in_it(tmp_path, table_run, capsys, request):
     code = cli.main(["assign", f"--model={tmp_path}/run", f"--data={good_rows(tmp_path)}", f"--out={tmp_path}/new"])
     said = capsys.readouterr().err
     show(request, capsys, "D3: a model with a pickle in it", code, said.replace(str(tmp_path), "~"))
-    assert code == DATA_ERROR and "holds more than tensors" in said and not (tmp_path / "exploded").exists()
+    assert code == DATA_ERROR and "is no safetensors file" in said and not (tmp_path / "exploded").exists()
 
 
 def good_rows(folder: Path) -> Path:
