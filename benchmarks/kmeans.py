@@ -3,6 +3,7 @@
     python -m benchmarks.kmeans            # the whole table
     python -m benchmarks.kmeans --quick    # small sizes
     python -m benchmarks.kmeans --sizes 200000x64 --clusters 10
+    python -m benchmarks.kmeans --command  # the whole command beside scikit-learn with reading, in place of the table
 
 Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Each
 assigns all rows and makes new centroids: `raydc` as `DeepClustering("kmeans")` with its rows in memory, `streamed` as a
@@ -18,6 +19,11 @@ and streamed / best peer: 200k x 64 .68, .58, .43 and 1.92, .79, .48; 200k x 512
 """
 
 import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +32,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from raydc.centroid_service.service import ServicePlan, State
@@ -109,13 +117,63 @@ def medians(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[s
     return {name: float(np.median(each[1:])) for name, each in seconds.items()}
 
 
+PEER = """
+import sys
+import numpy, pyarrow.parquet
+from sklearn.cluster import KMeans
+
+path, clusters, iterations = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+table = pyarrow.parquet.read_table(path)
+rows = numpy.stack([column.to_numpy() for column in table.columns], 1)
+KMeans(clusters, n_init=1, max_iter=iterations, tol=0, random_state=0).fit(rows)
+"""
+"""What scikit-learn's side of `command` runs."""
+
+
+def command(rows: int, dim: int, clusters: int, iterations: int, repeats: int) -> None:
+    """Print CPU-seconds (user and system) of `raydc train`, with model, assignments and report, and of scikit-learn's
+    `KMeans` in a process that reads the same Parquet; in turns, one thread each, k-means++ once and no tolerance.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        draw, path = np.random.default_rng(0), f"{folder}/rows.parquet"
+        centres = draw.normal(size=(clusters, dim))
+        x = (centres[draw.integers(clusters, size=rows)] + draw.normal(size=(rows, dim))).astype(np.float32)
+        pq.write_table(pa.table({f"f{at}": x[:, at] for at in range(dim)}), path, row_group_size=2**16)
+        own = ["-m", "raydc", "train", "--method", "kmeans", "--workers", "0", "--data", path, "--n-clusters"]
+        own += [str(clusters), "--method.iterations", str(iterations), "--method.tolerance", "0", "--method.restarts"]
+        own += ["1", "--training.threads", "1", "--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--out"]
+        seconds: dict[str, list[float]] = {"raydc train": [], "scikit-learn": []}
+        for turn in range(repeats):
+            seconds["raydc train"].append(cpu_seconds([*own, f"{folder}/run{turn}"]))
+            seconds["scikit-learn"].append(cpu_seconds(["-c", PEER, path, str(clusters), str(iterations)]))
+    found = {name: float(np.median(each)) for name, each in seconds.items()}
+    print(f"{rows} x {dim} of Parquet, K = {clusters}, {iterations} iterations, {repeats} turns: CPU-seconds")
+    print("".join(f"    {name:12} {each:8.1f}\n" for name, each in found.items()), end="")
+    print(f"    ratio        {found['raydc train'] / found['scikit-learn']:8.2f}", flush=True)
+
+
+def cpu_seconds(arguments: list[str]) -> float:
+    """User and system time of a Python process of one thread, and of the processes that it waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *arguments], env={**os.environ, **threads}, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: seconds instead of minutes")
     parser.add_argument("--sizes", nargs="+", default=[], metavar="NxD", help="these alone, say 200000x64")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--clusters", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument(
+        "--command", action="store_true", help="whole processes: 1,000,000 x 64, K = 100, 30 iterations"
+    )
     arguments = parser.parse_args()
+    if arguments.command:
+        command(1_000_000, 64, 100, 30, arguments.repeats)
+        return
     torch.set_num_threads(1)
     sizes = [tuple(map(int, each.split("x"))) for each in arguments.sizes] or (QUICK if arguments.quick else SIZES)
     peers: dict[str, Callable[[torch.Tensor, torch.Tensor], Callable[[], object]]] = {"scikit-learn": scikit_learn}

@@ -289,6 +289,7 @@ def _stream(path: Path, folder: str, clusters: int) -> None:
     torch.set_num_threads(1)
     flat = {"method.name": "kmeans", "method.n_clusters": clusters, "method.restarts": 1, "method.iterations": 2}
     flat |= {"data.path": str(path), "data.scaling": "none", "training.workers": 0, "output.out": f"{folder}/run"}
+    flat |= {"data.storage": "disk"}  # as if none of the rows could be kept
     config = RunConfig.of(unflatten(flat))
     began = time.perf_counter()
     source = open_source(config.data)

@@ -3,15 +3,17 @@
 An actor that dies comes back from its last snapshot, and Ray repeats calls in flight: the service's methods may be
 called twice. A worker is a task without state, so a dead one is simply run again. Actors and workers that hang are
 killed (raydc.distributed.watchdog), so callers wait as long as an answer takes, and for an actor as long as its start
-takes. The ledger decides what counts.
+takes. The ledger decides what counts. A worker's process is used again by Ray, and may keep row blocks that it has
+read: which part of the rows a task takes is settled when it runs, so that processes find theirs again (`near`).
 """
 
 import math
 import threading
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -33,12 +35,32 @@ BESIDE = "beside"
 """The concurrency group of methods that an actor answers while it is busy."""
 
 
+class Claims:
+    """Which task of a round takes which part of the rows.
+
+    The last round is remembered, until the process dies; then parts may be given out twice, which `near` notices.
+    """
+
+    def __init__(self) -> None:
+        self.round_id, self.taken = "", dict[int, int]()
+
+    def take(self, round_id: str, task: int, wanted: Sequence[int], parts: Sequence[int]) -> int:
+        """The first of the parts that the task wants and nobody has, else any; the same when it is run again."""
+        if round_id != self.round_id:
+            self.round_id, self.taken = round_id, {}
+        if task not in self.taken:
+            free = [part for part in parts if part not in self.taken.values()]
+            self.taken[task] = next(part for part in (*wanted, *free) if part in free)
+        return self.taken[task]
+
+
 class _Actor:
     """Passes calls on to the service or a shard; ends itself when fenced, or when its lease has run out."""
 
     def __init__(self, lease_s: float | None, hang_after: float, kind: Callable[..., Any], *arguments: Any) -> None:
         watch(hang_after)
         self.service, self.called = kind(*arguments), time.monotonic()
+        self.claims = Claims()
         if lease_s is not None:
             me = ray.get_runtime_context().current_actor
             threading.Thread(target=self._expire, args=(me, lease_s), daemon=True).start()
@@ -55,6 +77,9 @@ class _Actor:
     def plan(self) -> ServicePlan:
         return self.service.plan
 
+    def claim(self, round_id: str, task: int, wanted: Sequence[int], parts: Sequence[int]) -> int:
+        return self.claims.take(round_id, task, wanted, parts)
+
     def _expire(self, me: Any, lease_s: float) -> None:
         while (left := self.called + lease_s - time.monotonic()) > 0:
             for shard in getattr(self.service, "shards", ()):  # theirs goes on with that of the service
@@ -68,6 +93,10 @@ ACTOR: Any = ray.remote(concurrency_groups={BESIDE: 1})(_Actor)
 
 def _go_on() -> None:
     pass
+
+
+def _nothing(block: int) -> bool:
+    return False
 
 
 class _Remote:
@@ -106,6 +135,11 @@ class RemoteService(_Remote):
     def plan(self) -> ServicePlan:
         """Also while the service is busy."""
         return self._answer(self.actor.plan.options(concurrency_group=BESIDE).remote())
+
+    def claim(self, round_id: str, task: int, wanted: Sequence[int], parts: Sequence[int]) -> int:
+        """Also while the service is busy."""
+        beside = self.actor.claim.options(concurrency_group=BESIDE)
+        return self._answer(beside.remote(round_id, task, wanted, parts))
 
     def state(self, centroids: bool = True) -> State:
         return self._call("state", centroids)
@@ -190,8 +224,8 @@ def polling(remote: Remote, poll: Callable[[], None]) -> Remote:
     """The same service for this process alone, whose waiting calls `poll`."""
     if isinstance(remote, RemoteService):
         return remote.polling(poll)
-    service, shards = cast(RemoteService, remote.service), cast(Sequence[RemoteShard], remote.shards)
-    return replace(remote, service=service.polling(poll), shards=[shard.polling(poll) for shard in shards])
+    shards = cast(Sequence[RemoteShard], remote.shards)
+    return replace(remote, service=_of_service(remote).polling(poll), shards=[shard.polling(poll) for shard in shards])
 
 
 def _leading(
@@ -252,15 +286,18 @@ def advance(
     hang_after: float = HANG_AFTER,
     poll: Callable[[], None] = _go_on,
     on_version: Callable[[], bool] = lambda: False,
+    holds: Callable[[int], bool] = _nothing,
 ) -> bool:
     """Work until the service is done, or until `on_version`, called after each version, says to stop; whether it is.
 
     With `gpu` each worker has one and counts there. Workers that are lost, or give no sign of life for `hang_after`
     seconds, are replaced. Raises WorkerCrashedError if one is lost more than `max_failures` times (-1: never). `poll`
-    is called every second, and ends the work by what it raises; what the service has committed stays.
+    is called every second, and ends the work by what it raises; what the service has committed stays. Workers get the
+    row blocks that their processes keep, as `holds` says there of a block's id.
     """
     shared = (remote, plan, read, threads, "cuda" if gpu else "cpu")
-    count = tasks(_work, shared, threads=threads, gpu=gpu, max_failures=max_failures, hang_after=hang_after, poll=poll)
+    each: dict[str, Any] = {"max_failures": max_failures, "hang_after": hang_after, "poll": poll}
+    count = near(remote, holds, _work, shared, threads=threads, gpu=gpu, **each)
     mine = polling(remote, poll)
     while not (state := mine.state(centroids=False)).done:
         count(split([groups[index] for index in state.missing], workers))
@@ -325,6 +362,66 @@ def stream(
                 ray.cancel(unfinished, force=True)
 
     return run
+
+
+def near(
+    remote: Remote,
+    holds: Callable[[int], bool],
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    *,
+    blocks: Callable[[Any], Iterable[RowBlock]] = iter,
+    **each: Any,
+) -> Callable[[Sequence[Any]], list[Any]]:
+    """As `tasks`, but that a part of the rows goes to a process that holds some of its `blocks`, where there is one.
+
+    A task starts in any process and asks the service for the part that suits it; a part that nobody took is run again.
+    """
+    run = tasks(_nearest, (_of_service(remote), holds, function, shared), **each)
+
+    def of_all(parts: Sequence[Any]) -> list[Any]:
+        put, found = [ray.put(part) for part in parts], dict[int, Any]()
+        samples = [_sample([*blocks(part)]) for part in parts]
+        while left := [at for at in range(len(parts)) if at not in found]:
+            offer = _Offer(uuid.uuid4().hex, left, samples, put)
+            found |= dict(run([(offer, task) for task in range(len(left))]))
+        return [found[at] for at in range(len(parts))]
+
+    return of_all
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """Parts of which each task takes one."""
+
+    round_id: str
+    left: list[int]
+    """Numbers of the parts that are to be had."""
+    samples: list[list[int]]
+    """Ids of some row blocks of every part."""
+    parts: list[Any]
+    """References to them."""
+
+    def best(self, holds: Callable[[int], bool]) -> list[int]:
+        """The parts of which blocks are held, those with the most first."""
+        held = {at: sum(map(holds, self.samples[at])) for at in self.left}
+        return sorted((at for at in self.left if held[at]), key=lambda at: -held[at])
+
+
+def _nearest(what: tuple[RemoteService, Any, Any, Any], asked: tuple[_Offer, int]) -> tuple[int, Any]:
+    """The number of the part that this process took, and what the function gave."""
+    (service, holds, function, shared), (offer, task) = what, asked
+    at = service.claim(offer.round_id, task, offer.best(holds), offer.left)
+    return at, function(shared, ray.get(offer.parts[at]))
+
+
+def _sample(blocks: Sequence[RowBlock], most: int = 16) -> list[int]:
+    """Ids of some of the row blocks, at equal distances."""
+    return [block.id for block in blocks[:: -(-len(blocks) // most)]]
+
+
+def _of_service(remote: Remote) -> RemoteService:
+    return remote if isinstance(remote, RemoteService) else cast(RemoteService, remote.service)
 
 
 def _watched(hang_after: float, what: tuple[Callable[[Any, Any], Any], Any], part: Any) -> Any:

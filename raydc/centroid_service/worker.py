@@ -1,6 +1,6 @@
-"""A worker's side of the centroid service: row groups are read, counted and forgotten, one at a time.
+"""A worker's side of the centroid service: row groups are read and counted, one at a time.
 
-Peak memory is one row group (two before a GPU) and the sums; it does not grow with the number of rows.
+Peak memory is one row group (two before a GPU), the sums, and what the reader keeps.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -196,10 +196,10 @@ def plan(planned: RunPlan) -> None:
     )
     console.print(table)
     batches = f"batches of {planned.batch_size}, " if planned.batch_size else ""
-    held = "" if planned.batch_size else " at a time"
+    again = f" and {planned.streamed / 1e6:,.1f} MB read again in each iteration" if planned.streamed else ""
     console.print(
         f"workers {training.workers.plain()}, {batches}{planned.parameters:,} parameters, "
-        f"{planned.memory / 1e6:,.1f} MB of rows a worker{held}; times are of this machine's CPU in fp32"
+        f"{planned.memory / 1e6:,.1f} MB of rows a worker{again}; times are of this machine's CPU in fp32"
     )
     state = "is finished there already" if planned.run.finished else "would be written there"
     console.print(f"{job.config.output.out}: the run {state}; nothing was started")

@@ -43,7 +43,9 @@ class DataSettings(Settings):
     """none; by one factor: power (mean square 1), centred, unit ([0, 1]), symmetric ([-1, 1]); each feature by itself:
     standard, unit_each, symmetric_each; auto: the paper's, or each by itself where columns have units of their own."""
     storage: Storage = "auto"
-    """Where a worker keeps its rows: device, memory, local disk (memory-mapped); auto: the first that fits."""
+    """Where a worker keeps its rows: device, memory, local disk (memory-mapped); auto: the first that fits. kmeans
+    keeps in memory what half of the free memory has room for, or all (memory), or none (disk), and reads the others
+    again in each iteration."""
 
     @field_validator("shape")
     @classmethod

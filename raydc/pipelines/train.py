@@ -110,7 +110,9 @@ class RunPlan:
     unknown: tuple[str, ...]
     """Phases whose batches come of a graph or matrix of all rows, of which a few made-up rows tell nothing."""
     memory: int
-    """Bytes of rows that each worker keeps; of streamed rows those that it holds at a time."""
+    """Bytes of rows that each worker keeps."""
+    streamed: int
+    """Bytes of rows that each worker reads again in each iteration, as there is no room to keep them."""
     parameters: int
     batch_size: int | None
     """Rows of a batch; None where the method is not trained."""
@@ -126,11 +128,9 @@ def plan(config: RunConfig) -> RunPlan:
     streaming = streaming_kmeans.plan_of(job, "plan")
     if streaming is not None:
         seconds = streaming.iterations * streaming_kmeans.seconds_of_an_iteration(streaming, job) / workers
-        memory = 4 * max(map(len, job.profile.groups)) * math.prod(job.shape)
-        centroids = streaming.n_clusters * streaming.dim
-        return RunPlan(
-            job, run, {"iterations": streaming.iterations}, {"iterations": seconds}, (), memory, centroids, None
-        )
+        held, centroids = streaming_kmeans.memory_of(job), streaming.n_clusters * streaming.dim
+        steps = {"iterations": streaming.iterations}
+        return RunPlan(job, run, steps, {"iterations": seconds}, (), held.kept, held.streamed, centroids, None)
     steps = phase_steps(job)
     short = config.with_settings({f"method.{name}.length": "3 steps" for name in _lengths(config)})
     share = max(-(-job.batch_size // workers), config.method.n_clusters or 1)
@@ -149,7 +149,7 @@ def plan(config: RunConfig) -> RunPlan:
     unknown = tuple(name for name in steps if own and isinstance(getattr(config.method, name), Clustering))
     known = {name: n for name, n in steps.items() if name not in unknown}
     seconds_of = {name: each.get(name, 0.0) * n for name, n in known.items()}
-    return RunPlan(job, run, known, seconds_of, unknown, memory, parameters, job.batch_size)
+    return RunPlan(job, run, known, seconds_of, unknown, memory, 0, parameters, job.batch_size)
 
 
 def _lengths(config: RunConfig) -> list[str]:

@@ -1,15 +1,18 @@
 """Rows that need not fit in memory, for a method that trains nothing: the centroid service in place of the loop.
 
-Row groups are read, scaled and forgotten again in every iteration, so that a worker's memory does not grow with their
-number. Every finished iteration is on storage: a run that is killed goes on from there, with any number of workers. The
-service can be looked up in the cluster by the name of the run (raydc.centroid_service.actors.find).
+Each worker keeps the row groups that it has read and scaled, up to its share of memory (`raydc.data.kept`), and reads
+the others again in every iteration: its memory does not grow beyond that, however many they are. Every finished
+iteration is on storage: a run that is killed goes on from there, with any number of workers. The service can be looked
+up in the cluster by the name of the run (raydc.centroid_service.actors.find).
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from raydc.clustering.distances import Counts, Distances, merge, to_nearest
 from raydc.clustering.kmeans import accumulate
 from raydc.clustering.kmeans.iteration import Clustering
 from raydc.data import RowBlock, opened, read_group
+from raydc.data.kept import KeptBlocks, Scaled, room_of
 from raydc.data.source import Block, dense
 from raydc.data.staged import Staged, lay_out, shared_groups
 from raydc.distributed.ray_cluster import gpu_for_each
@@ -49,13 +53,38 @@ def plan_of(job: Job, run: str) -> ServicePlan | None:
     )
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of rows as float32 on each worker."""
+
+    kept: int
+    """Of those that are read once and kept."""
+    streamed: int
+    """Of those that are read again in each iteration."""
+
+    def __str__(self) -> str:
+        read_again = f", {self.streamed / 1e6:,.1f} MB are read again in each iteration" if self.streamed else ""
+        return f"{self.kept / 1e6:,.1f} MB of rows are kept in each worker's memory{read_again}"
+
+
+def memory_of(job: Job) -> Memory:
+    """What each worker keeps of its share of the rows, if it has as much free memory as this process."""
+    workers = max(job.config.training.workers, 1)
+    share = -(-4 * job.profile.rows * math.prod(job.shape) // workers)
+    kept = int(min(share, room_of(job.config.data.storage, workers)))
+    return Memory(kept, share - kept)
+
+
 def seconds_of_an_iteration(plan: ServicePlan, job: Job) -> float:
-    """Of one worker over all rows, on this machine: from the first row group, read, scaled and counted a few times."""
+    """Of one worker over all rows, on this machine: from the first row group, read, scaled and counted a few times.
+
+    Rows that are kept are not read again.
+    """
     group, draw = job.profile.groups[0], torch.Generator().manual_seed(plan.seed)
     torch.set_num_threads(job.config.training.threads)
     now = plan.model_copy(update={"rows": (len(group),)}).begin()
     now = replace(now, given=torch.randn(plan.n_clusters, plan.dim, generator=draw))
-    rows, reading, counting = Rows(job), [], []
+    rows, reading, counting = Rows(job, KeptBlocks("", "disk", 1)), [], []
     for _ in range(4):  # the profile, an iteration that compiles, and two that count
         began = time.perf_counter()
         x, weights = rows_of(plan, group, rows)
@@ -65,7 +94,9 @@ def seconds_of_an_iteration(plan: ServicePlan, job: Job) -> float:
         reading.append(read - began)
         counting.append(time.perf_counter() - read)
         now = now if now.version else now.after({name: torch.from_numpy(a) for name, a in step.result().items()})
-    return (min(reading) + plan.restarts * min(counting[1:])) * job.profile.rows / len(group)
+    memory = memory_of(job)
+    read_again = memory.streamed / (memory.kept + memory.streamed)
+    return (read_again * min(reading) + plan.restarts * min(counting[1:])) * job.profile.rows / len(group)
 
 
 @dataclass(frozen=True)
@@ -73,7 +104,13 @@ class Rows:
     """Reads the row groups of a job, in whatever process."""
 
     job: Job
+    kept: KeptBlocks
     staged: Staged | None = None
+
+    @staticmethod
+    def of(job: Job, staged: Staged | None = None) -> "Rows":
+        """Those that each process keeps up to its share of memory."""
+        return Rows(job, KeptBlocks(job.key, job.config.data.storage, job.config.training.workers), staged)
 
     @cached_property
     def method(self) -> Method:
@@ -85,12 +122,16 @@ class Rows:
         features = self.method.features(x).numpy()
         return features if block.weights is None else (features, block.weights)
 
-    def scaled(self, group: RowBlock) -> tuple[Tensor, Block]:
-        """Rows [n, ...] as the method takes them, and as they are stored."""
+    def scaled(self, group: RowBlock) -> Scaled:
+        """Rows [n, ...] as the method takes them, not to be written to; and their ids and weights."""
         failpoint("stream")
+        return self.kept.take(group, self._read)
+
+    def _read(self, group: RowBlock) -> Scaled:
         job = self.job
         block = read_group(opened(job.config.data, job.profile.fingerprint), job.profile, group, self.staged)
-        return job.scaling.apply(dense(block.x)).view(-1, *job.shape), block
+        x = job.scaling.apply(dense(block.x)).view(-1, *job.shape)
+        return x, Block(None, block.ids, weights=block.weights)
 
 
 def in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
@@ -105,7 +146,7 @@ def in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
 
 def _in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
     service = serve((store / SNAPSHOTS).root, plan)
-    rows, device = Rows(job), local_device(job.config.training.device)
+    rows, device = Rows.of(job), local_device(job.config.training.device)
     while not service.state(centroids=False).done:
         work(service, plan, job.profile.groups, rows, device)
         if watch.heard(status := service.status()) and not status["done"]:
@@ -134,7 +175,7 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
     }
     place, source = store / STAGED, opened(job.config.data, job.profile.fingerprint)
     lots = shared_groups(source, job.profile, over_ray.split(groups, training.workers))
-    rows = Rows(job, Staged(place, frozenset(group.id for lot in lots for group in lot)))
+    rows = Rows.of(job, Staged(place, frozenset(group.id for lot in lots for group in lot)))
     service = over_ray.start(plan, (store / SNAPSHOTS).root, hang_after=training.hang_after)
     mine = over_ray.polling(service, watch.poll)
 
@@ -144,16 +185,18 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
     try:
         if lots:
             over_ray.tasks(_lay_out, (job, place), **each | {"gpu": False})(lots)
-        if not over_ray.advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **each):
+        near = partial(over_ray.near, service, rows.kept.holds, blocks=chain.from_iterable)
+        advance = partial(over_ray.advance, holds=rows.kept.holds)
+        if not advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **each):
             return False
         now = mine.state().clustering
         assert now is not None
         written, device = {*store.list("assignments")}, "cuda" if gpu else "cpu"
         parts = parts_of(groups, PART_ROWS)
-        counted = over_ray.tasks(_count_parts, (rows, now, device), **each)(_lots(parts, training.workers))
+        counted = near(_count_parts, (rows, now, device), **each)(_lots(parts, training.workers))
         found = _distances(now, counted)
         missing = [part for part in parts if _name(part) not in written]
-        over_ray.tasks(_write_parts, (rows, now, found, store, device), **each)(_lots(missing, training.workers))
+        near(_write_parts, (rows, now, found, store, device), **each)(_lots(missing, training.workers))
         _conclude(job, store, now, found, mine.status())
     except Stopped:
         return False
@@ -227,9 +270,11 @@ def _lay_out(what: tuple[Job, Store], groups: list[RowBlock]) -> None:
 
 
 def _lots(parts: Sequence[list[RowBlock]], workers: int) -> list[list[list[RowBlock]]]:
-    """Parts for each worker that gets any."""
-    lots = [[*parts[at::workers]] for at in range(workers)]
-    return [lot for lot in lots if lot]
+    """Parts for each worker that gets any: about the rows that it had in each iteration."""
+    from raydc.centroid_service.actors import split
+
+    whole = [RowBlock(at, part[0].start, part[-1].stop) for at, part in enumerate(parts)]
+    return [[parts[each.id] for each in lot] for lot in split(whole, workers)]
 
 
 @exact_float32()

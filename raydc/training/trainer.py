@@ -152,6 +152,7 @@ def _status(job: Job, store: Store, watch: Watch, run_id: str) -> str:
     plan = streaming_kmeans.plan_of(job, run_name(job, run_id))
     if plan is None:
         return _in_process(job, store, watch) if workers == 0 else on_ray(job, store, watch)
+    watch.note(str(streaming_kmeans.memory_of(job)))
     listener = streaming_kmeans.Listener(watch.progress, watch.stopping, plan.iterations)
     if workers == 0:
         return "finished" if streaming_kmeans.in_process(plan, job, store, listener) else "interrupted"

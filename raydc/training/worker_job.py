@@ -54,7 +54,7 @@ log = logging.getLogger("raydc")
 
 OF_NETWORKS = dict.fromkeys(["training.batch_size", "training.precision", "training.init_from"], "trains no network")
 """Settings that have no effect on a method that trains nothing, and why."""
-OF_HELD_ROWS = {"training.patience": "takes whatever workers are free", "data.storage": "streams its rows"}
+OF_HELD_ROWS = {"training.patience": "takes whatever workers are free"}
 """Settings that have no effect on it where its rows are streamed, and why."""
 HOW = ("workers", "device", "threads", "checkpoint_every", "max_failures", "hang_after", "patience")
 """Settings of training that say where and how safely it is done, not what comes out."""

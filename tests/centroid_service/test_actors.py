@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.exceptions import WorkerCrashedError
 
 from raydc.centroid_service import actors as over_ray
 from raydc.centroid_service.service import CentroidService, Refused, ServicePlan
 from raydc.centroid_service.shards import ClusterShard
 from raydc.centroid_service.worker import work
+from raydc.data.kept import KeptBlocks
 from raydc.data.shard import split
+from raydc.data.source import Block
 from tests.support.ray_nodes import freed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -200,6 +203,31 @@ def test_no_task_is_left_at_work(cluster, tmp_path, parts):
     with pytest.raises(Refused, match="no such row" if "bad" in parts else "enough"):
         over_ray.tasks(long, tmp_path, poll=poll)(parts)
     assert freed(60)
+
+
+class Kept:
+    """Reads rows that its process keeps, and leaves a mark for each group that it reads."""
+
+    def __init__(self, x, marks):
+        self.x, self.marks, self.kept = torch.from_numpy(x), marks, KeptBlocks("rows", "auto", 2)
+
+    def __call__(self, group):
+        return self.kept.take(group, self.read)[0].numpy()
+
+    def read(self, group):
+        (self.marks / f"{group.id}-{time.monotonic_ns()}").touch()
+        return self.x[group.start : group.stop].clone(), Block(None, np.arange(group.start, group.stop))
+
+
+def test_processes_get_the_row_blocks_that_they_keep(cluster, tmp_path):
+    plan, groups, x = problem("kept")
+    expected = alone(tmp_path / "alone", plan, groups, x)
+    (tmp_path / "marks").mkdir()
+    read = Kept(x, tmp_path / "marks")
+    remote = over_ray.start(plan, tmp_path / "run")
+    assert over_ray.advance(remote, plan, groups, read, workers=2, holds=read.kept.holds)
+    assert remote.centroids()[1].tobytes() == expected.tobytes()
+    assert len(groups) <= len([*read.marks.iterdir()]) <= 2 * len(groups) < VERSIONS * len(groups)
 
 
 class Unhurried(CentroidService):

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import torch
 from raydc import DeepClustering
 from raydc.artifacts.model import ClusteringModel
 from raydc.centroid_service import actors as over_ray
-from raydc.data import DataError, split
+from raydc.data import DataError, kept, split
 from raydc.pipelines.train import plan
 from raydc.settings import SettingsError, unflatten
 from raydc.training import streaming_kmeans
@@ -96,6 +97,27 @@ def test_row_groups_of_parquet_give_the_same_clusters(place, tmp_path):
     np.testing.assert_allclose(model.method.centroids, fitted.model_.method.centroids, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("storage", "fit"), [("auto", 1.0), ("auto", 0.5), ("disk", 1.0)])
+def test_row_blocks_that_fit_are_read_once_and_no_byte_depends_on_it(place, tmp_path, monkeypatch, storage, fit):
+    folder, fitted = place
+    reads, read_group, size = Counter[int](), streaming_kmeans.read_group, 3000 * (4 * 5 + 8)
+    monkeypatch.setattr(kept, "free_memory", lambda: 2 * fit * size)
+
+    def counted(source, profile, group, *more):
+        reads[group.id] += 1
+        return read_group(source, profile, group, *more)
+
+    monkeypatch.setattr(streaming_kmeans, "read_group", counted)
+    notes = []
+    run = check(settings(tmp_path / "run", folder / "rows.npy", **{"data.storage": storage}))
+    train(run, Watch(note=notes.append))
+    same(tmp_path / "run", fitted)
+    once = [group for group in run.job.profile.groups if reads[group.id] == 1]
+    many = {"disk": 0, "auto": int(fit * len(run.job.profile.groups))}
+    assert len(once) == many[storage] and min(reads.values()) >= 1
+    assert ("read again in each iteration" in "".join(notes)) == (len(once) < len(reads))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("failpoint", ["stream", "stream.part"])
 def test_killed_it_goes_on_with_the_same_command(place, tmp_path, failpoint):
@@ -149,7 +171,7 @@ def test_rows_that_change_meanwhile_end_the_run(place, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("data.storage", "disk"), ("training.patience", 5.0), ("training.batch_size", 64), ("training.precision", "bf16")],
+    [("training.patience", 5.0), ("training.batch_size", 64), ("training.precision", "bf16")],
 )
 def test_settings_of_rows_that_are_kept_are_refused_by_name(place, tmp_path, name, value):
     changes = {name: value, "training.workers": 1}
@@ -169,7 +191,7 @@ def test_a_dry_run_tells_what_an_iteration_costs(tmp_path, changes):
     )
     assert once.steps == {"iterations": 8} and once.batch_size is None and once.parameters == 7 * 5
     assert 0 < once.seconds["iterations"] < twice.seconds["iterations"]
-    assert once.memory == 4 * max(map(len, once.job.profile.groups)) * 5
+    assert (once.memory, once.streamed) == (4 * len(x) * 5, 0)
     assert not (tmp_path / "run").exists()
 
 
