@@ -52,7 +52,7 @@ def write(to: Path) -> None:
     for name, text in pages.items():
         path = to / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
 
 
 def method_page(name: str) -> str:

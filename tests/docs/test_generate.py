@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -26,6 +27,16 @@ def test_a_methods_page_has_its_settings_figures_and_advice(name):
     assert page.count(f"| {name} |") == 1 and kind.info.source in page
     (command,) = blocks(name, page)
     assert subprocess.run(["bash", "-n", "-c", command.text]).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.available())
+def test_a_methods_command_prints_its_cost(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (command,) = blocks(name, generate.method_page(name))
+    program, *arguments = shlex.split(command.text.replace("\\\n", " "))
+    assert program == "raydc" and cli.main(arguments) == 0
+    assert "nothing was started" in capsys.readouterr().out and not (tmp_path / "runs").exists()
 
 
 def test_the_manual_lists_every_method_from_its_info(capsys):
