@@ -302,7 +302,7 @@ def test_rows_that_changed_meanwhile_end_it_with_the_workers_own_words(tmp_path,
     settings = {"method.name": method, "data.path": str(tmp_path / "rows.npy"), "training.workers": 2}
     run = check(RunConfig.of(unflatten(settings | {"output.out": str(tmp_path / "run")})))
     np.save(tmp_path / "rows.npy", values + 1)
-    with pytest.raises(DataError, match="have changed since they were checked"):
+    with pytest.raises(DataError, match="the data have changed"):
         train(run)
 
 
