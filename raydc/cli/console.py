@@ -16,6 +16,8 @@ from raydc.clustering.distances import FAR
 from raydc.data import features_named
 from raydc.data.units import scaling_named
 from raydc.pipelines.train import RunPlan
+from raydc.report import words
+from raydc.search.words import chosen_by, deciding, ranked
 from raydc.tracking.tracker import RecordPending
 from raydc.training.loop import Progress
 from raydc.training.worker_job import Job
@@ -46,8 +48,10 @@ class Live:
         self.bars: Bars | None = None
         self.task: TaskID | None = None
         self.phase, self.printed = "", 0.0
+        self.job: Job | None = None
 
     def start(self, job: Job, phases: dict[str, int]) -> None:
+        self.job = job
         profile, training = job.profile, job.config.training
         for note in profile.notes:
             self.console.print(f"note: {note}", style="dim")
@@ -80,7 +84,7 @@ class Live:
         self.phase = progress.phase
 
     def note(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     def stop(self) -> None:
         if self.bars is not None:
@@ -93,6 +97,17 @@ class Live:
             self.console.print(f"warning: {warning}", style="yellow")
         self.console.print(measures(summary))
         _places(self.console, paths)
+        assert self.job is not None
+        config, verdict = self.job.config, summary.get("verdict")
+        step = words.after_training(
+            verdict,
+            data=config.data.path,
+            method=config.method_name,
+            n_clusters=summary["found"],
+            model=_registered(paths) or f"{paths['output']}/model",
+            refuses=bool(self.job.kind.info.refuses),
+        )
+        close(self.console, verdict, step)
 
 
 class LiveSearch:
@@ -114,23 +129,27 @@ class LiveSearch:
                     self.printed = time.monotonic()
 
             try:
-                _, paths = tune_and_record(settings, SearchWatch(show, self.console.print, self.found, stop))
+                summary, paths = tune_and_record(settings, SearchWatch(show, self.console.print, self.found, stop))
             except RecordPending as pending:
                 _places(self.console, pending.paths)
                 raise
         _places(self.console, paths)
+        model = _registered(paths) or f"{paths['output']}/model"
+        close(self.console, summary["verdict"], words.after_search(summary, model, paths["output"]))
 
     def found(self, summary: dict[str, Any]) -> None:
         self.console.print(trials(summary))
         winner = summary["winner"]
-        self.console.print(f"winner: trial {winner['number']}, {winner['method']}, score {winner['score']:.4f}")
+        self.console.print(
+            f"winner: trial {winner['number']}, {winner['method']}: {chosen_by(summary)}", soft_wrap=True
+        )
 
 
 def _cells(state: "SearchState") -> list[str]:
     best = state.best
     done, planned = state.replicas
     left = f"{state.seconds_left:.0f} s" if state.seconds_left is not None else ""
-    shown = [str(best.number), best.method, f"{best.score:.4f}"] if best else ["", "", ""]
+    shown = [str(best.number), best.method, f"{best.score:.3f}"] if best else ["", "", ""]
     return [f"{len(state.records)}/{state.asked}", str(len(state.running)), f"{done}/{planned}", *shown, left]
 
 
@@ -149,27 +168,43 @@ def _line(state: "SearchState") -> str:
 
 
 def trials(summary: dict[str, Any]) -> Table:
-    """A search's trials, the best first."""
-    table = Table("trial", "method", "status", "K", "score", "seconds", "finalist", title="trials, best first")
-    ranked = sorted(summary["trials"], key=lambda one: -one["score"])
-    for one in ranked:
-        finalist = "yes" if one["finalist"] else ""
-        cells = [one["number"], one["method"], one["status"], one["n_clusters"]]
-        table.add_row(*map(str, cells), f"{one['score']:.4f}", f"{one['seconds']:.1f}", finalist)
+    """A search's trials, the winner first, then by the number that chooses."""
+    criterion = summary["criterion"]
+    title = "trials: the winner, finalists by the number that chooses, the others by their score"
+    table = Table("trial", "method", "status", "K", "score", criterion, "seconds", title=title)
+    for one in ranked(summary):
+        value = deciding(summary, one["number"])
+        cells = [one["number"], one["method"], one["status"], one["n_clusters"], f"{one['score']:.3f}"]
+        table.add_row(*map(str, cells), "" if value is None else f"{value:.3f}", f"{one['seconds']:.1f}")
     return table
 
 
+def close(console: Console, verdict: Mapping[str, Any] | None, step: str) -> None:
+    """The last lines of a command: what it means, by which rule, and what to do next."""
+    if verdict is not None:
+        console.print(words.told(verdict), style="bold", soft_wrap=True)
+        console.print(f"({words.rule(verdict)})", style="dim", soft_wrap=True)
+    console.print(f"next: {step}", soft_wrap=True, highlight=False)
+
+
+def _registered(paths: Mapping[str, str]) -> str | None:
+    """The registered version's URI, without the alias that is told beside it."""
+    return paths["registered as"].split()[0] if "registered as" in paths else None
+
+
 def measures(summary: dict[str, Any]) -> Table:
-    """A finished run's measures, beside those of the labels when clustering began."""
+    """A finished run's measures, beside those of the labels when clustering began, and what each means."""
     table = Table(title=f"{summary['found']} clusters of {min(summary['sizes'])} to {max(summary['sizes'])} rows")
     table.add_column("measure")
     table.add_column("final", justify="right")
     table.add_column("when clustering began", justify="right")
+    table.add_column("what it means")
     before = summary["initial"] or {}
     for name, value in summary["measures"].items():
-        table.add_row(name, f"{value:.4f}", f"{before[name]:.4f}" if name in before else "")
+        first = words.rounded(before[name]) if name in before else ""
+        table.add_row(name, words.rounded(value), first, words.gloss(name))
     for name, value in (summary["labels"] or {}).items():
-        table.add_row(name.upper() if len(name) == 3 else name, f"{value:.4f}", "")
+        table.add_row(name.upper() if len(name) == 3 else name, words.rounded(value), "", words.gloss(name))
     return table
 
 
@@ -203,6 +238,7 @@ def plan(planned: RunPlan) -> None:
     )
     state = "is finished there already" if planned.run.finished else "would be written there"
     console.print(f"{job.config.output.out}: the run {state}; nothing was started")
+    close(console, None, "the same command without --dry-run")
 
 
 def assigned(summary: dict[str, Any]) -> None:
@@ -222,6 +258,8 @@ def assigned(summary: dict[str, Any]) -> None:
         f"({TRUST['distance']})",
         highlight=False,
     )
+    console.print(words.of_assignment(summary), style="bold", soft_wrap=True)
+    close(console, None, words.after_assignment(summary))
 
 
 def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
@@ -230,3 +268,4 @@ def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
     told = ", ".join(f"{count} {kind}" for kind, count in sent.items())
     console.print(f"sent: {told or 'nothing was left'}")
     _places(console, paths)
+    close(console, None, "nothing: MLflow has the whole record now")

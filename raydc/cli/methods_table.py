@@ -25,3 +25,4 @@ def show(*, markdown: bool) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    console.print("next: raydc train --method NAME --help-all lists a method's settings; raydc tune compares methods")

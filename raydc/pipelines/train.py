@@ -49,6 +49,7 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
         run = replace(run, finished=finished(run.store, run.job))  # another process may have ended it just now
         record = begin(run)
         tracker.start(output.experiment, run_name(run.job, record["id"]), record["id"], run.job.config.resolved())
+        view.note(f"tracking store: {tracker.server}")
         view.start(run.job, phase_steps(run.job))
         try:
 

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 from optuna.trial import TrialState
 
 from raydc.artifacts.model import ClusteringModel, Replica
-from raydc.metrics import stability
+from raydc.metrics import clarity, stability
 from raydc.pipelines import assign
 from raydc.search import selector
 from raydc.search.directory import same_search
@@ -104,7 +105,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     choice, standings = _choose(finished, able)
     trainings = labelled(context, by_number[choice.number], finished.replicas.get(choice.number, []))
     (winner, own), others = trainings[choice.medoid], [one for i, one in enumerate(trainings) if i != choice.medoid]
-    clusters = _clusters(winner, own, [labels for _, labels in others])
+    clusters, verdict = _judged(winner, own, [labels for _, labels in others])
     weights = _write_model(context, winner, own, others, clusters, stop)
     band = selector.null(
         context.reference,
@@ -146,6 +147,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         "importance": importance(finished),
         "k curve": _k_curve(finished),
         "clusters": clusters,
+        "verdict": verdict,
         "cost": {
             "trainings": len(everything),
             "seconds of trials": sum(record.seconds for record in finished.records),
@@ -208,10 +210,12 @@ def _not_compared(finished: Finished, opponents: list[int]) -> list[str]:
     return notes
 
 
-def _clusters(winner: Record, own: Labels, others: list[Labels]) -> list[dict[str, Any]]:
-    """Size, Jaccard stability and mean agreement of each of the winner's clusters, on the evaluation rows."""
+def _judged(winner: Record, own: Labels, others: list[Labels]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Size, Jaccard stability and mean agreement of each of the winner's clusters, on the evaluation rows; and what the
+    replicas say of them all. Nothing where there is no replica.
+    """
     if not others:
-        return []
+        return [], None
     k = max(winner.n_clusters, *(int(labels.max()) + 1 for labels in others))
     overlap = stability.cluster_jaccard(own, np.stack(others), k)
     agree = stability.row_agreement(np.stack([own, *others]), k, 0)
@@ -222,7 +226,9 @@ def _clusters(winner: Record, own: Labels, others: list[Labels]) -> list[dict[st
         found.append(
             {"cluster": cluster, "rows": int(rows.sum()), "jaccard": float(overlap[cluster]), "agreement": mean}
         )
-    return found
+    alive = np.bincount(own, minlength=k) > 0
+    verdict = clarity.judge(np.where(alive, overlap, np.nan), agree)
+    return found, asdict(verdict) | {"asked": "replicas", "rows": len(own)}
 
 
 def _write_model(

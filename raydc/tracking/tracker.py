@@ -140,10 +140,11 @@ class Tracker:
         )
 
     def paths(self) -> dict[str, str]:
-        """Where MLflow has the run, its model and the registered version, as far as it was told."""
+        """MLflow's store, and where it has the run, its model and the registered version, as far as it was told."""
         names = {"run": "mlflow run", "model": "model", "register": "registered as"}
         found = {name: self.outbox.answer(kind, self.server) for kind, name in names.items()}
-        return {name: answer for name, answer in found.items() if answer is not None}
+        told = {name: answer for name, answer in found.items() if answer is not None}
+        return {"tracking store": self.server, **told}
 
     def _put(self, kind: str, body: Mapping[str, Any], key: str | None = None) -> None:
         with self._lock:

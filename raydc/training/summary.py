@@ -1,9 +1,10 @@
-"""What a finished run came to: sizes, label-free measures beside those when clustering began, and warnings."""
+"""What a finished run came to: sizes, label-free measures beside those when clustering began, a verdict, warnings."""
 
 import io
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
-from raydc.metrics import external, graph, monitors
+from raydc.metrics import clarity, external, graph, monitors
 from raydc.training.worker_job import Job
 from raydc.utils.storage import Store
 
@@ -43,7 +44,8 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     scaling = units.reference(job.profile, source)
     drawn_rows = _rows(job, source, chosen, scaling)
     reference = graph.neighbour_graph(drawn_rows, min(graph.N_NEIGHBOURS, len(chosen) - 1))
-    measures = _measures(reference, np.concatenate(drawn["cluster"]), n_clusters)
+    labels = np.concatenate(drawn["cluster"])
+    measures = _measures(reference, labels, n_clusters)
     if math.isfinite(membership):  # some methods define none
         measures["mean membership"] = membership / rows
     warnings = [message for message in (monitors.collapsed(counts), monitors.splintered(counts)) if message]
@@ -64,6 +66,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         "measures": measures,
         "reference": units.space_named(f"the rows, scaled ({scaling.kind})", drawn_rows),
         "initial": initial,
+        "verdict": _verdict(drawn_rows, labels, n_clusters),
         **_against_labels(job, source, store, n_clusters),
         "warnings": warnings,
         "notes": [*job.profile.notes],
@@ -82,6 +85,11 @@ def _measures(reference: graph.NeighbourGraph, labels: np.ndarray, n_clusters: i
         "balance": monitors.balance(counts),
         "largest share": monitors.largest_share(counts),
     }
+
+
+def _verdict(rows: np.ndarray, labels: np.ndarray, n_clusters: int) -> dict[str, Any]:
+    found, asked, noise = clarity.of_one_training(rows, labels, n_clusters)
+    return asdict(found) | {"asked": "neighbours", "rows": asked, "noise": noise}
 
 
 def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> dict[str, Any]:

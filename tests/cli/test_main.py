@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import json
+import re
 
 import pytest
 
@@ -25,12 +26,22 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
 def test_train_assign_and_report(tmp_path, capsys):
     store = f"--tracking-uri=sqlite:///{tmp_path}/mlflow.db"
     assert cli.main(["train", *options(), f"--out={tmp_path / 'run'}", "--register=digits", store]) == 0
-    assert "registered as: models:/digits/1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "registered as: models:/digits/1" in printed
+    assert printed.count(f"tracking store: sqlite:///{tmp_path}/mlflow.db") == 2  # where it begins and where it ends
+    *_, verdict, rule, step = printed.strip().splitlines()
+    assert re.fullmatch(
+        r"\d+ clusters: \d+ clear, \d+ doubtful( \(.*\))?; (under )?\d+ % of the rows belong nowhere", verdict
+    )
+    assert rule.startswith("(clear: neighbours share the cluster, beyond chance, for 0.") and step.startswith("next: ")
+    assert not re.search(r"\d\.\d{4}", printed.partition("what it means")[2])
     again = cli.main(["train", f"--config={tmp_path / 'run' / 'config.yaml'}"])
     assert again == 0 and "finished: nothing to do" in capsys.readouterr().out
     code = cli.main(["assign", "--model=models:/digits@champion", "--data=digits", f"--out={tmp_path / 'new'}", store])
     assert code == 0
-    assert "rows: 1797" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "rows: 1797" in printed and "1,797 rows in 10 clusters" in printed
+    assert printed.strip().splitlines()[-1].startswith("next: ")
     assert cli.main(["report", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'report'}"]) == 0
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -1,0 +1,135 @@
+"""What numbers mean, in plain words: a gloss for each measure, the verdict on clusters, and what to do next."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raydc import methods
+from raydc.metrics.clarity import named
+
+GLOSSES = {
+    "score": "how far neighbours share clusters beyond chance: 0 as random labels, 1 at most; ranks runs",
+    "modularity": "share of neighbours in one cluster, less that of random labels of the same sizes",
+    "agreement": "share of neighbours in one cluster; 1 also where one cluster holds everything",
+    "balance": "how equal the sizes are: 1 all equal, 0 one cluster has all; no mark of quality",
+    "largest share": "share of the rows in the largest cluster",
+    "mean membership": "mean of the rows' largest memberships; rises with training, right or wrong",
+    "acc": "accuracy: share of rows in the cluster that their class is matched with, one to one",
+    "ami": "what clusters and classes tell of each other beyond chance: 0 chance, 1 all",
+    "nmi": "how much clusters and classes tell of each other: 0 nothing, 1 all; rises with many clusters",
+    "ari": "pairs of rows that clusters and classes both join or both part, beyond chance: 0 chance, 1 all",
+    "purity": "share of rows of their cluster's commonest class; rises with many clusters",
+    "spread": "how far the stability score moves between replicas, one standard deviation",
+    "selector": "modularity times the root of stability over replicas: the score that chooses unless another is named",
+    "neighbour_score": "how far neighbours share clusters beyond chance: 0 as random labels, at most 1",
+    "kappa": "share of neighbours in one cluster, beyond chance, of what is possible; prefers few clusters",
+    "stability ami": "how alike the labels of replicas are (AMI): 0 chance, 1 the same; coarse answers are stable too",
+    "stability ari": "how alike the labels of replicas are (ARI): 0 chance, 1 the same",
+    "prediction strength": "share of pairs that stay together in replicas, of the worst cluster; .8 counts as good",
+    "consensus": "how alike the labels are to those of the other finalists, stable ones counting more",
+    "raw silhouette": "distance to the next cluster against that within, on the rows: 1 apart, 0 touching",
+    "pooled silhouette": "silhouette over the embeddings of all finalists",
+    "ace": "silhouette over those embeddings that agree with each other",
+}
+"""One line for each measure that tables show, by its name in lower case."""
+UNLIKE = 0.2
+"""Share of far rows, 1 % of those trained on, from which new rows count as unlike them."""
+
+
+def gloss(name: str) -> str:
+    """What a measure means; nothing for one that is not known."""
+    return GLOSSES.get(name.lower(), "")
+
+
+def rounded(value: float) -> str:
+    """A measure as people read it, to hundredths."""
+    return f"{value:.2f}"
+
+
+def percent(share: float) -> str:
+    """A share in whole percents; what is there but less than one says so."""
+    return "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 cluster", "2 clusters"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def told(verdict: Mapping[str, Any]) -> str:
+    """The verdict in one sentence: how many clusters are clear, which are doubtful, how many rows belong nowhere."""
+    clear, doubtful = verdict["clear"], verdict["doubtful"]
+    which = f" ({named(doubtful)})" if doubtful else ""
+    return (
+        f"{counted(len(clear) + len(doubtful), 'cluster')}: {len(clear)} clear, {len(doubtful)} doubtful{which}; "
+        f"{percent(verdict['nowhere'])} of the rows belong nowhere"
+    )
+
+
+def rule(verdict: Mapping[str, Any]) -> str:
+    """The rule by which the verdict is given."""
+    if verdict["asked"] == "replicas":
+        return (
+            f"clear: a cluster that comes again in replicas with a mean overlap of {rounded(verdict['bar'])} or more "
+            "(Jaccard); a row belongs nowhere if fewer than half of the replicas put it into its cluster"
+        )
+    return (
+        f"clear: neighbours share the cluster, beyond chance, for {rounded(verdict['bar'])} or more (clusters of "
+        f"noise: {rounded(verdict['noise'])}); a row belongs nowhere if fewer than half of its neighbours share its "
+        f"cluster; told from {verdict['rows']:,} rows"
+    )
+
+
+def shaky(verdict: Mapping[str, Any]) -> bool:
+    """Whether fewer than half of the clusters are clear."""
+    return len(verdict["clear"]) < len(verdict["doubtful"])
+
+
+def after_training(
+    verdict: Mapping[str, Any] | None, *, data: str, method: str, n_clusters: int, model: str, refuses: bool
+) -> str:
+    """What to do after a run whose model lies at `model`."""
+    search = f"raydc tune --data {data} --space tune_spaces/any.py --n-clusters {n_clusters} --out DIR"
+    if verdict is not None and shaky(verdict):
+        return f"do not rely on these clusters yet: look at the report, and search for better settings: {search}"
+    if refuses:
+        return f"{method} assigns no new rows: its labels are the assignments above; whether they come again: {search}"
+    return f"raydc assign --model {model} --data NEW_ROWS --out DIR; whether the clusters come again: {search}"
+
+
+def after_search(summary: Mapping[str, Any], model: str, out: str) -> str:
+    """What to do after a search in `out` whose winner lies at `model`."""
+    verdict = summary["verdict"]
+    if not summary["structure"]:
+        return "there may be nothing to find: check columns and scaling (raydc train --dry-run), or take more features"
+    if verdict is None:
+        return f"no replica tells how stable these clusters are: search on with more time or trials in {out}"
+    if shaky(verdict):
+        return f"look at {out}/report/index.html before you rely on these clusters; fewer clusters may hold better"
+    if methods.load(summary["winner"]["method"]).info.refuses:
+        return f"the winner assigns no new rows: its labels are in {out}/assignments"
+    return f"raydc assign --model {model} --data NEW_ROWS --out DIR"
+
+
+def of_assignment(summary: Mapping[str, Any]) -> str:
+    """What an assignment came to, in one sentence."""
+    sizes: Sequence[int] = summary["sizes"]
+    empty = [cluster for cluster, size in enumerate(sizes) if not size]
+    none = f" (no row went to {named(empty)})" if empty else ""
+    left = f"; {counted(summary['dropped'], 'bad row')} left out" if summary["dropped"] else ""
+    return (
+        f"{counted(summary['rows'], 'row')} in {counted(len(sizes) - len(empty), 'cluster')}{none}; "
+        f"{percent(_far(summary))} belong nowhere: farther out than 99 % of the rows trained on, of which 1 % are{left}"
+    )
+
+
+def after_assignment(summary: Mapping[str, Any]) -> str:
+    """What to do after an assignment."""
+    where = f"the files in {summary['out']} have row, id, cluster and how far each can be trusted"
+    if _far(summary) > UNLIKE:
+        return f"these rows are unlike those trained on: check their columns and units, or train anew; {where}"
+    return f"{where}; leave out rows with a distance above .99 where wrong clusters do harm"
+
+
+def _far(summary: Mapping[str, Any]) -> float:
+    """Share of the rows that lie farther out than nearly all of those trained on."""
+    return float(summary["far"] / max(1, summary["rows"]))

@@ -1,0 +1,48 @@
+"""What commands say at their end, and what each measure means."""
+
+import pytest
+
+from raydc.metrics import external
+from raydc.report import words
+from raydc.search.conclude import SHOWN
+
+GOOD = {"clear": [*range(8)], "doubtful": [8, 9], "nowhere": 0.041, "bar": 0.75, "asked": "replicas", "rows": 500}
+BAD = {"clear": [0], "doubtful": [1, 2], "nowhere": 0.0, "bar": 0.8, "asked": "neighbours", "rows": 1000, "noise": 0.6}
+RUN = {"data": "rows/", "method": "dec", "n_clusters": 10, "model": "models:/digits/1"}
+
+
+def test_a_verdict_in_a_sentence_and_its_rule():
+    assert words.told(GOOD) == "10 clusters: 8 clear, 2 doubtful (8, 9); 4 % of the rows belong nowhere"
+    assert words.told(BAD).startswith("3 clusters: 1 clear, 2 doubtful (1, 2); 0 % ")
+    assert "(Jaccard)" in words.rule(GOOD) and "clusters of noise: 0.60" in words.rule(BAD)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0, "0 %"), (0.001, "under 1 %"), (0.006, "1 %"), (0.25, "25 %")])
+def test_small_shares_are_not_none(share, said):
+    assert words.percent(share) == said
+
+
+def test_the_next_step_follows_from_the_verdict():
+    assert "raydc assign --model models:/digits/1" in words.after_training(GOOD, refuses=False, **RUN)
+    assert "raydc assign" not in words.after_training(GOOD, refuses=True, **RUN)
+    assert words.after_training(BAD, refuses=False, **RUN).startswith("do not rely on these clusters yet")
+    winner = {"structure": True, "winner": {"method": "dec"}, "verdict": GOOD}
+    assert words.after_search(winner, "out/model", "out").startswith("raydc assign --model out/model")
+    assert "raydc assign" not in words.after_search(winner | {"winner": {"method": "dcc"}}, "out/model", "out")
+    assert "raydc assign" not in words.after_search(winner | {"verdict": BAD}, "out/model", "out")
+    assert "no replica" in words.after_search(winner | {"verdict": None}, "out/model", "out")
+    assert words.after_search(winner | {"structure": False}, "out/model", "out").startswith("there may be nothing")
+
+
+def test_an_assignment_in_a_sentence():
+    summary = {"rows": 1000, "sizes": [600, 0, 400], "dropped": 1, "far": 15, "out": "new"}
+    said = words.of_assignment(summary)
+    assert said.startswith("1,000 rows in 2 clusters (no row went to 1); 2 % belong nowhere")
+    assert said.endswith("; 1 bad row left out") and "unlike" not in words.after_assignment(summary)
+    assert "unlike" in words.after_assignment(summary | {"far": 300})
+
+
+def test_every_measure_that_is_shown_has_a_gloss():
+    shown = ["score", "modularity", "agreement", "balance", "largest share", "mean membership", "spread"]
+    assert all(words.gloss(name) for name in [*shown, *external.external_scores([[1, 0], [0, 1]]), *SHOWN])
+    assert words.gloss("ACC") == words.gloss("acc") and words.gloss("nothing known") == ""
