@@ -5,7 +5,6 @@ import difflib
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raydc import methods
+from raydc.cli.overview import MATTER, overview
 from raydc.data.settings import DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.index import Entry, entry_of
@@ -28,6 +28,10 @@ USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NO
 failed; interrupted, occupied or not yet in MLflow, so try again; permission."""
 
 
+HELP = ("-h", "--help", "--help-all")
+"""Asks for the overview, as no argument at all does."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -37,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--insecure" in arguments:
         os.environ[ray_cluster.INSECURE] = "1"  # beside the rest of what is known of the cluster
+    if not arguments or arguments[0] in HELP:
+        print(overview())
+        return 0
     try:
-        return COMMANDS[_named(arguments)](arguments[1:])
+        return COMMANDS[_named(arguments[0])](arguments[1:])
     except SettingsError as problem:
         return _fail(USAGE_ERROR, problem)
     except ConnectionError as problem:  # a registry that is away is a ValueError as well
@@ -66,18 +73,13 @@ def _fail(code: int, problem: BaseException | str) -> int:
     return code
 
 
-def _named(arguments: Sequence[str]) -> str:
-    """The command that comes first; shows help where that is asked for, or nothing at all."""
-    name = arguments[0] if arguments else "--help"
-    if name not in COMMANDS and name not in ("-h", "--help"):
+def _named(name: str) -> str:
+    """The command of this name. SettingsError, with the nearest one, if there is none."""
+    if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"first comes one of {', '.join(COMMANDS)}"
         raise SettingsError(f"{name}: no such command; {hint}")
-    parser = argparse.ArgumentParser(
-        prog="raydc", description="Deep clustering on Ray.", epilog="raydc COMMAND --help lists a command's settings."
-    )
-    parser.add_argument("command", choices=[*COMMANDS], help="what to do")
-    return str(parser.parse_args([name]).command)
+    return name
 
 
 class _Command(argparse.ArgumentParser):
@@ -85,6 +87,15 @@ class _Command(argparse.ArgumentParser):
 
     def __init__(self, name: str, description: str = "", add_help: bool = True) -> None:
         super().__init__(prog=f"raydc {name}", description=description, allow_abbrev=False, add_help=add_help)
+        self.further: list[argparse.Action] = []
+        """Options that --help leaves to --help-all."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; --help shows the options that matter, --help-all every one."""
+        if "--help-all" not in (args or ()):
+            for action in self.further:
+                action.help = argparse.SUPPRESS
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> Any:
         raise SettingsError(message.removeprefix("argument "))
@@ -99,7 +110,7 @@ class _Command(argparse.ArgumentParser):
         """SettingsError where there are arguments that are no option of this command."""
         options = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
         if options:
-            near = difflib.get_close_matches(options[0], re.findall(r"--[\w.-]*\w", self.format_help()), n=1)
+            near = difflib.get_close_matches(options[0], [*self._option_string_actions], n=1)
             if options[0].startswith("--method.") and self.prog == "raydc tune":
                 raise SettingsError(f"{options[0]}: every trial has it by --set {options[0].removeprefix('--')}=VALUE")
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
@@ -122,15 +133,19 @@ class _Command(argparse.ArgumentParser):
         """An option for every setting, by its dotted path, with what help says of it."""
         group = self.add_argument_group(title)
         short = {path: name for name, path in SHORT.items()}
+        if not self.further:
+            self.add_argument("--help-all", action="help", help="show every setting, also those seldom needed")
         for path, said in settings.items():
             if path not in leave:
                 # a setting without dots has dashes on the command line, as short forms have
                 spelled = path if "." in path else path.replace("_", "-").replace("register-as", "register")
                 names = [f"--{short[path]}"] if path in short else []
-                group.add_argument(
+                option = group.add_argument(
                     *names, f"--{spelled}", dest=path, metavar="VALUE", default=argparse.SUPPRESS,
                     help=said.replace("%", "%%"),
                 )  # fmt: skip
+                if path not in MATTER:
+                    self.further.append(option)
 
 
 def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> Entry | None:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from raydc.cli import console
+from raydc.cli import console, overview
 from raydc.cli import main as cli
 from raydc.distributed import ray_cluster
 from raydc.tracking.tracker import RecordPending
@@ -83,15 +83,36 @@ def test_a_search_whose_record_waits_says_where_everything_is(tmp_path, monkeypa
     assert "report: out/report/index.html" in shown.out and "MLflow is away" in shown.err
 
 
-def test_help_without_a_command(capsys):
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_without_a_command_each_is_told_with_a_line_and_an_example(capsys, arguments):
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert [*overview.COMMANDS] == [*cli.COMMANDS] and "raydc COMMAND --help" in text
+    assert all(what in text and f"\n            {example}\n" in text for what, example in overview.COMMANDS.values())
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_examples_are_made_of_options_that_there_are(command, monkeypatch):
+    monkeypatch.setattr(cli, "_watched", lambda action: 0)
+    assert cli.main(overview.COMMANDS[command][1].split()[1:]) == 0
+
+
+def shown(capsys, *arguments):
     with pytest.raises(SystemExit) as asked:
-        cli.main([])
-    assert asked.value.code == 0 and "raydc COMMAND --help" in capsys.readouterr().out
+        cli.main([*arguments])
+    assert asked.value.code == 0
+    return set(re.findall(r"^  (?:-h, )?(--[\w.-]+)", capsys.readouterr().out, re.MULTILINE))
 
 
-def test_help_knows_every_setting(capsys):
+@pytest.mark.parametrize("command", ["train", "tune", "assign"])
+def test_help_shows_the_settings_that_matter_and_help_all_the_rest(capsys, command):
+    few, everything = shown(capsys, command, "--help"), shown(capsys, command, "--help-all")
+    assert few < everything and len(few) <= 20 and {"--data", "--out"} <= few
+
+
+def test_help_all_knows_every_setting(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "--method", "dec", "--help"])
+        cli.main(["train", "--method", "dec", "--help-all"])
     text = capsys.readouterr().out
     assert "--method.cluster.optimizer.lr" in text and "[0.0001]" in text and "Degrees of freedom" in text
 

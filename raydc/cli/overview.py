@@ -1,0 +1,49 @@
+"""What `raydc` says when it is asked nothing: each command with a line and an example. Imports nothing else."""
+
+COMMANDS = {
+    "train": (
+        "train a method on rows, and register the model",
+        "raydc train --data rows/ --method dec --n-clusters 10 --out runs/a --register digits",
+    ),
+    "tune": (
+        "search for the best method and settings without labels",
+        "raydc tune --data rows/ --space tune_spaces/any.py --n-clusters 2..30 --out runs/search --register digits",
+    ),
+    "assign": (
+        "assign rows to the clusters of a model",
+        "raydc assign --model models:/digits@champion --data new_rows/ --out assigned/",
+    ),
+    "report": (
+        "draw a finished run or search anew: pictures and one page",
+        "raydc report --run runs/a --out report/",
+    ),
+    "registry": (
+        "list, show and promote registered models; send MLflow what it missed",
+        "raydc registry list",
+    ),
+    "methods": (
+        "list the methods and where they come from",
+        "raydc methods",
+    ),
+}
+"""A line and an example of each command, in the order in which they are needed."""
+MATTER = {
+    "method.n_clusters", "data.path", "data.columns", "data.label_column", "data.id_column", "training.workers",
+    "training.seed", "training.device", "output.out", "output.register_as", "output.tracking_uri",
+    # of a search
+    "space", "n_clusters", "trials", "concurrent", "time_budget", "seed", "out", "register_as", "tracking_uri",
+}  # fmt: skip
+"""Settings that --help shows; --help-all shows the rest."""
+
+
+def overview() -> str:
+    """The commands, each with its line and its example."""
+    lines = ["raydc: deep clustering on Ray. Commands:", ""]
+    for name, (what, example) in COMMANDS.items():
+        lines += [f"  {name:9} {what}", f"            {example}"]
+    lines += [
+        "",
+        "raydc COMMAND --help shows the settings that matter, raydc COMMAND --help-all the rest; a method's own with",
+        "--method NAME. Without any files: raydc train --data digits --method kmeans --n-clusters 10 --out a",
+    ]
+    return "\n".join(lines)
