@@ -29,7 +29,7 @@ QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
 
 
-def _console(**options: Any) -> Console:
+def plain_console(**options: Any) -> Console:
     """Brackets and colons in paths, settings and errors are no markup."""
     return Console(markup=False, emoji=False, **options)
 
@@ -44,7 +44,7 @@ class Live:
     """A run as it goes on: a bar per phase on a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _console()
+        self.console = console or plain_console()
         self.bars: Bars | None = None
         self.task: TaskID | None = None
         self.phase, self.printed = "", 0.0
@@ -114,7 +114,7 @@ class LiveSearch:
     """A search as it goes on: a table on a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console, self.printed = console or _console(), 0.0
+        self.console, self.printed = console or plain_console(), 0.0
 
     def run(self, settings: "TuneSettings", stop: threading.Event) -> None:
         from raydc.search import SearchWatch, tune_and_record
@@ -210,7 +210,7 @@ def measures(summary: dict[str, Any]) -> Table:
 
 def plan(planned: RunPlan) -> None:
     """What a run would do and cost."""
-    job, console = planned.job, _console()
+    job, console = planned.job, plain_console()
     training = job.config.training
     for note in job.profile.notes:
         console.print(f"note: {note}", style="dim")
@@ -245,7 +245,7 @@ def assigned(summary: dict[str, Any]) -> None:
     """What an assignment did."""
     told = dict(summary)
     trust = {name: told.pop(name) for name in ("membership", "agreement", "far")}
-    console = _console()
+    console = plain_console()
     for note in told.pop("notes"):
         console.print(f"note: {note}", style="dim")
     _places(console, told)
@@ -264,7 +264,7 @@ def assigned(summary: dict[str, Any]) -> None:
 
 def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:
     """What was sent to MLflow, and where it is."""
-    console = _console()
+    console = plain_console()
     told = ", ".join(f"{count} {kind}" for kind, count in sent.items())
     console.print(f"sent: {told or 'nothing was left'}")
     _places(console, paths)

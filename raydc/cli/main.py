@@ -333,12 +333,30 @@ def _tune(arguments: Sequence[str]) -> int:
 
 
 def _registry(arguments: Sequence[str]) -> int:
-    parser = _Command("registry", "Send MLflow what it missed of a run's or a search's record.")
-    parser.add_argument("action", choices=["flush"], help="send what is left in the output directory")
-    parser.add_argument("--out", required=True, help="the output directory")
-    parser.add_argument("--tracking-uri", help="MLflow's store; by default the one it was written for")
+    parser = _Command("registry", "List, show and promote registered models; send MLflow what it missed of a run.")
+    parser.usage = "raydc registry {list | show NAME | promote NAME/VERSION | flush --out DIR}"
+    parser.add_argument("action", choices=["list", "show", "promote", "flush"], help="what to do")
+    parser.add_argument("model", nargs="?", help="show: a model's name; promote: NAME/VERSION, such as digits/2")
+    parser.add_argument("--out", help="flush: the output directory whose record MLflow lacks")
+    parser.add_argument("--tracking-uri", help="MLflow's store; flush: by default the one that it was written for")
     given = parser.parse_args(arguments)
-    from raydc.cli import console
+    needs = {"list": None, "show": "model", "promote": "model", "flush": "out"}[given.action]
+    for name, spelled in (("model", "a MODEL"), ("out", "--out DIR")):
+        if (getattr(given, name) is None) == (name == needs):
+            said = f"expected {spelled}" if name == needs else f"takes no {spelled.removeprefix('a ')}"
+            raise SettingsError(f"registry {given.action}: {said}; raydc registry --help")
+    from raydc.cli import console, registry
+
+    match given.action:
+        case "list":
+            registry.show_all(given.tracking_uri)
+            return 0
+        case "show":
+            registry.show(given.model, given.tracking_uri)
+            return 0
+        case "promote":
+            registry.promote(given.model, given.tracking_uri)
+            return 0
     from raydc.tracking.tracker import RecordPending, flush
 
     try:

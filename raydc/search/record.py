@@ -9,7 +9,6 @@ from raydc.search.driver import check
 from raydc.search.pictures import draw
 from raydc.search.planner import SearchWatch
 from raydc.search.settings import TuneSettings
-from raydc.settings.redact import redact
 from raydc.tracking import mlflow_client
 from raydc.tracking.payloads import summary_metrics
 from raydc.tracking.tracker import RecordPending, Tracker
@@ -29,7 +28,7 @@ def tune_and_record(settings: TuneSettings, watch: SearchWatch | None = None) ->
         mlflow_client.check_name(settings.register_as)
     watch = watch or SearchWatch()
     checked = check(settings, watch)
-    watch.note(f"tracking store: {redact(mlflow_client.find(settings.tracking_uri))}")
+    watch.note(f"tracking store: {mlflow_client.shown(settings.tracking_uri)}")
     with alone(checked.context.store):
         summary = tune_alone(checked, watch)
         watch.found(summary)

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -327,13 +328,43 @@ def register(
 
 
 def promote(name: str, version: int, tracking_uri: str | None = None) -> None:
-    """Make a version the champion; it is no challenger any more."""
+    """Make a version the champion; it is no challenger any more. RegistryRefused lists those there are."""
     check_name(name)
     with _asking(find(tracking_uri)) as client:
-        client.get_model_version(name, str(version))
+        _version(client, name, str(version), is_alias=False)
         client.set_registered_model_alias(name, CHAMPION, str(version))
         if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == str(version):
             client.delete_registered_model_alias(name, CHALLENGER)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    number: int
+    alias: str
+    """champion, challenger, or empty."""
+    tags: Mapping[str, str]
+
+
+def versions(name: str | None = None, tracking_uri: str | None = None) -> list[Version]:
+    """Versions of the registered model of this name, or of all, by name and number; RegistryRefused if it has none."""
+    with _reading(find(tracking_uri)) as client:
+        if name is not None:
+            _version(client, check_name(name), "latest", is_alias=False)
+        query = {} if name is None else {"filter_string": f"name = '{name}'"}
+        found = []
+        for model in client.search_registered_models(max_results=1000, **query):
+            aliases = {str(number): alias for alias, number in client.get_registered_model(model.name).aliases.items()}
+            for one in client.search_model_versions(f"name = '{model.name}'"):
+                found.append(Version(model.name, int(one.version), aliases.get(str(one.version), ""), dict(one.tags)))
+    return sorted(found, key=lambda version: (version.name, version.number))
+
+
+def shown(tracking_uri: str | None = None) -> str:
+    """The tracking store as it may be printed."""
+    return redact(find(tracking_uri))
 
 
 def standing_of(name: str, version: int, tracking_uri: str | None = None) -> str:

@@ -42,6 +42,17 @@ def test_train_assign_and_report(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "rows: 1797" in printed and "1,797 rows in 10 clusters" in printed
     assert printed.strip().splitlines()[-1].startswith("next: ")
+    assert cli.main(["registry", "list", store]) == 0
+    assert re.search(r"digits +│ 1 +│ 1 +│ dec", capsys.readouterr().out)
+    assert cli.main(["registry", "promote", "models:/digits/1", store]) == 0
+    assert "models:/digits@champion is version 1 now" in capsys.readouterr().out
+    assert cli.main(["registry", "show", "digits", store]) == 0
+    printed = capsys.readouterr().out
+    assert "champion" in printed and printed.strip().splitlines()[-1].startswith(
+        "next: raydc assign --model models:/digits"
+    )
+    assert cli.main(["registry", "promote", "digits/7", store]) == cli.DATA_ERROR
+    assert "has no version 7; it has @champion (version 1), /1" in capsys.readouterr().err
     assert cli.main(["report", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'report'}"]) == 0
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -61,7 +72,11 @@ def test_train_assign_and_report(tmp_path, capsys):
         (["tune", "--trails", "3"], "--trails: no such option; did you mean --trials?"),
         (["tune", "--config"], "--config: expected one argument"),
         (["methods", "--colour"], "--colour: no such option; raydc methods --help lists them"),
-        (["registry"], "the following arguments are required: action, --out"),
+        (["registry"], "the following arguments are required: action"),
+        (["registry", "flush"], "registry flush: expected --out DIR"),
+        (["registry", "show"], "registry show: expected a MODEL"),
+        (["registry", "list", "digits"], "registry list: takes no MODEL"),
+        (["registry", "promote", "digits"], "registry promote: expected NAME/VERSION such as digits/2, got 'digits'"),
     ],
 )
 def test_what_is_no_command_or_option_is_a_usage_error(capsys, monkeypatch, arguments, said):

@@ -180,7 +180,8 @@ def test_training_never_waits_and_what_a_server_missed_is_sent_by_flush(
     assert history(client, run_id) == []
     assert cli.main(["registry", "flush", "--out", str(tmp_path / "out"), "--tracking-uri", mlflow_uri]) == 0
     assert [(step, when) for step, _, when in history(client, run_id)] == sorted(times.items()), "when they arose"
-    assert flush(str(tmp_path / "out"), mlflow_uri) == ({}, {"mlflow run": run_id}), "nothing was left"
+    paths = {"tracking store": mlflow_uri, "mlflow run": run_id}
+    assert flush(str(tmp_path / "out"), mlflow_uri) == ({}, paths), "nothing was left"
     assert len(history(client, run_id)) == 2
 
 
