@@ -22,6 +22,7 @@ from raydc.data.inputs import rows_of
 from raydc.data.scaling import Scaling
 from raydc.methods.base import Method, in_batches
 from raydc.settings import build
+from raydc.utils import source_file
 from raydc.utils.autocast import exact_float32
 from raydc.utils.storage import Store
 
@@ -29,10 +30,12 @@ FORMAT = 4
 ABOUT, WEIGHTS = "model.json", "state.safetensors"
 """The files that make a model; its replicas' weights and the distances lie beside them."""
 DISTANCES = "distances.safetensors"
-FILE = re.compile(r"model\.json|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors")
+CODE = "method.py"
+"""The code of a method that a file of its own defines."""
+FILE = re.compile(r"model\.json|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py")
 """Names of a model's files; its folder holds no others."""
 ALLOW_CODE = "RAYDC_ALLOW_CODE"
-"""Environment variable: dotted paths of methods, parted by commas, that models may name and so have imported."""
+"""Environment variable: names of methods from elsewhere, parted by commas, whose code models may have run."""
 ANEW = "copy the whole folder anew from where it was made, or name another model"
 
 
@@ -209,6 +212,9 @@ class ClusteringModel:
         files |= {_replica(i): _state(replica.method) for i, replica in enumerate(self.replicas)}
         if self.distances is not None:
             files[DISTANCES] = _tensors(vars(self.distances))
+        code = source_file.of(type(self.method))
+        if code is not None:
+            files[CODE] = code.text.encode()
         about = {
             "format": FORMAT,
             "method": self.method_name,
@@ -248,13 +254,14 @@ class ClusteringModel:
     def of(files: Mapping[str, bytes], at: str = "", allow_code: Collection[str] = ()) -> "ClusteringModel":
         """From what `files` gave, not in training mode.
 
-        A model of a method that does not come with raydc has that method's module imported, so only if `allow_code`,
-        or the environment variable RAYDC_ALLOW_CODE, names it. ModelError says which file is missing or damaged and
-        where (`at`) it belongs, or what the model is refused for.
+        A model of a method that does not come with raydc has that method's module imported, or runs the code that lies
+        in it, so only if `allow_code`, or the environment variable RAYDC_ALLOW_CODE, names the method: in full, with
+        the hash of that code. ModelError says which file is missing or damaged and where (`at`) it belongs, or what the
+        model is refused for.
         """
         with _complaining(at):
             about = _checked(files)
-            kind, shape = _method_of(about["method"], allow_code), tuple(about["shape"])
+            kind, shape = _method_of(about["method"], files, allow_code), tuple(about["shape"])
 
             def tensors(name: str) -> dict[str, Tensor]:
                 try:
@@ -325,14 +332,20 @@ def _checked(files: Mapping[str, bytes]) -> dict[str, Any]:
     return about
 
 
-def _method_of(name: str, allow_code: Collection[str]) -> type[Method]:
-    """The method that a file names: one of raydc's, or one that whoever loads it has named too."""
+def _method_of(name: str, files: Mapping[str, bytes], allow_code: Collection[str]) -> type[Method]:
+    """The method that a model names: one of raydc's, or one that whoever loads it has named too."""
     if name not in {*methods.available(), *allow_code, *os.environ.get(ALLOW_CODE, "").split(",")}:
+        read = f", once you have read {CODE} beside it" if CODE in files else ""
         raise ModelError(
             f"the model's method is {name!r}, which does not come with raydc: to have its code imported and run, name "
-            f"it by --allow-code {name}, allow_code=[{name!r}] or {ALLOW_CODE}={name}"
+            f"it by --allow-code {name}, allow_code=[{name!r}] or {ALLOW_CODE}={name}{read}"
         )
-    return methods.load(name)
+    try:
+        if CODE in files:
+            methods.receive(name, files[CODE].decode())
+        return methods.load(name)
+    except ValueError as problem:
+        raise ModelError(f"the model's method {name!r} cannot be had: {problem}") from problem
 
 
 def _replica(index: int) -> str:

@@ -126,7 +126,7 @@ class _Command(argparse.ArgumentParser):
         """The option of every command that loads a model."""
         self.add_argument(
             "--allow-code", action="append", default=[], metavar="NAME",
-            help="dotted path of a method of your own, whose code a model of it may have imported; several times",
+            help="full name of a method from elsewhere, whose code a model of it may have run; several times",
         )  # fmt: skip
 
     def settings(self, title: str, settings: Mapping[str, str], leave: Sequence[str] = ()) -> None:
@@ -182,7 +182,7 @@ def _run_parser(method: Entry | None) -> _Command:
     group = parser.add_argument_group("method")
     group.add_argument(
         "--method", "--method.name", dest="method.name", metavar="NAME", default=argparse.SUPPRESS,
-        help=f"one of {', '.join(methods.available())}, or the dotted path of your own",
+        help=f"one of {', '.join(methods.available())}, or your own: path/to/file.py, or module[:Class]",
     )  # fmt: skip
     if method is not None:
         parser.settings(f"settings of {method.title}", method.settings)

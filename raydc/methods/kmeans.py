@@ -80,7 +80,8 @@ class KMeans(Method):
         return unit(flat) if self.config.spherical else flat
 
     def streamed(self) -> dict[str, Any]:
-        return self.config.model_dump(exclude={"recipe", "augment"})
+        # a class derived from this one may have settings of its own
+        return self.config.model_dump(include={*KMeans.Config.model_fields} - {"recipe", "augment"})
 
     def load_result(self, found: ClusteringResult) -> None:
         self.centroids.copy_(found.centroids)

@@ -83,7 +83,7 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
         sample = draw(source, store, model)
     except DataError as problem:
         missing.append(f"pictures of rows: {problem}")
-    title = f"{config['method']['name']}, {summary['found']} clusters of {summary['rows']:,} rows"
+    title = f"{model.method_name}, {summary['found']} clusters of {summary['rows']:,} rows"
     return Facts(title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing)
 
 

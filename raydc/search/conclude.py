@@ -272,7 +272,7 @@ def _write_model(
 
 def _model(context: Context, record: Record) -> ClusteringModel:
     place = context.store / f"{record.folder}/run/model"
-    return ClusteringModel.stored(place, allow_code=[str(record.point["method.name"])])
+    return ClusteringModel.stored(place, allow_code=[record.method])
 
 
 def _write_evaluated(context: Context, n_clusters: int, own: Labels, others: list[Labels]) -> None:

@@ -191,6 +191,8 @@ def suggest(
     """
     captured = _Captor(trial, fixed, began)
     found = _told_by(space, captured, rows)
+    if "method.name" in found:
+        found["method.name"] = methods.full_name(str(found["method.name"]))
     low, high = n_clusters
     if "method.n_clusters" not in found and takes_clusters(found):
         k = captured.suggest_int("method.n_clusters", low, high, log=high >= 4 * low) if low < high else low

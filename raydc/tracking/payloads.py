@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raydc import methods
 from raydc.artifacts.model import ModelFacts
 
 EVIDENCE = {"raydc.stability_score", "raydc.spread"}
@@ -102,10 +103,14 @@ def not_comparable(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
 
 
 def code_of(model: ModelFacts) -> list[str]:
-    """Code that the model needs where it is loaded: this package, and that of a method from elsewhere."""
+    """Code that the model needs where it is loaded: this package, and that of a module from elsewhere.
+
+    A method's own file is not among it: it lies in the model.
+    """
     paths = [str(Path(__file__).parents[1])]
-    if "." in model.method_name:
-        spec = importlib.util.find_spec(model.method_name.split(".")[0])
+    module = methods.module_of(model.method_name)
+    if module is not None:
+        spec = importlib.util.find_spec(module.split(".")[0])
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)
             paths.append(str(origin.parent if origin.name == "__init__.py" else origin))

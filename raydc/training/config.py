@@ -12,6 +12,7 @@ from raydc import methods
 from raydc.data.settings import DataSettings
 from raydc.settings import Settings, SettingsError, build, flatten, public, unflatten
 from raydc.settings.redact import redact
+from raydc.utils.source_file import SourceFile
 
 if TYPE_CHECKING:
     from raydc.methods.base import Method
@@ -130,6 +131,8 @@ class Output(Settings):
 class RunConfig:
     """A run: which method with which settings, on which rows, how trained, and where results go."""
 
+    code: SourceFile | None
+    """The file of a method that is named by one. It comes first: what is unpickled after it needs its module."""
     method_name: str
     method: "Method.Config"
     data: DataSettings
@@ -159,7 +162,8 @@ class RunConfig:
         }
         try:
             if name is not None:
-                sections["method"] = (methods.load(str(name)).Config, method_values)
+                name = methods.full_name(str(name))
+                sections["method"] = (methods.load(name).Config, method_values)
         except SettingsError as problem:
             problems.append(str(problem))
         for section, (cls, given) in sections.items():
@@ -169,7 +173,7 @@ class RunConfig:
                 problems.append(str(problem))
         if problems:
             raise SettingsError("\n".join(problems))
-        return RunConfig(str(name), built["method"], built["data"], built["training"], built["output"])
+        return RunConfig(methods.source_of(str(name)), str(name), **built)
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, nested and plain; `RunConfig.of` takes it back."""
@@ -186,7 +190,10 @@ class RunConfig:
         return values | {"output": {name: _redacted(value) for name, value in values["output"].items()}}
 
     def yaml(self) -> str:
-        return yaml.safe_dump(self.written(), sort_keys=False)
+        """The same as text, with the place of the method's file, so that it is found again."""
+        written = self.written()
+        written["method"]["name"] = methods.path_of(self.method_name, self.code)
+        return yaml.safe_dump(written, sort_keys=False)
 
     def flat(self) -> dict[str, Any]:
         """Dotted settings, as MLflow parameters and search spaces spell them."""

@@ -5,6 +5,7 @@ What its workers do stands in `worker.py`. Checkpoints are raydc's own (`checkpo
 
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -143,7 +144,8 @@ def begin(run: Run) -> dict[str, Any]:
 
 def run_name(job: Job, run_id: str) -> str:
     """What MLflow and the centroid service call the run."""
-    return f"{job.config.method_name}-{run_id[:8]}"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", job.config.method_name).lstrip("._-")
+    return f"{plain[:100]}-{run_id[:8]}"
 
 
 def _status(job: Job, store: Store, watch: Watch, run_id: str) -> str:
