@@ -77,10 +77,14 @@ def source_of(name: str) -> SourceFile | None:
 
 
 def full_name(name: str) -> str:
-    """The method's name for records and models: of a file, its own name and its hash, wherever it lies."""
+    """The method's name for records and models: of a file, its own name and its hash, wherever it lies.
+
+    The file is run, so that from now on this process knows it by that name.
+    """
     source = source_of(name)
     if source is None:
         return name
+    _run(source)
     file = _parts(name)[0].rpartition("/")[2].removesuffix(".py")
     return _joined(f"{file}.py@{source.digest}", name)
 

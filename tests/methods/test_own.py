@@ -139,25 +139,39 @@ def test_the_runs_configuration_repeats_it_and_notices_another_file(own_run: Pat
         RunConfig.of(unflatten(settings))
 
 
+SMALL = ["network.hidden=16", "network.latent=4", "denoise.length=1 epochs", "pretrain.length=2 epochs"]
+NETWORK = ONE.replace("kmeans import KMeans", "ae_kmeans import AEKMeans as KMeans")
+
+
 @pytest.mark.ray
 def test_the_file_travels_to_workers(file: Path, tmp_path: Path) -> None:
-    """By the command line, from an empty folder; and those that search it, who get no more than a search's context."""
-    file.write_text(ONE.replace("kmeans import KMeans", "ae_kmeans import AEKMeans as KMeans"))
+    """By the command line, from an empty folder: no worker can import the file."""
+    file.write_text(NETWORK)
     data, out = run_cases.write(run_cases.table(), tmp_path / "rows.parquet"), tmp_path / "run"
-    small = ["network.hidden=[16]", "network.latent=4", "denoise.length=1 epochs", "pretrain.length=2 epochs"]
-    settings = [f"--method.{one}" for one in small]
     train = ["train", "--data", data, "--method", str(file), "--n-clusters", "3", "--out", str(out), "--workers", "2"]
-    done = elsewhere([*train, *settings, "--data.label_column", "y"], tmp_path / "empty")
+    done = elsewhere([*train, *(f"--method.{one}" for one in SMALL)], tmp_path / "empty")
     assert done.returncode == 0, done.stderr
-    assert (out / "model" / "method.py").read_text() == file.read_text()
-    space = tmp_path / "space.py"
+    assert (out / "model" / "method.py").read_text() == NETWORK
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_file_travels_to_trials_and_the_winner_has_it(file: Path, tmp_path: Path) -> None:
+    file.write_text(NETWORK)
+    data, out, space = (
+        run_cases.write(run_cases.table(), tmp_path / "rows.parquet"),
+        tmp_path / "out",
+        tmp_path / "s.py",
+    )
     space.write_text(
         "def space(trial, rows):\n"
         "    trial.suggest_float('method.pretrain.optimizer.lr', 1e-4, 1e-2, log=True)\n"
         f"    return {{'method.name': {str(file)!r}}}\n"
     )
     tune = ["tune", "--data", data, "--space", str(space), "--trials", "1", "--replicas", "2", "--n-clusters", "3"]
-    sets = [part for one in small for part in ("--set", f"method.{one}")]
-    done = elsewhere([*tune, "--out", str(tmp_path / "search"), *sets], tmp_path / "empty")
+    sets = [part for one in SMALL for part in ("--set", f"method.{one}")]
+    done = elsewhere([*tune, "--out", str(out), *sets], tmp_path / "empty")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "search" / "model" / "model.json").exists()
+    records = [json.loads(path.read_text()) for path in out.glob("trials/*/record.json")]
+    own = [record for record in records if record["point"]["method.name"] == methods.full_name(str(file))]
+    assert own and {record["status"] for record in own} == {"finished"}
