@@ -258,7 +258,7 @@ def test_a_pickle_in_an_assignment_directory_or_an_outbox(tmp_path, marker, tabl
     with pytest.raises(ValueError):
         assign(table_run, DataSettings(path=data), str(out))
     (tmp_path / "outbox.jsonl").write_bytes(pickle.dumps(Bomb(marker)) + b"\n")
-    assert flush(str(tmp_path), mlflow_uri) == ({}, {})
+    assert flush(str(tmp_path), mlflow_uri) == ({}, {"tracking store": mlflow_uri})
 
 
 @pytest.fixture
