@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from raydc.data import DataSettings
-from raydc.report import page, pictures
+from raydc.report import page, pictures, words
 from raydc.report.facts import Facts, gather, project, typical
 from raydc.utils.storage import Store
 
@@ -59,6 +59,7 @@ def write(facts: Facts, to: Store) -> list[str]:
     summary = facts.summary
     parts = [
         page.warnings(summary.get("warnings") or []),
+        *_verdict(facts),
         page.table(("what", "value"), _about(facts)),
         page.heading("Measures without labels"),
         page.note(
@@ -70,7 +71,9 @@ def write(facts: Facts, to: Store) -> list[str]:
         parts += [
             page.heading("Against known classes"),
             page.note("Labels took no part in training or in choosing anything."),
-            page.table(("score", "value"), [*summary["labels"].items()]),
+            page.table(
+                ("score", "value", "what it means"), [(k, v, words.gloss(k)) for k, v in summary["labels"].items()]
+            ),
         ]
     parts += [page.heading("What is said of each row"), page.trust()]
     parts += [page.picture(png, caption) for _, png, caption in drawn]
@@ -151,15 +154,22 @@ def _about(facts: Facts) -> list[tuple[str, object]]:
         ("rows left out", summary.get("dropped", 0)),
         ("clusters with rows", summary["found"]),
         ("features", " x ".join(map(str, facts.model.shape))),
-        ("seconds", round(float(summary.get("seconds") or 0.0), 1)),
+        ("seconds", f"{float(summary.get('seconds') or 0.0):,.1f}"),
     ]
+
+
+def _verdict(facts: Facts) -> list[str]:
+    """How far the clusters can be trusted, and by which rule; nothing where none was given."""
+    verdict = facts.summary.get("verdict")
+    return [] if verdict is None else [page.heading(words.told(verdict)), page.note(words.rule(verdict))]
 
 
 def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     measures, initial = facts.summary.get("measures") or {}, facts.summary.get("initial")
     if not initial:
-        return ("measure", "value"), [*measures.items()]
-    return ("measure", "final", "when clustering began"), [(k, v, initial.get(k)) for k, v in measures.items()]
+        return ("measure", "value", "what it means"), [(k, v, words.gloss(k)) for k, v in measures.items()]
+    head = ("measure", "final", "when clustering began", "what it means")
+    return head, [(k, v, initial.get(k), words.gloss(k)) for k, v in measures.items()]
 
 
 __all__ = ["opened", "report", "write"]

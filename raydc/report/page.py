@@ -82,9 +82,9 @@ def settings(values: Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """A number as people read it."""
+    """A number as people read it: to thousandths, in which trials may differ."""
     if isinstance(value, float) and not value.is_integer():
-        return f"{value:.4f}" if math.isfinite(value) and abs(value) < 1000 else f"{value:,.1f}"
+        return f"{value:.3f}" if math.isfinite(value) and abs(value) < 1000 else f"{value:,.1f}"
     return f"{int(value):,}"
 
 

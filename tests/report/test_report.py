@@ -16,7 +16,7 @@ from matplotlib._pylab_helpers import Gcf
 from raydc.artifacts.model import ClusteringModel
 from raydc.data import DataSettings, open_source
 from raydc.methods.kmeans import KMeans
-from raydc.report import facts, page, pictures, report, write
+from raydc.report import facts, page, pictures, report, words, write
 from raydc.utils.storage import Store
 from tests.support import run_cases
 
@@ -94,7 +94,8 @@ def test_measures_stand_beside_those_at_the_start(image_run, page_of_images):
     text = (page_of_images[0] / "index.html").read_text()
     for name, value in summary["initial"].items():
         cells = f'<td>{name}</td><td class="number">{page.number(summary["measures"][name])}</td>'
-        assert f'{cells}<td class="number">{page.number(value)}</td>' in text
+        assert f'{cells}<td class="number">{page.number(value)}</td><td>{page.escape(words.gloss(name))}</td>' in text
+    assert page.escape(words.told(summary["verdict"])) in text and page.escape(words.rule(summary["verdict"])) in text
 
 
 def test_text_from_outside_is_escaped_and_warnings_come_first(table_run, tmp_path):
@@ -261,6 +262,6 @@ def test_confusion_puts_each_cluster_beside_its_class():
     np.testing.assert_allclose(shares, [[1, 0], [0, 1], [0.5, 0.5]])
 
 
-@pytest.mark.parametrize(("value", "text"), [(3, "3"), (12345, "12,345"), (0.12345, "0.1235"), (float("nan"), "nan")])
+@pytest.mark.parametrize(("value", "text"), [(3, "3"), (12345, "12,345"), (0.12345, "0.123"), (float("nan"), "nan")])
 def test_numbers_as_people_read_them(value, text):
     assert page.number(value) == text
