@@ -86,9 +86,16 @@ class _Command(argparse.ArgumentParser):
     """A parser whose errors are SettingsErrors, and that knows dotted settings."""
 
     def __init__(self, name: str, description: str = "", add_help: bool = True) -> None:
+        self.spelled: list[str] = []
+        """How the options are spelled."""
         super().__init__(prog=f"raydc {name}", description=description, allow_abbrev=False, add_help=add_help)
         self.further: list[argparse.Action] = []
         """Options that --help leaves to --help-all."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As argparse does."""
+        self.spelled += names
+        return super().add_argument(*names, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does; --help shows the options that matter, --help-all every one."""
@@ -110,7 +117,7 @@ class _Command(argparse.ArgumentParser):
         """SettingsError where there are arguments that are no option of this command."""
         options = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
         if options:
-            near = difflib.get_close_matches(options[0], [*self._option_string_actions], n=1)
+            near = difflib.get_close_matches(options[0], self.spelled, n=1)
             if options[0].startswith("--method.") and self.prog == "raydc tune":
                 raise SettingsError(f"{options[0]}: every trial has it by --set {options[0].removeprefix('--')}=VALUE")
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
@@ -139,9 +146,10 @@ class _Command(argparse.ArgumentParser):
             if path not in leave:
                 # a setting without dots has dashes on the command line, as short forms have
                 spelled = path if "." in path else path.replace("_", "-").replace("register-as", "register")
-                names = [f"--{short[path]}"] if path in short else []
+                names = [*([f"--{short[path]}"] if path in short else []), f"--{spelled}"]
+                self.spelled += names
                 option = group.add_argument(
-                    *names, f"--{spelled}", dest=path, metavar="VALUE", default=argparse.SUPPRESS,
+                    *names, dest=path, metavar="VALUE", default=argparse.SUPPRESS,
                     help=said.replace("%", "%%"),
                 )  # fmt: skip
                 if path not in MATTER:
@@ -179,9 +187,10 @@ def _run_parser(method: Entry | None) -> _Command:
     parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print plan and cost, start nothing")
     parser.ray()
-    group = parser.add_argument_group("method")
+    group, names = parser.add_argument_group("method"), ("--method", "--method.name")
+    parser.spelled += names
     group.add_argument(
-        "--method", "--method.name", dest="method.name", metavar="NAME", default=argparse.SUPPRESS,
+        *names, dest="method.name", metavar="NAME", default=argparse.SUPPRESS,
         help=f"one of {', '.join(methods.available())}, or your own: path/to/file.py, or module[:Class]",
     )  # fmt: skip
     if method is not None:

@@ -61,7 +61,7 @@ class Tracker:
         self._every = every
         self._anew = 0
         self._new: list[Message] = []
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -174,20 +174,21 @@ class Tracker:
             self._stop.wait(pause)
 
     def _attempt(self) -> bool:
-        """Keep what is new, then send all that waits; whether that worked."""
-        try:
-            with self._lock:
-                new = list(self._new)
-            self.outbox.add(new)
-            with self._lock:
-                del self._new[: len(new)]
-            while batch := next(_batches(self.outbox.pending(self.server)), None):
-                self._deliver(batch)
-        except (ValueError, OSError) as problem:  # of MLflow, or of the files that it is sent
-            self.problem = problem
-            return False
-        self.problem = None
-        return True
+        """Keep what is new, then send all that waits, one attempt at a time; whether that worked."""
+        with self._sending:
+            try:
+                with self._lock:
+                    new = list(self._new)
+                self.outbox.add(new)
+                with self._lock:
+                    del self._new[: len(new)]
+                while batch := next(_batches(self.outbox.pending(self.server)), None):
+                    self._deliver(batch)
+            except (ValueError, OSError) as problem:  # of MLflow, or of the files that it is sent
+                self.problem = problem
+                return False
+            self.problem = None
+            return True
 
     def _deliver(self, batch: Sequence[Message]) -> None:
         """Tell MLflow; what it refuses is left out, so that it holds up nothing else."""
