@@ -103,7 +103,7 @@ def test_the_page_holds_everything(summary: dict[str, Any], tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"another.png", *written}
     text = (tmp_path / "index.html").read_text()
     assert text.count("data:image/png") == 6 and "a &lt;note&gt;" in text
-    for shown in ("trial 2 of 6, dec", "0.4200", "the reason", "sha256 0123", "method.nu"):
+    for shown in ("trial 2 of 6, dec", "0.42", "the reason", "sha256 0123", "method.nu"):
         assert shown in text
 
 
