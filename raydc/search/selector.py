@@ -4,6 +4,9 @@ The neighbour score scores every trial on one training. Stage two trains the bes
 subsamples. The stability score ranks them by modularity times the root of the stability of their labels; the winner is
 registered as the replica nearest to all others. The exponents were found on trials whose classes were known (11
 studies), so they are findings, not laws. Where neighbours in the reference space mean nothing, nothing here notices.
+
+Instability between replicas is charged in the stability score, and nowhere else: whether a simpler trial does as well
+is asked of what each training scores by itself.
 """
 
 import math
@@ -71,7 +74,8 @@ class Standing:
     score: float
     """The stability score: modularity times the root of stability."""
     spread: float
-    """Standard deviation over replicas of each one's own stability score."""
+    """Standard deviation over trainings of the stability score, as their modularities move it: what its stability does
+    to the score stands in the score already."""
 
 
 @dataclass
@@ -96,17 +100,15 @@ def finalists(scores: Mapping[int, float], always: Sequence[int], share: float) 
 
 def standing(candidate: Candidate, reference: NeighbourGraph) -> Standing:
     """The stability score of a finalist with two trainings or more."""
-    q = np.array([graph.modularity(labels, reference) for labels in candidate.labels])
-    alike = stability.similarities(candidate.labels)
-    others = (alike.sum(axis=1) - 1) / (candidate.trainings - 1)
-    own = [graph.stability_score(*pair) for pair in zip(q, others, strict=True)]
+    q = [graph.modularity(labels, reference) for labels in candidate.labels]
     agreement = _of_replicas("stability ami", candidate, reference)
-    score = graph.stability_score(float(q.mean()), agreement)
-    return Standing(candidate.number, float(q.mean()), agreement, score, _spread(own))
+    mean = float(np.mean(q))
+    spread = graph.stability_score(_spread(q), agreement)
+    return Standing(candidate.number, mean, agreement, graph.stability_score(mean, agreement), spread)
 
 
 def _spread(values: Sequence[float]) -> float:
-    """Standard deviation over replicas; 0 for one of them."""
+    """Standard deviation over trainings; 0 for one of them."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
@@ -119,33 +121,38 @@ def choose(
 ) -> tuple[Choice, dict[int, Standing], Scores]:
     """The winner among candidates with replicas, their standings, and the criterion of each (higher is better).
 
-    `simpler` are trial numbers, the simplest first, that the winner must beat by more than the spread of replicas; else
-    the simplest of those that it does not beat is returned. They are compared by the criterion where each replica has a
-    value of it, else by the stability score. Raises ValueError if no candidate can be registered.
+    `simpler` are trial numbers, the simplest first. The winner must beat each of them by more than the standard error;
+    else the simplest of those that it does not beat is returned. They are compared by the criterion where each training
+    has a value of it, else by the stability score. A simple trial that is `outdone` is never returned. Raises
+    ValueError if no candidate can be registered.
     """
     able = [i for i, candidate in enumerate(candidates) if candidate.registrable]
     if not able:
         raise ValueError("expected at least one trial that finished with a model")
     standings = {candidate.number: standing(candidate, reference) for candidate in candidates}
     values = criteria(candidates, reference, [criterion], rows)[criterion]
-    top = max(float(values[i]) for i in able if np.isfinite(values[i])) if np.isfinite(values[able]).any() else math.nan
-    tied = [i for i in able if values[i] >= top - CHEAPER] or able
-    best = candidates[min(tied, key=lambda i: (candidates[i].seconds, candidates[i].number))].number
+    single = SINGLE.get(criterion, graph.neighbour_score)
+    models = [candidates[i] for i in able]
+    found = {n: outdone(n, models, reference, single) for n in simpler}
+    lost = {n: other for n, other in found.items() if other is not None}
+    first = _first(candidates, able, values)
+    best = _first(candidates, [i for i in able if candidates[i].number not in lost], values)
     choice = Choice(best, best, 0)
     compared = {c.number: _compared(c, reference, criterion, standings[c.number]) for c in candidates}
-    by = (
-        f" by {criterion if criterion in SINGLE else 'the stability score'}"
-        if criterion != "selector"
-        else " over all replicas"
-    )
-    known = {candidates[i].number for i in able}
-    models = [number for number in simpler if number in known]
-    for number in models[: models.index(best)] if best in models else models:
-        (ours, our_spread), (theirs, their_spread) = compared[best], compared[number]
-        if ours - theirs <= (spread := math.hypot(our_spread, their_spread)):
+    by = f" by {criterion if criterion in SINGLE else 'the stability score'}" if criterion != "selector" else ""
+    if first != best:
+        choice.notes.append(
+            f"the simple trial {first} scores {compared[first][0]:.3f} and trial {best} {compared[best][0]:.3f}{by}, "
+            f"but it comes again alike and is worse each time: each training of trial {lost[first]}, with as many "
+            "clusters, follows the rows' neighbours better than each of its own"
+        )
+    rivals = [n for n in simpler if n not in lost and n in {one.number for one in models}]
+    for number in rivals[: rivals.index(best)] if best in rivals else rivals:
+        (ours, our_error), (theirs, their_error) = compared[best], compared[number]
+        if ours - theirs <= (error := math.hypot(our_error, their_error)):
             choice.notes.append(
-                f"trial {best} scores {ours:.4f} and the simpler trial {number} {theirs:.4f}{by}: no more than the "
-                f"replicas' spread ({spread:.4f}), so trial {number} is returned"
+                f"trial {best} scores {ours:.3f} and the simpler trial {number} {theirs:.3f}{by}: not told apart "
+                f"(standard error {error:.3f}), so trial {number} is returned, at a cost of {max(ours - theirs, 0):.3f}"
             )
             choice.number = number
             break
@@ -153,21 +160,52 @@ def choose(
         if i not in able and compared[candidate.number][0] > compared[choice.number][0]:
             choice.notes.append(
                 f"trial {candidate.number}, a shallow opponent that is no model and cannot be registered, scores "
-                f"{compared[candidate.number][0]:.4f}, above {compared[choice.number][0]:.4f}{by}"
+                f"{compared[candidate.number][0]:.3f}, above {compared[choice.number][0]:.3f}{by}"
             )
     winner = next(candidate for candidate in candidates if candidate.number == choice.number)
     choice.medoid = stability.medoid(winner.labels)
     return choice, standings, values
 
 
+def _first(candidates: Sequence[Candidate], able: Sequence[int], values: Scores) -> int:
+    """The number of the trial, among those at `able`, with the highest criterion; of equals the cheapest."""
+    top = max((float(values[i]) for i in able if np.isfinite(values[i])), default=math.nan)
+    tied = [i for i in able if values[i] >= top - CHEAPER] or able
+    return candidates[min(tied, key=lambda i: (candidates[i].seconds, candidates[i].number))].number
+
+
+def outdone(
+    number: int,
+    candidates: Sequence[Candidate],
+    reference: NeighbourGraph,
+    single: Callable[[Labels, NeighbourGraph], float] = graph.neighbour_score,
+) -> int | None:
+    """The number of a candidate with as many clusters as trial `number` has, and better in each training; or None.
+
+    Of one number of clusters, labels compare by `single` alone. Such a trial comes again alike and is worse each time,
+    which is what raw k-means often does: being simple must be no merit then.
+    """
+    own = next((one for one in candidates if one.number == number), None)
+    if own is None:
+        return None
+    most = max(single(labels, reference) for labels in own.labels)
+    for other in candidates:
+        alike = other.number != number and other.n_clusters == own.n_clusters and not other.guarded
+        if alike and min(single(labels, reference) for labels in other.labels) > most:
+            return other.number
+    return None
+
+
 def _compared(
     candidate: Candidate, reference: NeighbourGraph, criterion: Criterion, stability_score: Standing
 ) -> tuple[float, float]:
-    """Score and spread over replicas, by which a winner is compared with simpler trials."""
+    """Score by which a winner is compared with simpler trials, and its standard error."""
     if criterion not in SINGLE:
-        return stability_score.score, stability_score.spread
-    own = [SINGLE[criterion](labels, reference) for labels in candidate.labels]
-    return float(np.mean(own)), _spread(own)
+        score, spread = stability_score.score, stability_score.spread
+    else:
+        own = [SINGLE[criterion](labels, reference) for labels in candidate.labels]
+        score, spread = float(np.mean(own)), _spread(own)
+    return score, spread / math.sqrt(len(candidate.labels))
 
 
 def criteria(

@@ -16,8 +16,8 @@ def chosen_by(summary: Mapping[str, Any]) -> str:
     if winner == best:
         return f"{own}, the highest of the finalists that are models ({gloss(criterion)})"
     return (
-        f"{own}; trial {best} has {values[str(best)]:.3f}, no more than the replicas' spread beyond it, and of such "
-        f"the simplest is taken ({gloss(criterion)})"
+        f"{own}; trial {best} has {values[str(best)]:.3f}, which trainings do not tell apart from it, and of such the "
+        f"simplest is taken ({gloss(criterion)})"
     )
 
 

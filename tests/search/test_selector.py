@@ -62,16 +62,56 @@ def test_the_better_trial_wins_and_its_medoid_is_the_replica_nearest_to_all(refe
     assert standings[5].score == pytest.approx(values[2])
 
 
-def test_a_winner_within_the_spread_gives_way_to_the_simplest(reference: graph.NeighbourGraph) -> None:
+def test_a_winner_that_is_not_told_apart_gives_way_to_the_simplest_and_the_cost_is_said(
+    reference: graph.NeighbourGraph,
+) -> None:
     plain = of(1, 0.15)
     slightly = plain.labels.copy()
     for labels in slightly:
-        wrong = np.flatnonzero(labels != GROUPS)[:2]
+        wrong = np.flatnonzero(labels != GROUPS)[:1]
         labels[wrong] = GROUPS[wrong]
     choice, standings, _ = selector.choose([of(0, 0.6), plain, Candidate(5, 4, 1.0, slightly)], reference, [1, 0])
-    assert choice.best == 5 and standings[5].score > standings[1].score
-    assert choice.number == 1
-    assert any("simpler trial 1" in note for note in choice.notes)
+    lead = standings[5].score - standings[1].score
+    assert choice.best == 5 and lead > 0 and choice.number == 1
+    (note,) = choice.notes
+    assert "the simpler trial 1" in note and note.endswith(f"trial 1 is returned, at a cost of {lead:.3f}")
+
+
+def stubborn(share: float) -> Candidate:
+    """Raw k-means as it often is: the same rows are wrong in each training."""
+    return Candidate(1, 4, 1.0, np.stack([noisy(share, 3)] * 3))
+
+
+def test_each_training_of_a_trial_beats_each_of_k_means_which_comes_again_alike(
+    reference: graph.NeighbourGraph,
+) -> None:
+    """As on digits: k-means has .811 each time, IMSAT .849 and other rows wrong each time."""
+    kmeans, imsat = stubborn(0.14), of(5, 0.07)
+    scores = [[graph.neighbour_score(labels, reference) for labels in one.labels] for one in (kmeans, imsat)]
+    assert max(scores[0]) < min(scores[1])
+    choice, standings, _ = selector.choose([of(0, 0.6), kmeans, imsat], reference, [1, 0])
+    assert standings[1].score > standings[5].score and standings[1].stability == 1
+    assert (choice.number, choice.best) == (5, 5)
+    assert any("the simple trial 1" in note and "worse each time" in note for note in choice.notes)
+
+
+def test_only_trials_of_as_many_clusters_outdo_each_other(reference: graph.NeighbourGraph) -> None:
+    """More clusters follow neighbours less for being more: there stability has a say."""
+    kmeans, imsat = stubborn(0.14), of(5, 0.07)
+    assert selector.outdone(1, [kmeans, imsat], reference) == 5
+    assert selector.outdone(5, [kmeans, imsat], reference) is None
+    assert selector.outdone(7, [kmeans, imsat], reference) is None
+    for other in (Candidate(5, 5, 1.0, imsat.labels), Candidate(5, 4, 1.0, imsat.labels, guarded=1)):
+        assert selector.outdone(1, [kmeans, other], reference) is None
+
+
+def test_instability_is_charged_once() -> None:
+    """Halves of a ring of rows: each training cuts elsewhere, and all cuts are equally good."""
+    ring = graph.NeighbourGraph(24, np.arange(24), (np.arange(24) + 1) % 24)
+    cuts = np.stack([np.roll(np.repeat([0, 1], 12), by) for by in (0, 1, 4)])
+    found = selector.standing(Candidate(1, 2, 1.0, cuts), ring)
+    assert 0.2 < found.stability < 0.9 and found.score < found.modularity
+    assert found.spread == pytest.approx(0, abs=1e-12)
 
 
 def test_a_simpler_trial_that_is_clearly_worse_is_not_returned(reference: graph.NeighbourGraph) -> None:
@@ -81,13 +121,13 @@ def test_a_simpler_trial_that_is_clearly_worse_is_not_returned(reference: graph.
 
 def test_the_simplest_that_the_winner_does_not_beat_is_returned(reference: graph.NeighbourGraph) -> None:
     """k-means, clearly worse than the winner, is not returned for being near to the default, which is not."""
-    winner, default, kmeans = of(5, 0.09), of(0, 0.12), of(1, 0.14)
+    winner, kmeans = of(5, 0.09), of(1, 0.5)
+    default = Candidate(0, 4, 1.0, winner.labels.copy())
+    for labels in default.labels:
+        right = np.flatnonzero(labels == GROUPS)[:1]
+        labels[right] = (labels[right] + 1) % 4
     choice, standings, _ = selector.choose([default, kmeans, winner], reference, [1, 0])
-
-    def near(a: int, b: int) -> bool:
-        return standings[a].score - standings[b].score <= math.hypot(standings[a].spread, standings[b].spread)
-
-    assert near(5, 0) and near(0, 1) and not near(5, 1)
+    assert standings[5].score > standings[0].score
     assert (choice.number, choice.best, len(choice.notes)) == (0, 5, 1)
 
 
