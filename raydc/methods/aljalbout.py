@@ -36,7 +36,7 @@ class Aljalbout(DEC):
     scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(DEC.Config):
-        network: Network = Network(family="conv", latent=120)
+        network: Network = Network(family="conv", latent=120, initial="glorot")
         cluster: Joint = Joint(length="100 epochs", optimizer=SGD, alpha=0.5, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {

@@ -19,6 +19,6 @@ class DBC(DEC):
     scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(DEC.Config):
-        network: Network = Network(family="conv")
+        network: Network = Network(family="conv", initial="glorot")
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {}

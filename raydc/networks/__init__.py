@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 from raydc.networks.autoencoder import Autoencoder
 from raydc.networks.conv_autoencoder import ConvAutoencoder
 from raydc.networks.convolution import NO_CONV, NO_MLP
+from raydc.networks.init import Initial
 from raydc.networks.mlp import MLPAutoencoder
 from raydc.settings import Settings
 
@@ -27,8 +28,12 @@ class Network(Settings):
     """Channels of the conv stages; each halves height and width."""
     kernel: int = Field(5, ge=1)
     """Kernel size of the conv stages."""
-    initial: Literal["kaiming", "normal", "keras"] = "kaiming"
-    """mlp weights at the start: kaiming-uniform, N(0, 0.01^2) (DEC), or uniform with variance 1 / (3 fan_in)."""
+    initial: Initial = "kaiming"
+    """Weights at the start: uniform in +-1 / sqrt(fan_in), Glorot's or Kaiming's bounds, or normal with variance
+    1 / fan_in or .01^2."""
+
+    tied: bool = False
+    """Whether the mlp's decoder has the encoder's weights, transposed."""
 
     def convolutional(self, shape: tuple[int, ...]) -> bool:
         """Whether the network for rows of this shape is the conv one."""
@@ -36,19 +41,19 @@ class Network(Settings):
 
     def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
         if self.convolutional(shape):
-            return dict.fromkeys(["hidden", "initial"], NO_MLP)
+            return dict.fromkeys(["hidden", "tied"], NO_MLP)
         return dict.fromkeys(["channels", "kernel"] + ["family"] * (self.family == "conv"), NO_CONV)
 
     def build(self, shape: tuple[int, ...]) -> Autoencoder:
         """The network for rows of this shape, (D,) or (C, H, W); a conv network needs an image and says so if not."""
         if self.convolutional(shape):
-            return ConvAutoencoder(shape, self.channels, self.kernel, self.latent)
+            return ConvAutoencoder(shape, self.channels, self.kernel, self.latent, self.initial)
         if self.family == "conv":
             log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)
         inputs = 1
         for size in shape:
             inputs *= size
-        return MLPAutoencoder(inputs, self.hidden, self.latent, self.initial)
+        return MLPAutoencoder(inputs, self.hidden, self.latent, self.initial, self.tied)
 
 
 __all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder", "Network"]

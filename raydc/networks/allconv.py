@@ -1,7 +1,6 @@
 """The all-convolutional classifier of DAC (Chang et al., ICCV 2017) by its authors' code, and a twin for vectors."""
 
 import logging
-from functools import partial
 from itertools import pairwise
 
 from pydantic import Field, PositiveInt
@@ -52,7 +51,7 @@ class ConvClassifier(Settings):
             log.warning("rows of shape %s are no images: an mlp %s is used instead of conv", shape, self.hidden)
             for a, b in pairwise([width, *self.hidden, n_clusters]):
                 layers += _block(nn.Linear(a, b, bias=False), b)
-        begin(nn.Sequential(*layers), partial(nn.init.kaiming_normal_, nonlinearity="relu"))
+        begin(nn.Sequential(*layers), "kaiming_normal")
         for _ in range(2):
             same = nn.Linear(n_clusters, n_clusters, bias=False)
             nn.init.eye_(same.weight)

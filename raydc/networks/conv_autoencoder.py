@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from raydc.networks.autoencoder import Autoencoder
 from raydc.networks.convolution import Conv2d
+from raydc.networks.init import Initial, begin
 from raydc.networks.norm import BatchNorm
 
 
 class ConvAutoencoder(Autoencoder):
-    def __init__(self, shape: tuple[int, ...], channels: tuple[int, ...], kernel: int, latent: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], channels: tuple[int, ...], kernel: int, latent: int, initial: Initial
+    ) -> None:
         super().__init__()
         self.latent = latent
         colours, height, width = shape
@@ -31,6 +34,7 @@ class ConvAutoencoder(Autoencoder):
         self.back = nn.Linear(latent, widths[-1] * height * width)
         self.decoder = nn.ModuleList(Conv2d(b, a, kernel, padding="same") for a, b in reversed([*pairwise(widths)]))
         self.decoder_norms = nn.ModuleList(BatchNorm(c) for c in reversed(widths[1:-1]))
+        begin(self, initial)
 
     def encode(self, x: Tensor) -> Tensor:
         for conv, norm in zip(self.encoder, self.encoder_norms, strict=True):

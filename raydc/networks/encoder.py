@@ -1,7 +1,6 @@
 """Encoders without a decoder, for methods that learn by comparing rows: convolutional, and a twin for vectors."""
 
 import logging
-from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -41,7 +40,7 @@ class Encoder(Settings):
         else:
             log.warning("rows of shape %s are no images: an mlp %s is used instead of conv", shape, self.hidden)
             network = MLPEncoder(shape[0], self.hidden, self.latent)
-        begin(network, partial(nn.init.normal_, std=0.01))
+        begin(network, "normal")
         return network
 
 

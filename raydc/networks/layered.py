@@ -35,7 +35,7 @@ class LayeredAutoencoder(nn.Module):
         self.encoder, self.decoder, self.shapes = nn.ModuleList(encoder), nn.ModuleList(decoder), shapes
         self.bounded = len(shapes[0]) == 3
         self.common = nn.Parameter(torch.zeros(shapes[0]))
-        begin(self, nn.init.xavier_uniform_)
+        begin(self, "glorot")
 
     @torch.no_grad()
     def begin_at(self, mean: Tensor) -> None:

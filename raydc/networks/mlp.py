@@ -1,8 +1,6 @@
 """Fully connected autoencoder of DEC, IDEC, DCN: D-500-500-2000-d, ReLU between, linear code, mirrored decoder."""
 
-import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -10,18 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydc.networks.autoencoder import Autoencoder
-from raydc.networks.init import begin
-
-DRAWS: dict[str, Callable[[Tensor], object]] = {
-    "kaiming": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
-    "normal": partial(nn.init.normal_, std=0.01),
-    "keras": partial(nn.init.kaiming_uniform_, a=math.sqrt(5)),
-}
+from raydc.networks.init import Initial, begin
 
 
-def mlp(widths: Iterable[int]) -> nn.ModuleList:
+def linear(widths: Iterable[int]) -> list[nn.Linear]:
     """Linear layers of these widths."""
-    return nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+    return [nn.Linear(a, b) for a, b in pairwise(widths)]
 
 
 def run(layers: Iterable[nn.Module], x: Tensor, *, linear_end: bool = True) -> Tensor:
@@ -34,15 +26,28 @@ def run(layers: Iterable[nn.Module], x: Tensor, *, linear_end: bool = True) -> T
     return x
 
 
+class Transposed(nn.Module):
+    """A linear layer backwards: its weight transposed, and a bias of its own."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self._layer = (layer,)  # no submodule: the weight is the encoder's, and is saved and stepped once
+        self.bias = nn.Parameter(torch.zeros(layer.in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._layer[0].weight.T, self.bias)
+
+
 class MLPAutoencoder(Autoencoder):
-    def __init__(
-        self, inputs: int, hidden: tuple[int, ...] = (500, 500, 2000), latent: int = 10, initial: str = "kaiming"
-    ) -> None:
+    def __init__(self, inputs: int, hidden: tuple[int, ...], latent: int, initial: Initial, tied: bool = False) -> None:
+        """`tied`: the decoder's weights are the encoder's, transposed."""
         super().__init__()
         self.latent, self.layers = latent, len(hidden) + 1
-        self.encoder = mlp([inputs, *hidden, latent])
-        self.decoder = mlp([latent, *reversed(hidden), inputs])
-        begin(self, DRAWS[initial])
+        widths = [inputs, *hidden, latent]
+        encoder = linear(widths)
+        self.encoder = nn.ModuleList(encoder)
+        self.decoder = nn.ModuleList(map(Transposed, reversed(encoder)) if tied else linear(reversed(widths)))
+        begin(self, initial)
 
     def encode(self, x: Tensor) -> Tensor:
         return run(self.encoder, x.flatten(1))

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from raydc.networks import Network
 from raydc.networks.autoencoder import Autoencoder
 from raydc.networks.convolution import NO_MLP, Conv2d, ConvTranspose2d
-from raydc.networks.init import begin
+from raydc.networks.init import Initial, begin
 
 
 class StridedAutoencoder(Autoencoder):
-    def __init__(self, shape: tuple[int, ...], channels: tuple[int, ...], kernel: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], channels: tuple[int, ...], kernel: int, initial: Initial = "glorot"
+    ) -> None:
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(
@@ -38,7 +40,7 @@ class StridedAutoencoder(Autoencoder):
             ConvTranspose2d(b, a, kernel, 2, pad, rest)
             for (a, b), rest in reversed([*zip(pairwise(widths), rests, strict=True)])
         )
-        begin(self, nn.init.xavier_uniform_)
+        begin(self, initial)
 
     def encode(self, x: Tensor) -> Tensor:
         for conv in self.encoder:
@@ -59,6 +61,8 @@ class Strided(Network):
     """Channels of the conv stages; each halves height and width by its stride."""
     kernel: int = Field(3, ge=1)
     """Kernel size of the conv stages, odd."""
+    initial: Initial = "glorot"
+    """Weights at the start; the scale of the codes, and so the weight of what expresses them, is theirs."""
     latent: int = Field(64, ge=1)
     """Size of the mlp's code; the conv network's is what its stages leave."""
 
@@ -67,5 +71,5 @@ class Strided(Network):
 
     def build(self, shape: tuple[int, ...]) -> Autoencoder:
         if self.convolutional(shape):
-            return StridedAutoencoder(shape, self.channels, self.kernel)
+            return StridedAutoencoder(shape, self.channels, self.kernel, self.initial)
         return super().build(shape)

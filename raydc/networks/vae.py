@@ -7,14 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from raydc.networks import Network
+from raydc.networks.init import Initial
 from raydc.networks.mlp import MLPAutoencoder, run
 
 
 class MLPVariationalAutoencoder(MLPAutoencoder):
     """D-500-500-2000-(mean, log variance), mirrored decoder; as an autoencoder its code is the mean."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], latent: int, initial: str, bernoulli: bool) -> None:
-        super().__init__(inputs, hidden, latent, initial)
+    def __init__(
+        self, inputs: int, hidden: tuple[int, ...], latent: int, initial: Initial, tied: bool, bernoulli: bool
+    ) -> None:
+        super().__init__(inputs, hidden, latent, initial, tied)
         self.bernoulli = bernoulli
         self.log_variance = nn.Linear(hidden[-1] if hidden else inputs, latent)
         nn.init.normal_(self.log_variance.weight, std=1e-3)  # all rows are nearly alike at first
@@ -51,4 +54,4 @@ class VariationalNetwork(Network):
 
     def build(self, shape: tuple[int, ...]) -> MLPVariationalAutoencoder:
         bernoulli = self.likelihood == "bernoulli"
-        return MLPVariationalAutoencoder(math.prod(shape), self.hidden, self.latent, self.initial, bernoulli)
+        return MLPVariationalAutoencoder(math.prod(shape), self.hidden, self.latent, self.initial, self.tied, bernoulli)
