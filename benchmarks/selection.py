@@ -20,7 +20,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,11 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from raydc.metrics.external import accuracy, ari, contingency, nmi
-from raydc.search import SearchError, SearchInterrupted, SearchWatch, TuneSettings, tune
+from raydc.search import SearchError, SearchInterrupted, SearchWatch, TuneSettings, criteria, tune
+from raydc.search.candidate import Candidate
 from raydc.search.conclude import candidate
+from raydc.search.criteria import Comparison
 from raydc.search.evaluation import prepare
-from raydc.search.selector import Candidate, criteria
-from raydc.search.settings import Criterion
 from raydc.search.trial import Record, read_array
 from raydc.utils.storage import Store
 
@@ -172,11 +172,12 @@ def freeze(case: Case, settings: TuneSettings, summary: Mapping[str, Any]) -> No
     able = [one for one in found if one is not None and one.registrable and one.number not in guarded]
     several = [one for one in able if len(one.labels) > 1]
     alone = [Candidate(one.number, one.n_clusters, one.seconds, one.labels[:1], one.features) for one in able]
-    names = get_args(Criterion)
+    names = [*criteria.OWN]
     replicated = [name for name in names if name in (*OF_REPLICAS, "consensus")]
     single = [name for name in names if name not in replicated]
-    values = {name: (alone, own) for name, own in criteria(alone, context.graph, single, context.reference).items()}
-    values |= {name: (several, own) for name, own in criteria(several, context.graph, replicated).items()}
+    asked, again_asked = Comparison(alone, context.graph, context.reference), Comparison(several, context.graph)
+    values = {name: (alone, own) for name, own in criteria.values_of(asked, single).items()}
+    values |= {name: (several, own) for name, own in criteria.values_of(again_asked, replicated).items()}
     said = {
         name: {str(one.number): float(value) for one, value in zip(whom, own, strict=True) if np.isfinite(value)}
         for name, (whom, own) in values.items()

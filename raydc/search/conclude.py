@@ -16,19 +16,21 @@ from optuna.trial import TrialState
 from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.metrics import clarity, stability
 from raydc.pipelines import assign
-from raydc.search import selector
+from raydc.search import criteria, selector
+from raydc.search.candidate import Candidate, Standing
+from raydc.search.criteria import Comparison
 from raydc.search.directory import same_search
 from raydc.search.driver import Search, assigners, check, search, trial_cluster
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Labels, plain_kmeans
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
-from raydc.search.selector import Candidate, Choice
-from raydc.search.settings import Criterion, TuneSettings
+from raydc.search.selector import Choice
+from raydc.search.settings import TuneSettings
 from raydc.search.trial import Record, read_array
 from raydc.training.worker_job import trusted, write_assignments
 from raydc.utils.storage import alone
 
-SHOWN: tuple[Criterion, ...] = (
+SHOWN = (
     "selector",
     "neighbour_score",
     "modularity",
@@ -42,7 +44,7 @@ SHOWN: tuple[Criterion, ...] = (
     "pooled silhouette",
     "ace",
 )
-"""Criteria that the finalists are shown side by side by, whichever chooses."""
+"""Criteria that the finalists are shown side by side by, beside the one that chooses."""
 WITNESSES = 4
 """Replicas that travel with the winner's model at most; each is as large as the model and costs as much to ask."""
 
@@ -156,7 +158,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     }
 
 
-def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int, selector.Standing]]:
+def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int, Standing]]:
     context = finished.context
     if any(one.registrable for one in able):
         order, criterion = simpler(finished.first), context.settings.criterion
@@ -309,9 +311,10 @@ def _criteria(context: Context, able: list[Candidate]) -> dict[str, dict[str, fl
     """Each criterion by finalist's number; none where it has no value."""
     if not able:
         return {}
+    shown = dict.fromkeys([*SHOWN, context.settings.criterion])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = selector.criteria(able, context.graph, SHOWN, context.reference)
+        found = criteria.values_of(Comparison(able, context.graph, context.reference), shown)
     return {
         name: {str(one.number): float(v) if np.isfinite(v) else None for one, v in zip(able, values, strict=True)}
         for name, values in found.items()

@@ -12,70 +12,19 @@ is asked of what each training scores by itself.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raydc.metrics import graph, internal, stability
+from raydc.metrics import graph, stability
 from raydc.metrics.graph import NeighbourGraph
-from raydc.search.settings import Criterion
+from raydc.search import criteria
+from raydc.search.candidate import Candidate, Standing, spread_of, standing
+from raydc.search.criteria import Comparison, Criterion, OfOne, Scores
 
-Labels = NDArray[np.int64]
-Scores = NDArray[np.float64]
 LEAST_FINALISTS = 5
 CHEAPER = 1e-9
 """Scores nearer than this are equal; the cheaper configuration then wins."""
-SINGLE: dict[str, Callable[[Labels, NeighbourGraph], float]] = {
-    "neighbour_score": graph.neighbour_score,
-    "modularity": graph.modularity,
-    "kappa": graph.kappa,
-    "agreement": graph.agreement,
-}
-"""Criteria that one training has a value of."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trial that was scored, with its replicas where it has any; the first labels are its own."""
-
-    number: int
-    n_clusters: int
-    seconds: float
-    labels: Labels
-    """[R, n], of the same evaluation rows."""
-    features: NDArray[np.float32] | None = None
-    """[n, D], of its first training."""
-    registrable: bool = True
-    """Whether it is a model, rather than a shallow opponent's labels."""
-    guarded: int = 0
-    """Further replicas that guards refused: no labels of theirs count, and they agree with no other."""
-
-    @property
-    def trainings(self) -> int:
-        return len(self.labels) + self.guarded
-
-    @property
-    def sound_pairs(self) -> float:
-        """Share of the pairs of trainings of which neither is guarded."""
-        return math.comb(len(self.labels), 2) / math.comb(self.trainings, 2)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a finalist did over its replicas."""
-
-    number: int
-    modularity: float
-    """Mean over replicas."""
-    stability: float
-    """Mean AMI over pairs of replicas; 0 for a pair with a guarded one."""
-    score: float
-    """The stability score: modularity times the root of stability."""
-    spread: float
-    """Standard deviation over trainings of the stability score, as their modularities move it: what its stability does
-    to the score stands in the score already."""
 
 
 @dataclass
@@ -98,25 +47,11 @@ def finalists(scores: Mapping[int, float], always: Sequence[int], share: float) 
     return first + [number for number in always if number in usable and number not in first]
 
 
-def standing(candidate: Candidate, reference: NeighbourGraph) -> Standing:
-    """The stability score of a finalist with two trainings or more."""
-    q = [graph.modularity(labels, reference) for labels in candidate.labels]
-    agreement = _of_replicas("stability ami", candidate, reference)
-    mean = float(np.mean(q))
-    spread = graph.stability_score(_spread(q), agreement)
-    return Standing(candidate.number, mean, agreement, graph.stability_score(mean, agreement), spread)
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Standard deviation over trainings; 0 for one of them."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
 def choose(
     candidates: Sequence[Candidate],
     reference: NeighbourGraph,
     simpler: Sequence[int],
-    criterion: Criterion = "selector",
+    criterion: str = "selector",
     rows: Any = None,
 ) -> tuple[Choice, dict[int, Standing], Scores]:
     """The winner among candidates with replicas, their standings, and the criterion of each (higher is better).
@@ -130,16 +65,17 @@ def choose(
     if not able:
         raise ValueError("expected at least one trial that finished with a model")
     standings = {candidate.number: standing(candidate, reference) for candidate in candidates}
-    values = criteria(candidates, reference, [criterion], rows)[criterion]
-    single = SINGLE.get(criterion, graph.neighbour_score)
+    values = criteria.values_of(Comparison(candidates, reference, rows), [criterion])[criterion]
+    asked = criteria.load(criterion)
+    single = asked.of_one or graph.neighbour_score
     models = [candidates[i] for i in able]
     found = {n: outdone(n, models, reference, single) for n in simpler}
     lost = {n: other for n, other in found.items() if other is not None}
     first = _first(candidates, able, values)
     best = _first(candidates, [i for i in able if candidates[i].number not in lost], values)
     choice = Choice(best, best, 0)
-    compared = {c.number: _compared(c, reference, criterion, standings[c.number]) for c in candidates}
-    by = f" by {criterion if criterion in SINGLE else 'the stability score'}" if criterion != "selector" else ""
+    compared = {c.number: _compared(c, reference, asked, standings[c.number]) for c in candidates}
+    by = f" by {criterion if asked.of_one else 'the stability score'}" if criterion != "selector" else ""
     if first != best:
         choice.notes.append(
             f"the simple trial {first} scores {compared[first][0]:.3f} and trial {best} {compared[best][0]:.3f}{by}, "
@@ -178,7 +114,7 @@ def outdone(
     number: int,
     candidates: Sequence[Candidate],
     reference: NeighbourGraph,
-    single: Callable[[Labels, NeighbourGraph], float] = graph.neighbour_score,
+    single: OfOne = graph.neighbour_score,
 ) -> int | None:
     """The number of a candidate with as many clusters as trial `number` has, and better in each training; or None.
 
@@ -200,86 +136,12 @@ def _compared(
     candidate: Candidate, reference: NeighbourGraph, criterion: Criterion, stability_score: Standing
 ) -> tuple[float, float]:
     """Score by which a winner is compared with simpler trials, and its standard error."""
-    if criterion not in SINGLE:
+    if criterion.of_one is None:
         score, spread = stability_score.score, stability_score.spread
     else:
-        own = [SINGLE[criterion](labels, reference) for labels in candidate.labels]
-        score, spread = float(np.mean(own)), _spread(own)
+        own = [criterion.of_one(labels, reference) for labels in candidate.labels]
+        score, spread = float(np.mean(own)), spread_of(own)
     return score, spread / math.sqrt(len(candidate.labels))
-
-
-def criteria(
-    candidates: Sequence[Candidate], reference: NeighbourGraph, names: Sequence[Criterion], rows: Any = None
-) -> dict[str, Scores]:
-    """Each criterion of each candidate [M], higher is better (errors change their sign); NaN where it has no value.
-
-    Those of stability need replicas, those in embeddings the candidates' features, raw ones the reference `rows`.
-    """
-
-    @cache
-    def matrix() -> Scores:
-        spaces = [candidate.features for candidate in candidates if candidate.features is not None]
-        return internal.score_matrix(spaces, np.stack([candidate.labels[0] for candidate in candidates]))
-
-    return {name: _criterion(name, candidates, reference, rows, matrix) for name in names}
-
-
-def _criterion(
-    name: Criterion,
-    candidates: Sequence[Candidate],
-    reference: NeighbourGraph,
-    rows: Any,
-    matrix: Callable[[], Scores],
-) -> Scores:
-    if name in SINGLE:
-        return np.array([np.mean([SINGLE[name](labels, reference) for labels in c.labels]) for c in candidates])
-    if name in ("selector", "stability ami", "stability ari", "stability rand", "fang wang", "prediction strength"):
-        return np.array([_of_replicas(name, candidate, reference) for candidate in candidates])
-    first = np.stack([candidate.labels[0] for candidate in candidates])
-    if name == "consensus":
-        weights = np.array([_of_replicas("stability ami", c, reference) for c in candidates]).clip(min=0)
-        usable = np.isfinite(weights).all() and (weights > 0).sum() > 1
-        return stability.weighted_consensus(first, weights) if usable else np.full(len(first), np.nan)
-    if name.startswith("raw "):
-        if rows is None:
-            raise ValueError(f"the criterion {name} needs the reference rows")
-        return internal.raw_scores(rows, first, name.removeprefix("raw "))  # type: ignore[arg-type]
-    return _over_spaces(name, candidates, matrix)
-
-
-def _of_replicas(name: str, candidate: Candidate, reference: NeighbourGraph) -> float:
-    labels = candidate.labels
-    if candidate.trainings < 2:
-        return math.nan
-    if name == "selector":
-        return standing(candidate, reference).score
-    worst = -1.0 if name == "fang wang" else 0.0
-    share = candidate.sound_pairs
-    return worst + share * (_of_pairs(name, labels) - worst) if share else worst
-
-
-def _of_pairs(name: str, labels: Labels) -> float:
-    pairs = [(labels[i], labels[j]) for i in range(len(labels)) for j in range(len(labels)) if i != j]
-    if name == "fang wang":
-        return -stability.fang_wang(pairs)
-    if name == "prediction strength":
-        return float(np.mean([stability.prediction_strength(a, b) for a, b in pairs]))
-    return stability.stability(labels, name.removeprefix("stability "))  # type: ignore[arg-type]
-
-
-def _over_spaces(name: str, candidates: Sequence[Candidate], matrix: Callable[[], Scores]) -> Scores:
-    """Silhouettes of partitions in embeddings: NaN for candidates without one of their own."""
-    spaces = [candidate.features for candidate in candidates if candidate.features is not None]
-    found = np.full(len(candidates), np.nan)
-    if len(spaces) < 2 or len(candidates) < 3:
-        return found
-    if name == "pooled silhouette":
-        return internal.pooled_scores(matrix())
-    if name == "ace":
-        return internal.ace(matrix(), internal.multimodal(spaces)).scores
-    own = [i for i, candidate in enumerate(candidates) if candidate.features is not None]
-    found[own] = internal.paired_scores(matrix()[:, own])
-    return found
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,32 @@
 """What a search is asked to do."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from raydc.data.settings import DataSettings
 from raydc.settings import Settings
+from raydc.utils.registries import Registry
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raydc.search.criteria import Criterion, OfOne
+
+CRITERIA: "Registry[Criterion | OfOne]" = Registry("raydc.criteria", "criterion")
+SPACES: "Registry[Callable[..., dict[str, Any] | None]]" = Registry("raydc.spaces", "search space")
+"""What others add."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-Criterion = Literal[
-    "selector",
-    "neighbour_score",
-    "modularity",
-    "kappa",
-    "agreement",
-    "stability ami",
-    "stability ari",
-    "stability rand",
-    "fang wang",
-    "prediction strength",
-    "consensus",
-    "raw silhouette",
-    "raw calinski_harabasz",
-    "raw davies_bouldin",
-    "paired silhouette",
-    "pooled silhouette",
-    "ace",
-]
-"""What may choose among the finalists, by name."""
+
+def _known_criterion(name: str) -> str:
+    """The name, if something is called so."""
+    if name != "selector":
+        from raydc.search import criteria  # here, as it takes what help does without
+
+        criteria.load(name)
+    return name
 
 
 def _clusters(value: Any) -> Any:
@@ -77,8 +74,9 @@ class TuneSettings(Settings):
     """Seconds (or 90s, 30m, 2h) for everything; the last third is for the replicas of the finalists."""
     seed: int = Field(0, ge=0)
     """Seed of suggestions, trainings and samples."""
-    criterion: Criterion = "selector"
-    """What chooses among the finalists; selector: modularity times the root of the replicas' stability."""
+    criterion: Annotated[str, AfterValidator(_known_criterion)] = "selector"
+    """What chooses among the finalists; selector: modularity times the root of the replicas' stability. Others:
+    neighbour_score, modularity, stability ami, prediction strength, consensus, raw silhouette, ace and more."""
     replicas: int = Field(2, ge=1)
     """Further trainings of a finalist, each with a new seed and on a new subsample."""
     subsample: float = Field(0.8, gt=0, le=1)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from raydc.metrics import graph
-from raydc.search import selector
+from raydc.search import criteria, selector
+from raydc.search.candidate import Candidate
+from raydc.search.criteria import Comparison
 from raydc.search.evaluation import plain_kmeans
-from raydc.search.selector import Candidate
 
 GROUPS = np.repeat(np.arange(4), 25)
 
@@ -134,7 +135,7 @@ def test_the_simplest_that_the_winner_does_not_beat_is_returned(reference: graph
 def test_simpler_trials_are_compared_by_the_criterion_that_chose(reference: graph.NeighbourGraph) -> None:
     """The one is coarse and stable, the other better and less stable: which gives way depends on what is asked."""
     pair = [Candidate(1, 2, 1.0, np.stack([GROUPS // 2] * 3)), of(5, 0.08)]
-    chosen = {name: selector.choose(pair, reference, [1], name)[0] for name in ("selector", "modularity", "fang wang")}  # type: ignore[arg-type]
+    chosen = {name: selector.choose(pair, reference, [1], name)[0] for name in ("selector", "modularity", "fang wang")}
     assert {name: (choice.best, choice.number) for name, choice in chosen.items()} == {
         "selector": (5, 1), "modularity": (5, 5), "fang wang": (1, 1)
     }  # fmt: skip
@@ -150,7 +151,7 @@ def test_guarded_replicas_are_no_medoid_and_agree_with_nothing(reference: graph.
     assert [found[n].stability for n in (1, 2, 3)] == pytest.approx([1, 1 / 3, 0])
     assert found[2].score == pytest.approx(found[1].score / math.sqrt(3)) and found[3].score == found[3].spread == 0
     names = ("selector", "stability ari", "fang wang", "prediction strength")
-    for name, values in selector.criteria([whole, part, alone], reference, names).items():
+    for name, values in criteria.values_of(Comparison([whole, part, alone], reference), names).items():
         assert values[0] > values[1] > values[2] and np.isfinite(values).all(), name
     assert selector.choose([whole, part, alone], reference, [])[0].number == 1
 
@@ -176,20 +177,16 @@ def test_a_shallow_opponent_is_said_to_be_better_and_not_returned(reference: gra
 
 
 def test_every_criterion_prefers_the_clean_trial(reference: graph.NeighbourGraph, rows: np.ndarray) -> None:
-    from typing import get_args
-
-    from raydc.search.settings import Criterion
-
     features = rows.astype(np.float32)
     pair = [Candidate(c.number, 4, 1.0, c.labels, features) for c in (of(1, 0.02), of(2, 0.6), of(3, 0.1))]
-    found = selector.criteria(pair, reference, get_args(Criterion), rows)
+    found = criteria.values_of(Comparison(pair, reference, rows), criteria.OWN)
     for name, values in found.items():
         assert values[0] > values[1], name
 
 
 def test_criteria_without_replicas_have_no_value(reference: graph.NeighbourGraph, rows: np.ndarray) -> None:
-    found = selector.criteria(
-        [of(1, 0.1, 1), of(2, 0.2, 1)], reference, ["stability ami", "consensus", "neighbour_score"], rows
+    found = criteria.values_of(
+        Comparison([of(1, 0.1, 1), of(2, 0.2, 1)], reference), ["stability ami", "consensus", "neighbour_score"]
     )
     assert np.isnan(found["stability ami"]).all() and np.isnan(found["consensus"]).all()
     assert np.isfinite(found["neighbour_score"]).all()
