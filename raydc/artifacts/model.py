@@ -17,22 +17,26 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
+from raydc.artifacts.labels import NOWHERE, Asked, LabelMap, cells_of, memberships_of
 from raydc.clustering.distances import Distances
 from raydc.data.inputs import rows_of
 from raydc.data.scaling import Scaling
+from raydc.losses.hardening import exact_squared_distances
 from raydc.methods.base import Method, in_batches
 from raydc.settings import build
 from raydc.utils import source_file
 from raydc.utils.autocast import exact_float32
 from raydc.utils.storage import Store
 
-FORMAT = 4
+FORMAT = 5
 ABOUT, WEIGHTS = "model.json", "state.safetensors"
-"""The files that make a model; its replicas' weights and the distances lie beside them."""
-DISTANCES = "distances.safetensors"
+"""The files that make a model; its replicas' weights, the distances and the clusters' ids lie beside them."""
+DISTANCES, LABELS = "distances.safetensors", "labels.json"
 CODE = "method.py"
 """The code of a method that a file of its own defines."""
-FILE = re.compile(r"model\.json|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py")
+FILE = re.compile(
+    r"model\.json|labels\.json|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py"
+)
 """Names of a model's files; its folder holds no others."""
 ALLOW_CODE = "RAYDC_ALLOW_CODE"
 """Environment variable: names of methods from elsewhere, parted by commas, whose code models may have run."""
@@ -55,22 +59,27 @@ agreement. Noise may well have both near 1, as replicas agree on it too; it has 
 """
 
 
+AS_THEY_ARE = Asked()
+"""Every cluster by itself, and a place for every row."""
+
+
 class Assigned(NamedTuple):
     """What a model says of rows: their clusters, and the columns of TRUST."""
 
     clusters: np.ndarray
-    """int64 [B]."""
+    """int64 [B], ids; NOWHERE of rows of a cluster that was dropped, and of outliers where they are asked for."""
     membership: np.ndarray
-    """float32 [B] in [1/K, 1]: the row's largest membership."""
+    """float32 [B]: the row's membership in its cluster, before it is called an outlier. It is the largest, and at least
+    1/K, unless clusters were merged."""
     agreement: np.ndarray
     """float32 [B] in [0, 1]: share of the model's replicas, trained with other seeds on other rows, that put the row
     into the same cluster; NaN where the model has none."""
     distance: np.ndarray
     """float32 [B] in [0, 1]: share of the cluster's training rows that are nearer to a centre of the rows, so that of
     those one in a hundred is above .99; 1 at the farthest of them and beyond. Centres are k-means' own, and of other
-    methods those of k-means on the training rows as scaled."""
+    methods those of k-means on the training rows as scaled. The cluster is the method's, before any edit."""
     memberships: np.ndarray
-    """float32 [B, K]."""
+    """float32 [B, K] in the clusters by ascending id; rows sum to 1, without what is in clusters that were dropped."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ class ModelFacts:
     """What a model's files say of it without any code of its method being imported."""
 
     method_name: str
-    n_clusters: int
+    clusters: tuple[int, ...]
+    """Ids, ascending."""
     shape: tuple[int, ...]
     columns: tuple[str, ...]
 
@@ -115,6 +125,8 @@ class ClusteringModel:
     """How far the training rows lie from their centres; none before the end of a training."""
     id_column: str | None = None
     """The column that identified the training rows, for tables to be assigned; it says nothing of clusters."""
+    renamed: LabelMap | None = None
+    """What the clusters are called; none where each has the method's own number."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -125,8 +137,18 @@ class ClusteringModel:
         return int(np.prod(self.shape))
 
     @property
+    def labels(self) -> LabelMap:
+        """What the clusters are called."""
+        return self.renamed or LabelMap.plain(self.method.n_clusters)
+
+    @property
+    def clusters(self) -> tuple[int, ...]:
+        """Ids, ascending."""
+        return self.labels.cells.alive
+
+    @property
     def n_clusters(self) -> int:
-        return self.method.n_clusters
+        return len(self.clusters)
 
     @property
     def refuses(self) -> str:
@@ -141,24 +163,70 @@ class ClusteringModel:
         return self.scaling.apply(rows_of(data, self.columns, self.shape, self.n_features))
 
     def memberships(self, data: Any) -> np.ndarray:
-        """Memberships, float32 [B, K], rows summing to 1. NotImplementedError where the method refuses new rows."""
-        return self._map(lambda x: (self.method.assign(x),), self.rows(data))[0]
+        """Memberships in the clusters by ascending id, float32 [B, K], as `assign` says.
 
-    def predict(self, data: Any) -> np.ndarray:
-        """Cluster of each row, int64 [B]; raises as `memberships` does."""
-        return self._labels(self.method, self.rows(data))
+        NotImplementedError where the method refuses new rows.
+        """
+        return self._told(self.rows(data), None)[2]
 
-    def assign(self, data: Any) -> Assigned:
-        """All that the model says of each row; raises as `memberships` does."""
+    def predict(self, data: Any, asked: Asked = AS_THEY_ARE) -> np.ndarray:
+        """Cluster of each row, int64 [B]; raises as `assign` does."""
+        if asked.outliers is None:
+            return self._told(self.rows(data), asked.level)[1]
+        return self.assign(data, asked).clusters
+
+    def assign(self, data: Any, asked: Asked = AS_THEY_ARE) -> Assigned:
+        """All that the model says of each row; raises as `memberships` and `check` do."""
+        self.check(asked)
         x = self.rows(data)
-        clusters, memberships = self._map(self.method.decide, x)
-        found = (memberships.max(1), self._agreement(x, clusters), self._standing(x, clusters))
-        return Assigned(clusters, *found, memberships)
+        own, clusters, memberships, membership = self._told(x, asked.level)
+        distance = self._standing(x, own)
+        if asked.outliers is not None:
+            clusters = np.where(distance > 1 - asked.outliers, NOWHERE, clusters)
+        return Assigned(clusters, membership, self._agreement(x, own), distance, memberships)
 
-    def _agreement(self, x: Tensor, clusters: np.ndarray) -> np.ndarray:
+    def check(self, asked: Asked) -> None:
+        """ValueError for a level that there is not, and for outliers where the model does not know distances."""
+        self.labels.ids_at(asked.level)
+        if asked.outliers is not None and self.distances is None:
+            raise ValueError("outliers: the model does not know how far its training rows lie from their centres")
+
+    def _told(self, x: Tensor, level: int | None) -> tuple[np.ndarray, ...]:
+        """Of scaled rows the method's own clusters [B], ids [B], memberships [B, K] by id, and that in the id [B]."""
+        labels = self.labels
+        cells, ids, alive = labels.cells, labels.ids_at(level), labels.clusters_at(level)
+        own, memberships = self._map(self.method.decide, x)
+        parts = [self._nearest(x, torch.from_numpy(split.centroids)) for split in cells.splits]
+        clusters = ids[cells_of(cells, own, parts)]
+        column = {cluster: i for i, cluster in enumerate((*alive, NOWHERE))}
+        grouped = np.zeros((len(own), len(column)), np.float32)
+        for cluster, each in zip(ids.tolist(), memberships_of(cells, memberships, parts).T, strict=True):
+            grouped[:, column[cluster]] += each
+        membership = grouped[np.arange(len(own)), [column[cluster] for cluster in clusters.tolist()]]
+        return own, clusters, grouped[:, :-1], membership
+
+    def _nearest(self, x: Tensor, centroids: Tensor) -> np.ndarray:
+        """The nearest of centroids [P, D] of features to each scaled row, int64 [B]."""
+
+        def nearest(part: Tensor) -> tuple[Tensor]:
+            features = self.features(part).float()
+            return (exact_squared_distances(features, centroids.to(features.device)).argmin(1),)
+
+        return self._map(nearest, x)[0]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Where scaled rows lie [B, D] when clusters are split: in the method's embedding, where it has one."""
+        try:
+            return self.method.features(x).flatten(1)
+        except NotImplementedError:
+            return self.method.located(x)
+
+    def _agreement(self, x: Tensor, own: np.ndarray) -> np.ndarray:
+        """Of rows in the method's clusters [B]; clusters that were merged are one."""
         if not self.replicas:
-            return np.full(len(clusters), np.nan, np.float32)
-        votes = [replica.names[self._labels(replica.method, x)] == clusters for replica in self.replicas]
+            return np.full(len(own), np.nan, np.float32)
+        ids = np.array(self.labels.cells.ids)
+        votes = [ids[replica.names[self._labels(replica.method, x)]] == ids[own] for replica in self.replicas]
         return np.stack(votes).mean(axis=0, dtype=np.float32)
 
     def _standing(self, x: Tensor, clusters: np.ndarray) -> np.ndarray:
@@ -208,7 +276,7 @@ class ClusteringModel:
 
     def files(self) -> dict[str, bytes]:
         """The model as files by name; `model.json` has the others' checksums."""
-        files = {WEIGHTS: _state(self.method)}
+        files = {WEIGHTS: _state(self.method), LABELS: self.labels.model_dump_json(indent=1).encode()}
         files |= {_replica(i): _state(replica.method) for i, replica in enumerate(self.replicas)}
         if self.distances is not None:
             files[DISTANCES] = _tensors(vars(self.distances))
@@ -218,7 +286,6 @@ class ClusteringModel:
         about = {
             "format": FORMAT,
             "method": self.method_name,
-            "n_clusters": self.n_clusters,
             "config": self.config,
             "shape": list(self.shape),
             "columns": list(self.columns),
@@ -277,9 +344,10 @@ class ClusteringModel:
                     raise ModelError(f"{name} holds other weights than a {about['method']} has: {other}") from None
                 return made.eval()
 
+            trained = method(WEIGHTS)
             return ClusteringModel(
                 about["method"],
-                method(WEIGHTS),
+                trained,
                 Scaling.from_json(about["scaling"]),
                 shape,
                 tuple(about["columns"]),
@@ -289,14 +357,16 @@ class ClusteringModel:
                 ),
                 distances=Distances(**tensors(DISTANCES)) if DISTANCES in about["sha256"] else None,
                 id_column=about["id_column"],
+                renamed=_labels_of(files, trained.n_clusters),
             )
 
 
 def facts_of(folder: str | Path) -> ModelFacts:
     """What a model's folder says of it, once its checksums are compared; ModelError as `ClusteringModel.of` raises."""
     with _complaining(str(folder)):
-        about = _checked(_read_folder(folder))
-        return ModelFacts(about["method"], about["n_clusters"], tuple(about["shape"]), tuple(about["columns"]))
+        files = _read_folder(folder)
+        about, clusters = _checked(files), _labels_of(files).cells.alive
+        return ModelFacts(about["method"], clusters, tuple(about["shape"]), tuple(about["columns"]))
 
 
 def _read_folder(folder: str | Path) -> dict[str, bytes]:
@@ -330,6 +400,18 @@ def _checked(files: Mapping[str, bytes]) -> dict[str, Any]:
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise ModelError(f"{name} is damaged: it does not have the checksum that {ABOUT} states; {ANEW}")
     return about
+
+
+def _labels_of(files: Mapping[str, bytes], n_clusters: int | None = None) -> LabelMap:
+    """What the clusters are called, if it fits a method of as many."""
+    try:
+        labels = LabelMap.model_validate_json(files[LABELS])
+        labels.cells  # noqa: B018 - raises where the edits contradict each other
+    except ValueError as damage:
+        raise ModelError(f"{LABELS} holds no ids of clusters: {damage}") from None
+    if n_clusters is not None and len(labels.given) != n_clusters:
+        raise ModelError(f"{LABELS} has ids for {len(labels.given)} clusters, and the model has {n_clusters}")
+    return labels
 
 
 def _method_of(name: str, files: Mapping[str, bytes], allow_code: Collection[str]) -> type[Method]:

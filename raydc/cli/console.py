@@ -245,6 +245,8 @@ def assigned(summary: dict[str, Any]) -> None:
     """What an assignment did."""
     told = dict(summary)
     trust = {name: told.pop(name) for name in ("membership", "agreement", "far")}
+    told |= {"clusters": len(told["clusters"]), "names": told["names"] or "none"}
+    told.pop("asked")
     console = plain_console()
     for note in told.pop("notes"):
         console.print(f"note: {note}", style="dim")

@@ -261,6 +261,11 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
     parser.add_argument("--out", required=True, help="directory (or URI) for the assignments")
     parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
+    parser.add_argument(
+        "--outliers", type=float, metavar="SHARE",
+        help="label -1 for what lies farther out than all but this share of the training rows of its cluster, as .05",
+    )  # fmt: skip
+    parser.add_argument("--level", type=int, metavar="K", help="cut the model's tree of clusters to as many")
     parser.allow_code()
     parser.ray()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
@@ -271,6 +276,7 @@ def _assign(arguments: Sequence[str]) -> int:
     )
     given = parser.parse_args(arguments)
     flat = {key: value for key, value in vars(given).items() if key.startswith("data.")}
+    from raydc.artifacts.labels import Asked
     from raydc.cli import console
     from raydc.pipelines.assign import AssignmentFailed, assign
     from raydc.settings import build
@@ -284,6 +290,7 @@ def _assign(arguments: Sequence[str]) -> int:
             workers=given.workers,
             tracking_uri=given.tracking_uri,
             allow_code=given.allow_code,
+            asked=Asked(given.level, given.outliers),
         )
     except AssignmentFailed as problem:
         return _fail(FAILED, problem)

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raydc.artifacts.model import TRUST, ClusteringModel, weights_hash
+from raydc.artifacts.labels import NOWHERE, Asked
+from raydc.artifacts.model import AS_THEY_ARE, TRUST, ClusteringModel, weights_hash
 from raydc.clustering.distances import FAR
 from raydc.data import DataError, DataSettings, Source, open_source, opened
 from raydc.data.profile import bad_cells, checksum, complaint, joined
@@ -31,7 +32,7 @@ from raydc.utils.storage import Store
 
 MANIFEST, SUMMARY = "_assignment.json", "_summary.json"
 """Readers of a folder of Parquet pass over names that begin like this."""
-WHOSE = ("model", "data", "ids")
+WHOSE = ("model", "data", "ids", "asked")
 """What a file of assignments is made from, in the manifest and in each file."""
 CHUNK_ROWS = 2**17
 """Rows of an output file, about; it holds whole pieces of the data."""
@@ -65,10 +66,12 @@ def assign(
     chunk_rows: int = CHUNK_ROWS,
     poll: Callable[[], None] = lambda: None,
     allow_code: Collection[str] = (),
+    asked: Asked = AS_THEY_ARE,
 ) -> dict[str, Any]:
     """Write row, id, cluster and the columns of `model.TRUST` of every row of `data` into `out`; what it came to.
 
-    A column is null where the model has no such number.
+    A column is null where the model has no such number. The cluster is -1 of a row that belongs nowhere: of a cluster
+    that was dropped, or an outlier where they are `asked` for.
 
     Runs in this process or in `workers` Ray actors; `poll` is called before and between chunks, and ends it by what it
     raises. `allow_code` names methods that do not come with raydc and whose code the model may have imported. Raises
@@ -85,6 +88,7 @@ def assign(
     model = mlflow_client.load(model_uri, tracking_uri, allow_code)
     if model.refuses:
         raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
+    model.check(asked)
     source, ids = opened_for(data, model)
     if source.n_features != model.n_features:
         raise DataError(
@@ -95,6 +99,7 @@ def assign(
         "model": identity(model),
         "data": source.fingerprint,
         "ids": source.identified,
+        "asked": vars(asked),
         "files": [chunk.name for chunk in chunks],
     }
     times = [*source.times.values()]
@@ -116,7 +121,7 @@ def assign(
         _on_ray(missing, source.settings, model, store, manifest | {"ended": ended}, workers, poll)
     store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
     made = {"ids": ids, "written": abouts.count(None), "seconds": time.time() - started}
-    return _summarise(store, chunks, manifest, model, source, made)
+    return _summarise(store, chunks, manifest, model, source, made | {"asked": vars(asked)})
 
 
 def notes_of(model: ClusteringModel, source: Source) -> list[str]:
@@ -167,6 +172,7 @@ def identity(model: ClusteringModel) -> str:
     hashes = [weights_hash(method) for method in (model.method, *(replica.method for replica in model.replicas))]
     rest += [hashes, [replica.names.tolist() for replica in model.replicas]]
     rest.append([] if model.distances is None else [model.distances.digest()])
+    rest.append(model.labels.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
@@ -190,7 +196,12 @@ def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | Non
                 store.delete(name)
             store.write_text(MANIFEST, json.dumps(manifest, indent=1))
         elif changed:
-            words = {"model": "another model", "data": "other rows", "ids": "ids of another column"}
+            words = {
+                "model": "another model",
+                "data": "other rows",
+                "ids": "ids of another column",
+                "asked": "another level or share of outliers",
+            }
             held = " and ".join(words[name] for name in changed if name in words) or "files of another size"
             raise ValueError(f"{store.root} holds assignments of {held} than {what}; name another --out")
         return before.get("times")
@@ -242,7 +253,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         if bad is not None and not drop:
             raise DataError(complaint(source, piece, block, bad))
         dropped += (piece.start + np.setdiff1d(np.arange(piece.rows), rows)).tolist()
-        found = model.assign(dense(block.x[rows]))
+        found = model.assign(dense(block.x[rows]), Asked(**manifest["asked"]))
         columns["row"].append(piece.start + rows)
         columns["id"].append(block.ids[rows])
         columns["cluster"].append(found.clusters)
@@ -253,7 +264,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         **{name: manifest[name] for name in WHOSE},
         "dropped": dropped,
         "checksum": joined(checksums),
-        "sizes": np.bincount(whole["cluster"], minlength=model.n_clusters).tolist(),
+        "sizes": np.bincount(whole["cluster"] - NOWHERE, minlength=model.clusters[-1] + 1 - NOWHERE).tolist(),
         "membership": float(whole["membership"].sum(dtype=np.float64)),
         "agreement": float(whole["agreement"].sum(dtype=np.float64)) if model.replicas else None,
         "far": int((whole["distance"] > FAR).sum()),
@@ -281,18 +292,21 @@ def _summarise(
     if any(about is None for about in held):
         raise RuntimeError(f"files of {store.root} have vanished while it was written; run the same command again")
     abouts = [about for about in held if about is not None]
-    sizes = np.sum([about["sizes"] for about in abouts], axis=0).astype(int).tolist()
-    asked = sum(sizes) > 0 and abouts[0]["agreement"] is not None
+    nowhere, *sizes = np.sum([about["sizes"] for about in abouts], axis=0).astype(int).tolist()
+    rows = nowhere + sum(sizes)
+    voted, asked = rows > 0 and abouts[0]["agreement"] is not None, Asked(**manifest["asked"])
     dropped = [row for about in abouts for row in about["dropped"]]
     summary = {
-        "rows": sum(sizes),
+        "rows": rows,
         "dropped": len(dropped),
         "dropped_rows": dropped[:100],
-        "n_clusters": model.n_clusters,
+        "clusters": model.labels.clusters_at(asked.level),
+        "names": model.labels.names_at(asked.level),
         "sizes": sizes,
+        "nowhere": nowhere,
         "notes": notes_of(model, source),
-        "membership": sum(about["membership"] for about in abouts) / max(1, sum(sizes)),
-        "agreement": sum(about["agreement"] for about in abouts) / sum(sizes) if asked else None,
+        "membership": sum(about["membership"] for about in abouts) / max(1, rows),
+        "agreement": sum(about["agreement"] for about in abouts) / rows if voted else None,
         "far": sum(about["far"] for about in abouts),
         "files": len(chunks),
         "out": store.root,

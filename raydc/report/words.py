@@ -112,13 +112,14 @@ def after_search(summary: Mapping[str, Any], model: str, out: str) -> str:
 
 def of_assignment(summary: Mapping[str, Any]) -> str:
     """What an assignment came to, in one sentence."""
-    sizes: Sequence[int] = summary["sizes"]
-    empty = [cluster for cluster, size in enumerate(sizes) if not size]
+    clusters: Sequence[int] = summary["clusters"]
+    empty = [cluster for cluster in clusters if not summary["sizes"][cluster]]
     none = f" (no row went to {named(empty)})" if empty else ""
     left = f"; {counted(summary['dropped'], 'bad row')} left out" if summary["dropped"] else ""
     return (
-        f"{counted(summary['rows'], 'row')} in {counted(len(sizes) - len(empty), 'cluster')}{none}; "
-        f"{percent(_far(summary))} belong nowhere: farther out than 99 % of the rows trained on, of which 1 % are{left}"
+        f"{counted(summary['rows'], 'row')} in {counted(len(clusters) - len(empty), 'cluster')}{none}; "
+        f"{percent(_far(summary))} belong nowhere: farther out than 99 % of the rows trained on, of which 1 % are"
+        f"{_labelled(summary)}{left}"
     )
 
 
@@ -128,6 +129,15 @@ def after_assignment(summary: Mapping[str, Any]) -> str:
     if _far(summary) > UNLIKE:
         return f"these rows are unlike those trained on: check their columns and units, or train anew; {where}"
     return f"{where}; leave out rows with a distance above .99 where wrong clusters do harm"
+
+
+def _labelled(summary: Mapping[str, Any]) -> str:
+    """How many rows have the label -1, and why; nothing where none has and none was asked for."""
+    share = summary["asked"]["outliers"]
+    if not summary["nowhere"] and share is None:
+        return ""
+    far = "" if share is None else f" or that lies farther out than all but {100 * share:g} % of those trained on"
+    return f"; {counted(summary['nowhere'], 'row')} labelled -1: what is of a dropped cluster{far}"
 
 
 def _far(summary: Mapping[str, Any]) -> float:

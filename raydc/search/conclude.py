@@ -247,7 +247,7 @@ def _write_model(
     model.notes["clusters"] = clusters
     if not model.refuses:
         model.replicas = tuple(
-            Replica(_model(context, other).method, stability.names_in(labels, own, model.n_clusters))
+            Replica(_model(context, other).method, stability.names_in(labels, own, model.method.n_clusters))
             for other, labels in others[:WITNESSES]
         )
     store.delete("model")

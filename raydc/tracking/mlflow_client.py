@@ -250,8 +250,14 @@ def _log_files(
 ) -> None:
     outputs = [ColSpec(DataType.long, "cluster")]
     outputs += [ColSpec(DataType.float, name) for name in TRUST]
-    outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in range(facts.n_clusters)]
-    soft = ParamSpec("soft", DataType.boolean, False)
+    outputs += [ColSpec(DataType.float, f"p{k}", required=False) for k in facts.clusters]
+    params = ParamSchema(
+        [
+            ParamSpec("soft", DataType.boolean, False),
+            ParamSpec("outliers", DataType.double, 0.0),  # 0: none are told apart
+            ParamSpec("level", DataType.long, 0),  # 0: the clusters as they are
+        ]
+    )
     with tempfile.TemporaryDirectory(prefix="raydc-") as scratch:
         copied = shutil.copytree(folder, Path(scratch, "model"))
         with _undisturbed():
@@ -261,13 +267,13 @@ def _log_files(
                 python_model=str(Path(__file__).with_name("pyfunc.py")),
                 artifacts={"model": copied.as_uri()},  # a URI: MLflow decodes what it is given
                 code_paths=code_of(facts),
-                signature=ModelSignature(outputs=Schema(outputs), params=ParamSchema([soft])),
+                signature=ModelSignature(outputs=Schema(outputs), params=params),
                 input_example=example_rows(facts) if example is None else example,
                 pip_requirements=_requirements(),
                 metadata={
                     "raydc": {
                         "method": facts.method_name,
-                        "n_clusters": facts.n_clusters,
+                        "n_clusters": len(facts.clusters),
                         "columns": list(facts.columns),
                         "shape": list(facts.shape),
                     }

@@ -9,6 +9,7 @@ import mlflow.models
 import mlflow.pyfunc
 import pandas as pd
 
+from raydc.artifacts.labels import Asked
 from raydc.artifacts.model import TRUST, ClusteringModel
 
 
@@ -22,13 +23,17 @@ class Clusters(mlflow.pyfunc.PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """cluster (int64), membership, agreement and distance (float32) a row, as `raydc.artifacts.model.TRUST` says.
 
-        With params={"soft": True} also the memberships in all clusters, p0, p1, ...
+        `params`: "soft": True gives also the memberships in all clusters, p0, p1, ... by their ids; "outliers": .05
+        puts into cluster -1 what lies farther out than 95 % of the training rows; "level": 5 gives five clusters.
         """
-        found = self.model.assign(model_input)
+        wanted = params or {}
+        asked = Asked(level=wanted.get("level") or None, outliers=wanted.get("outliers") or None)
+        found = self.model.assign(model_input, asked)
         columns: dict[str, Any] = {"cluster": found.clusters}
         columns |= {name: getattr(found, name) for name in TRUST}
-        if (params or {}).get("soft"):
-            columns |= {f"p{k}": found.memberships[:, k] for k in range(found.memberships.shape[1])}
+        if wanted.get("soft"):
+            clusters = self.model.labels.clusters_at(asked.level)
+            columns |= {f"p{cluster}": found.memberships[:, i] for i, cluster in enumerate(clusters)}
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None
         return pd.DataFrame(columns, index=index)
 

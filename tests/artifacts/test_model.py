@@ -51,6 +51,7 @@ def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) 
     model.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "distances.safetensors",
+        "labels.json",
         "model.json",
         "replica-0.safetensors",
         "replica-1.safetensors",
@@ -77,9 +78,9 @@ def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) 
         ("state.safetensors", b"", r"state\.safetensors is damaged: .* copy the whole folder anew"),
         ("model.json", b"{", r"model\.json is damaged, .* copy the whole folder anew"),
         ("model.json", b"\xff", r"model\.json is damaged, .* copy the whole folder anew"),
-        ("model.json", b'{"format": 4}', r"sha256 is missing"),
-        ("model.json", b'{"format": 3}', r"format 4, got 3: train the model anew, or use the raydc that made it"),
-        ("model.json", b'{"format": 5}', r"format 4, got 5: update raydc"),
+        ("model.json", b'{"format": 5}', r"sha256 is missing"),
+        ("model.json", b'{"format": 4}', r"format 5, got 4: train the model anew, or use the raydc that made it"),
+        ("model.json", b'{"format": 6}', r"format 5, got 6: update raydc"),
         ("distances.safetensors", None, r"distances\.safetensors is missing; copy the whole folder anew"),
         ("distances.safetensors", b"", r"distances\.safetensors is damaged"),
     ],

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.dataset import dataset
 
+from raydc.artifacts.labels import Asked
 from raydc.artifacts.model import TRUST
-from raydc.cli.main import NO_OUTPUT, main
+from raydc.cli.main import DATA_ERROR, NO_OUTPUT, main
 from raydc.clustering.distances import FAR
 from raydc.data import DataError, DataSettings
 from raydc.data.source import Piece
@@ -199,6 +200,45 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path
     with pytest.raises(ValueError, match="it sees only its own rows"):
         assign(model, DataSettings(path="digits"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["table_run", "image_run", "head"])
+def test_a_share_of_outliers_is_that_of_the_training_rows(kind, request, tmp_path):
+    """k-means, an autoencoder and a network with a head alike; what lies far off is among them."""
+    head = {"method.name": "rim", "method.cluster.length": "1 epochs"}
+    rows = run_cases.images() if kind == "image_run" else run_cases.table()
+    run = request.getfixturevalue(kind) if kind != "head" else None
+    data = run_cases.write(rows, tmp_path / "rows.parquet")
+    run = run or run_cases.finished(tmp_path / "run", data, **head)
+    before = assign(run, DataSettings(path=data, label_column="y"), str(tmp_path / "all"))
+    assert before["nowhere"] == 0
+    summary = assign(run, DataSettings(path=data, label_column="y"), str(tmp_path / "out"), asked=Asked(outliers=0.1))
+    found, whole = everything(tmp_path / "out").to_pandas(), everything(tmp_path / "all").to_pandas()
+    out = found["cluster"] == -1
+    assert summary["nowhere"] == out.sum() and 24 <= out.sum() <= 36
+    assert (found["cluster"][~out] == whole["cluster"][~out]).all() and sum(summary["sizes"]) == 300 - out.sum()
+    assert found["distance"][out].min() > 0.9 >= found["distance"][~out].max()
+    assert found.drop(columns="cluster").equals(whole.drop(columns="cluster"))
+
+
+def test_assignments_with_and_without_outliers_are_not_mixed(model, data, tmp_path, capsys):
+    wanted = ["assign", f"--model={model}", f"--data={data}", f"--out={tmp_path / 'out'}"]
+    assert main([*wanted, "--outliers=.05"]) == 0 and "rows labelled -1" in capsys.readouterr().out
+    assert main([*wanted, "--outliers=.1"]) == main(wanted) == DATA_ERROR
+    assert "assignments of another level or share of outliers" in capsys.readouterr().err
+    for share in ("0", "1", "5"):
+        assert main([*wanted[:3], f"--out={tmp_path / 'none'}", f"--outliers={share}"]) == DATA_ERROR
+        assert "share of the training rows above 0 and below 1" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_tell_the_same_outliers(model, data, tmp_path):
+    with connected(2):
+        assign(model, DataSettings(path=data), str(tmp_path / "two"), workers=2, chunk_rows=120, asked=Asked(None, 0.2))
+    assign(model, DataSettings(path=data), str(tmp_path / "one"), chunk_rows=120, asked=Asked(None, 0.2))
+    assert everything(tmp_path / "two").equals(everything(tmp_path / "one"))
 
 
 def test_images_keep_their_shape(image_run, tmp_path):

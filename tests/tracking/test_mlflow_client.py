@@ -23,6 +23,7 @@ from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 from mlflow.pyfunc import scoring_server
 
+from raydc.artifacts.labels import Asked
 from raydc.artifacts.model import TRUST, ClusteringModel, ModelError, facts_of
 from raydc.cli import main as cli
 from raydc.report import report
@@ -211,6 +212,16 @@ def test_soft_predictions_are_memberships(served, run):
     assert len(served.predict(frame, params={"soft": False}).columns) == 4
 
 
+def test_outliers_are_told_apart_when_asked_for(served, run):
+    frame = rows()
+    frame.loc[3, [*run_cases.COLUMNS]] = 1e3
+    model = ClusteringModel.load(Path(run, "model"))
+    found = served.predict(frame, params={"outliers": 0.05})
+    np.testing.assert_array_equal(found["cluster"], model.predict(frame, Asked(outliers=0.05)))
+    assert found["cluster"][3] == -1 and (served.predict(frame)["cluster"] >= 0).all()
+    assert [*served.predict(frame, params={"soft": True, "level": 3}).columns][-3:] == ["p0", "p1", "p2"]
+
+
 def test_what_the_model_cannot_take_is_named(served):
     with pytest.raises(ValueError, match="width"):
         served.predict(rows().drop(columns=["width"]))
@@ -222,7 +233,7 @@ def test_signature_and_example(served):
     signature = served.metadata.signature
     assert signature.inputs is None  # MLflow's check would refuse float64 for float32, and arrays for columns
     assert signature.outputs.input_names() == ["cluster", *TRUST, "p0", "p1", "p2"]
-    assert [parameter.name for parameter in signature.params] == ["soft"]
+    assert [parameter.name for parameter in signature.params] == ["soft", "outliers", "level"]
     assert served.metadata.metadata["raydc"]["columns"] == [*run_cases.COLUMNS]
     example = served.input_example
     assert [*example.columns] == [*run_cases.COLUMNS]
