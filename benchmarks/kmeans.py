@@ -67,7 +67,8 @@ def streamed(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
     Beside the sums that is the move to the origin, checksums of positions, and the rows that empty clusters would take.
     """
     rows, groups = x.numpy(), split(len(x))
-    plan = ServicePlan(run="rows", n_clusters=len(start), dim=x.shape[1], rows=tuple(map(len, groups)), tolerance=0.0)
+    sizes = tuple(map(len, groups))
+    plan = ServicePlan(run="rows", n_clusters=len(start), dim=x.shape[1], rows=sizes, restarts=1, tolerance=0.0)
 
     def iteration(now: Clustering) -> Clustering:
         part = contribution(plan, State(now.version, 0, False, (), now), groups, lambda g: rows[g.start : g.stop])

@@ -80,7 +80,7 @@ def service(clusters: int, dim: int, repeats: int, start: Callable[[ServicePlan,
 
     while len(seconds["pull"]) < repeats:  # few rows are soon at rest: again, then
         sizes = tuple(map(len, groups))
-        plan = ServicePlan(run=uuid.uuid4().hex, n_clusters=clusters, dim=dim, rows=sizes, tolerance=0.0)
+        plan = ServicePlan(run=uuid.uuid4().hex, n_clusters=clusters, dim=dim, rows=sizes, restarts=1, tolerance=0.0)
         with tempfile.TemporaryDirectory() as folder:
             run = start(plan, folder)
             work(run, plan, groups, read)
@@ -148,7 +148,7 @@ def model(flops: float, link: float, into: float, rows: float = 1e9, dim: int = 
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for clusters in (100_000, 1_000_000):
-        actors = len(ServicePlan(run="model", n_clusters=clusters, dim=dim, rows=(1,)).parts)
+        actors = len(ServicePlan(run="model", n_clusters=clusters, dim=dim, rows=(1,), restarts=1).parts)
         for workers in (64, 128, 256, 512):
             sums = 8.0 * clusters * (dim + 1)
             assign = 2 * rows * clusters * dim / (workers * flops)
@@ -173,7 +173,7 @@ def shards(repeats: int, clusters: int = 10_000, dim: int = 768) -> None:
         for many in (1, 2, 4):
             plan = ServicePlan(
                 run=f"shards-{many}", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)),
-                tolerance=0.0, shards=many,
+                restarts=1, tolerance=0.0, shards=many,
             )  # fmt: skip
             runs[many] = over_ray.start(plan, f"{folder}/{many}", service=Started)
             work(runs[many], plan, groups, lambda group: x[group.start : group.stop])
@@ -218,7 +218,13 @@ def workers(repeats: int, rows: int = 1_000_000, dim: int = 128) -> None:
             for many in seconds:
                 run = f"workers-{clusters}-{many}"
                 plan = ServicePlan(
-                    run=run, n_clusters=clusters, dim=dim, rows=sizes, tolerance=0.0, iterations=2 * repeats + 2
+                    run=run,
+                    n_clusters=clusters,
+                    dim=dim,
+                    rows=sizes,
+                    restarts=1,
+                    tolerance=0.0,
+                    iterations=2 * repeats + 2,
                 )
                 runs[many] = (over_ray.start(plan, f"{folder}/{run}", service=Started), plan)
             for at in range(repeats + 1):  # the first with the profile, and an iteration that warms up

@@ -101,3 +101,8 @@ def test_the_loop_does_not_ask_which_method_it_trains():
     imported = set(imports(ROOT / "training" / "loop.py"))
     assert not any(name.startswith("raydc.methods.") and not name.startswith("raydc.methods.base") for name in imported)
     assert not any(f'"{name}"' in text for name in names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda path: path.stem)
+def test_clusters_is_all_that_a_method_sees_of_other_workers(path):
+    assert "distributed" not in rooms_below(path)

@@ -60,7 +60,14 @@ def problem(run: str, seed: int) -> tuple[ServicePlan, list[RowBlock], np.ndarra
     x = (draw.normal(size=(4800, 8)) + 6 * draw.integers(4, size=(4800, 1))).astype(np.float32)
     groups = split(4800, 200)
     plan = ServicePlan(
-        run=run, n_clusters=CLUSTERS, dim=8, rows=tuple(map(len, groups)), iterations=5, tolerance=0.0, seed=seed
+        run=run,
+        n_clusters=CLUSTERS,
+        dim=8,
+        rows=tuple(map(len, groups)),
+        iterations=5,
+        restarts=1,
+        tolerance=0.0,
+        seed=seed,
     )
     return plan, groups, x
 

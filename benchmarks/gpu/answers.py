@@ -14,6 +14,7 @@ from benchmarks.gpu.row import DrawsOfTheCPU, Row, apart, differ, states_apart
 from raydc.artifacts.model import ClusteringModel
 from raydc.centroid_service.service import CentroidService, ServicePlan
 from raydc.centroid_service.worker import work
+from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Shard, split
 from raydc.methods import available
@@ -112,7 +113,7 @@ def same_kmeans(count: int, dim: int, clusters: int, kind: str, options: dict[st
         x, weights = rows_of(kind, count, dim, weighted)
         x = x.to(place)
         weights = None if weights is None else weights.to(place)
-        return CollectiveClusters(Shard.of(x)).kmeans(x, clusters, weights=weights, **options)
+        return CollectiveClusters(Shard.of(x)).kmeans(x, clusters, KMeansOptions(**options), weights=weights)
 
     near, far = on("cpu"), on(device)
     assert far.centroids.device.type == torch.device(device).type

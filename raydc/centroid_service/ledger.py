@@ -15,7 +15,7 @@ from pydantic import Field
 from raydc.centroid_service.snapshots import Snapshots
 from raydc.clustering.kmeans import accumulate, steps
 from raydc.clustering.kmeans import init as kmeans_init
-from raydc.clustering.kmeans.iteration import Clustering, Options
+from raydc.clustering.kmeans.iteration import Clustering, KMeansTask
 
 PIECE = 256 << 20
 """Bytes of sums that one actor holds, where that is left to raydc."""
@@ -25,7 +25,7 @@ class Refused(ValueError):
     """A contribution that cannot be right; nothing was changed by it."""
 
 
-class ServicePlan(Options):
+class ServicePlan(KMeansTask):
     """What is clustered, and how. The same plan always ends in the same centroids."""
 
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -51,8 +51,8 @@ class ServicePlan(Options):
 
     def begin(self) -> Clustering:
         """Before the survey."""
-        options = Options(**{name: getattr(self, name) for name in Options.model_fields})
-        return Clustering(options, self.dim, self.total, len(self.rows))
+        task = KMeansTask(**{name: getattr(self, name) for name in KMeansTask.model_fields})
+        return Clustering(task, self.dim, self.total, len(self.rows))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Clusters over collectives: the workers of one training, or a single process without any process group."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -9,7 +8,8 @@ from torch import Tensor
 
 from raydc.clustering import KMeansResult
 from raydc.clustering.kmeans import accumulate, kernels, steps
-from raydc.clustering.kmeans.iteration import Clustering, Options
+from raydc.clustering.kmeans.iteration import Clustering, KMeansTask
+from raydc.clustering.kmeans.options import USUAL, KMeansOptions
 from raydc.clustering.kmeans.steps import FixedPoint
 from raydc.data.shard import RowBlock, Shard
 from raydc.distributed import collectives
@@ -32,7 +32,7 @@ class CollectiveClusters:
         Error: at most N / 2^63 of N times the column's largest value. Raises ValueError if a value is not finite.
         """
         values = values.double()
-        self._check(values)
+        self.shard.check(values)
         fixed = FixedPoint.of(self._largest(values), self.shard.total)
         sums = torch.zeros(values.shape[1:], dtype=torch.int64, device=values.device)
         for part in values.split(1 << 16):
@@ -40,10 +40,7 @@ class CollectiveClusters:
         return fixed.values(collectives.total(sums))
 
     def gather(self, values: Tensor) -> Tensor:
-        self._check(values)
-        if values.dtype == torch.bool:
-            return collectives.gather(values.to(torch.uint8), self.shard.sizes).bool()
-        return collectives.gather(values.contiguous(), self.shard.sizes)
+        return self.shard.gather(values)
 
     @full_precision
     @torch.no_grad()
@@ -51,27 +48,19 @@ class CollectiveClusters:
         self,
         z: Tensor,
         n_clusters: int,
+        options: KMeansOptions = USUAL,
         *,
-        restarts: int = 20,
         centroids: Tensor | None = None,
         weights: Tensor | None = None,
-        spherical: bool = False,
-        iterations: int = 300,
-        tolerance: float = 1e-4,
-        start: Literal["k-means++", "k-means||"] = "k-means++",
-        balanced: float = 0.0,
-        batch_groups: int | None = None,
     ) -> KMeansResult:
-        """As promised by `Clusters`, with the same bits on any number of workers; `tolerance` as in scikit-learn.
+        """As promised by `Clusters`, with the same bits on any number of workers; its tolerance as in scikit-learn.
 
         Zero rows on the sphere fall to cluster 0 and move no centroid. Raises ValueError for rows that are not finite
         or beyond 1e15, for no rows at all, and for weights or starting centroids of another shape.
         """
-        self._check(z)
-        if n_clusters < 1 or restarts < 1 or self.shard.total < 1:
-            raise ValueError(
-                f"k-means needs rows, clusters and restarts, got {self.shard.total}, {n_clusters} and {restarts}"
-            )
+        self.shard.check(z)
+        if n_clusters < 1 or self.shard.total < 1:
+            raise ValueError(f"k-means needs rows and clusters, got {self.shard.total} and {n_clusters}")
         if centroids is not None and centroids.shape != (n_clusters, z.shape[1]):
             raise ValueError(f"expected starting centroids {(n_clusters, z.shape[1])}, got {tuple(centroids.shape)}")
         z, given = z.float(), None if centroids is None else centroids.to(z.device)
@@ -80,21 +69,13 @@ class CollectiveClusters:
             raise ValueError(f"expected values up to {steps.LARGEST:g}, got {largest:g}: scale the rows")
         if weights is not None:
             weights = self._weights(weights.to(z))
-        asked = Options(
-            n_clusters=n_clusters,
-            restarts=restarts if centroids is None else 1,
-            spherical=spherical,
-            iterations=iterations,
-            tolerance=tolerance,
-            start=start,
-            balanced=balanced,
-            batch_groups=batch_groups,
-            weighted=weights is not None,
-            seed=self.seed,
-        )
+        asked = {name: getattr(options, name) for name in KMeansOptions.model_fields}
+        if given is not None:
+            asked["restarts"] = 1
+        task = KMeansTask(n_clusters=n_clusters, weighted=weights is not None, seed=self.seed, **asked)
         many = int(collectives.total(torch.tensor([len(self.shard.groups)], device=z.device)))
         walk = _Walk(self.shard, z, weights)
-        now = Clustering(asked, z.shape[1], self.shard.total, many, given=given)
+        now = Clustering(task, z.shape[1], self.shard.total, many, given=given)
         while not now.done:
             phase, now = now.phase, walk.step(now)
             if now.phase == "move" and phase != "move":
@@ -107,7 +88,7 @@ class CollectiveClusters:
 
         Raises ValueError if there are not k other rows.
         """
-        self._check(z)
+        self.shard.check(z)
         if not 0 < k < self.shard.total:
             raise ValueError(f"{k} neighbours need more than {k} rows and k > 0, got {self.shard.total} rows")
         mean = (self.sum(z.float()) / self.shard.total).to(z.device)
@@ -130,7 +111,7 @@ class CollectiveClusters:
         return near, far
 
     def fetch(self, values: Tensor, rows: Tensor) -> Tensor:
-        self._check(values)
+        self.shard.check(values)
         kind = torch.uint8 if values.dtype == torch.bool else values.dtype
         wanted = collectives.gather(torch.tensor([len(rows)], device=values.device)).tolist()
         rows = collectives.gather(rows.to(values.device).long(), wanted)
@@ -142,9 +123,20 @@ class CollectiveClusters:
         at = sum(wanted[: collectives.rank()])
         return collectives.total(found)[at : at + wanted[collectives.rank()]].to(values.dtype)
 
-    def _check(self, values: Tensor) -> None:
-        if len(values) != len(self.shard):
-            raise ValueError(f"expected a value for each of the shard's {len(self.shard)} rows, got {len(values)}")
+    @torch.no_grad()
+    def largest(self, values: Tensor, k: int) -> Tensor:
+        self.shard.check(values)
+        own = values.argsort(descending=True, stable=True)[:k]
+        candidates = collectives.gather(values[own].contiguous())
+        positions = collectives.gather(own + self.shard.start)
+        return positions[candidates.argsort(descending=True, stable=True)[:k]]
+
+    def label_on_one_worker(self, label: Callable[[], Tensor]) -> Tensor:
+        labels = torch.zeros(self.shard.total, dtype=torch.int64, device=self.shard.device)
+        if collectives.rank() == 0:
+            labels.copy_(label())
+        collectives.broadcast([labels])
+        return labels[self.shard.start : self.shard.start + len(self.shard)].clone()
 
     def _largest(self, values: Tensor) -> Tensor:
         """Largest absolute value of each column over all workers, float64; ValueError on all of them if not finite."""
@@ -157,7 +149,7 @@ class CollectiveClusters:
         return largest
 
     def _weights(self, weights: Tensor) -> Tensor:
-        self._check(weights)
+        self.shard.check(weights)
         bad = torch.tensor([bool(((weights < 0) | ~weights.isfinite()).any())], dtype=torch.int64)
         if bool(collectives.maximum(bad.to(weights.device))):
             raise ValueError("expected weights of 0 or more, got a negative one, NaN or infinity")

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydc.clustering.kmeans.options import KMeansOptions
 from raydc.data.shard import DenseRows, RowBlock, Shard
 from raydc.distributed import collectives
 
@@ -128,7 +129,7 @@ def centres_of(located: Callable[[Tensor], Tensor], shard: Shard, n_clusters: in
     sample = Shard(DenseRows(z, z.device), tuple(groups), tuple(sizes.tolist()), device=shard.device)
     wanted = min(len(places) // ROWS_OF_A_CENTRE, max(CENTRES, 4 * n_clusters))
     many = min(len(places), max(wanted, n_clusters, 1))
-    return CollectiveClusters(sample, seed).kmeans(z, many, restarts=1, iterations=10).centroids
+    return CollectiveClusters(sample, seed).kmeans(z, many, KMeansOptions(restarts=1, iterations=10)).centroids
 
 
 def to_nearest(z: Tensor, centres: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """Section 2.6 of the taxonomy: clustering over all shards. `Clusters` is all a method ever sees of other workers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
+
+from raydc.clustering.kmeans.options import USUAL, KMeansOptions
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,14 @@ class Clusters(Protocol):
         self,
         z: Tensor,
         n_clusters: int,
+        options: KMeansOptions = USUAL,
         *,
-        restarts: int = 20,
         centroids: Tensor | None = None,
         weights: Tensor | None = None,
-        spherical: bool = False,
-        iterations: int = 300,
-        tolerance: float = 1e-4,
-        start: Literal["k-means++", "k-means||"] = "k-means++",
-        balanced: float = 0.0,
-        batch_groups: int | None = None,
     ) -> KMeansResult:
-        """k-means of all workers' z [N, D], from `centroids` or from the best of `restarts` starts.
+        """k-means of all workers' z [N, D], from `centroids` [K, D] or from the best of several starts.
 
-        Rows count as much as their `weights` [N]. `Options` (kmeans/iteration.py) says what the other options mean.
+        Rows count as much as their `weights` [N].
         """
 
     def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -80,3 +77,14 @@ class Clusters(Protocol):
 
     def fetch(self, values: Tensor, rows: Tensor) -> Tensor:
         """values [M, ...] of the rows at these positions among all workers' rows, each worker asking for its own."""
+
+    def largest(self, values: Tensor, k: int) -> Tensor:
+        """Positions among all rows, int64 [k or fewer], of the k largest of values [N], largest first; of equals the
+        lower position first.
+        """
+
+    def label_on_one_worker(self, label: Callable[[], Tensor]) -> Tensor:
+        """int64 [N], this worker's part of the labels of all rows, int64 [N over all workers], that `label` returns.
+
+        It is called on one worker alone: for what one machine works out from gathered values.
+        """

@@ -107,6 +107,21 @@ class Shard:
         parts = [function(self[span]) for span in self.spans]
         return torch.cat(parts) if parts else function(self[slice(0, 0)])
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Values of all workers' rows, in the order of the data, [N over all workers, ...], of this shard's [N, ...].
+
+        Every worker calls it. Raises ValueError if there is not a value for each row.
+        """
+        self.check(values)
+        if values.dtype == torch.bool:
+            return collectives.gather(values.to(torch.uint8), self.sizes).bool()
+        return collectives.gather(values.contiguous(), self.sizes)
+
+    def check(self, values: Tensor) -> None:
+        """Raises ValueError if there is not a value for each row."""
+        if len(values) != len(self):
+            raise ValueError(f"expected a value for each of the shard's {len(self)} rows, got {len(values)}")
+
     def order(self, seed: int) -> Tensor:
         """A permutation of this shard's rows that depends on `seed` and where it starts; the last one is kept."""
         if self._order is None or self._order[0] != seed:

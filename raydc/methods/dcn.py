@@ -17,7 +17,6 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
-from raydc.distributed import collectives
 from raydc.losses.hardening import squared_distances
 from raydc.losses.kmeans import kmeans_loss
 from raydc.losses.reconstruction import squared_error
@@ -95,17 +94,15 @@ class DCN(CentroidMethod, AutoencoderMethod):
         counts = clusters.total(label.bincount(minlength=self.n_clusters))
         empty = ((self.chosen == 0) & (counts == 0)).nonzero()[:, 0]
         if len(empty):
-            self._refill(z, distance, empty)
+            self._refill(z, clusters, distance, empty)
             label = squared_distances(z, self.centroids).argmin(1)
         self.chosen.zero_()
         self.rows["label"] = label
         return label
 
-    def _refill(self, z: Tensor, distance: Tensor, empty: Tensor) -> None:
+    def _refill(self, z: Tensor, clusters: Clusters, distance: Tensor, empty: Tensor) -> None:
         """Put each centroid that nobody chose on one of the globally farthest rows."""
-        own = distance.topk(min(self.n_clusters, len(distance))).indices
-        far = collectives.gather(torch.cat([distance[own, None], z[own]], 1))
-        far = far[far[:, 0].argsort(descending=True, stable=True)]
+        far = clusters.fetch(z, clusters.largest(distance, len(empty)))
         empty = empty[: len(far)]
-        self.centroids[empty] = far[: len(empty), 1:]
+        self.centroids[empty] = far
         self.counts[empty] = self.config.first_count

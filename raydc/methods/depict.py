@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raydc.clustering import Clusters
+from raydc.clustering import Clusters, KMeansOptions
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.hardening import sharpen
 from raydc.losses.information import cross_entropy, likeliest, probabilities
@@ -111,7 +111,7 @@ class DEPICT(Method):
 
     @torch.no_grad()
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        found = clusters.kmeans(shard.map(self.features), self.n_clusters, restarts=40)
+        found = clusters.kmeans(shard.map(self.features), self.n_clusters, KMeansOptions(restarts=40))
         self.theta.copy_(F.normalize(found.centroids, dim=1))
         self.rows["target"] = F.one_hot(found.labels, self.n_clusters).to(self.theta.dtype)
         return found.labels

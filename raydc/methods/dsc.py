@@ -21,7 +21,6 @@ from raydc.clustering import Clusters
 from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
-from raydc.distributed import collectives
 from raydc.losses.reconstruction import squared_error
 from raydc.losses.self_expression import coefficient_energy, self_expression
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
@@ -111,12 +110,11 @@ class DSC(AutoencoderMethod):
         return self.finalize_clusters(shard, clusters)
 
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        """The spectral step is one machine's work: worker 0 does it and tells the others."""
+        """The spectral step is one machine's work, which tells the others."""
         coefficients = clusters.gather(self.rows["expression"].detach())
-        labels = torch.zeros(shard.total, dtype=torch.int64, device=shard.device)
-        if collectives.rank() == 0:
-            kept = keep_largest(coefficients.cpu().numpy(), self.config.kept)
-            alike = affinity(kept, self.config.dimension * self.n_clusters + 1, self.config.power)
-            labels.copy_(torch.from_numpy(spectral_labels(alike, self.n_clusters, clusters.seed)))
-        collectives.broadcast([labels])
-        return labels[shard.start : shard.start + len(shard)].clone()
+        return clusters.label_on_one_worker(lambda: self._spectral(coefficients, clusters.seed))
+
+    def _spectral(self, coefficients: Tensor, seed: int) -> Tensor:
+        kept = keep_largest(coefficients.cpu().numpy(), self.config.kept)
+        alike = affinity(kept, self.config.dimension * self.n_clusters + 1, self.config.power)
+        return torch.from_numpy(spectral_labels(alike, self.n_clusters, seed))

@@ -28,7 +28,6 @@ from raydc.clustering import Clusters
 from raydc.clustering.linkage import draw_rows, merge_rows
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
-from raydc.distributed import collectives
 from raydc.losses.agglomerative import agglomerative_triplets
 from raydc.methods.base import CentroidMethod, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
@@ -95,7 +94,7 @@ class JULE(CentroidMethod):
 
     def sample_batch(self, shard: Shard, phase: str, seed: int, index: int, count: int) -> Batch:
         if self._known[0] is not self.rows["merged"]:  # new ones are gathered once
-            self._known = (self.rows["merged"], collectives.gather(self.rows["merged"], shard.sizes).cpu())
+            self._known = (self.rows["merged"], shard.gather(self.rows["merged"]).cpu())
         draw = torch.Generator().manual_seed((seed + index) % 2**63)
         positions = draw_rows(self._known[1], -(-shard.total // count), draw)
         return shard.batch(positions.to(shard.device), merged=self._known[1][positions].to(shard.device))
@@ -126,9 +125,7 @@ class JULE(CentroidMethod):
         """Merge clusters, by default chains, until the share `left` of them is left, and at least K; labels [N]."""
         near, squared = clusters.neighbours(z, min(self.config.neighbours, shard.total - 1))
         near, squared, z = (clusters.gather(part) for part in (near, squared, z))
-        found = torch.zeros(shard.total, dtype=torch.int64, device=shard.device)
-        if collectives.rank() == 0:
-            found.copy_(merge_rows(near, squared, z, labels, left, self.n_clusters, self.config.nearest))
-        collectives.broadcast([found])
-        self.rows["merged"] = found[shard.start : shard.start + len(shard)].clone()
+        self.rows["merged"] = clusters.label_on_one_worker(
+            lambda: merge_rows(near, squared, z, labels, left, self.n_clusters, self.config.nearest)
+        )
         return self.rows["merged"].clone()

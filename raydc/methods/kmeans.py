@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raydc.clustering import ClusteringResult, Clusters
+from raydc.clustering import ClusteringResult, Clusters, KMeansOptions
 from raydc.clustering.kmeans.steps import Geometry, labels, unit
 from raydc.data import Shard
 from raydc.losses.posterior import held, posterior
@@ -34,21 +34,7 @@ class KMeans(Method):
 
     weighs_rows: ClassVar[bool] = True
 
-    class Config(Method.Config):
-        restarts: int = Field(20, ge=1)
-        """k-means++ starts, of which the one with the smallest inertia is kept."""
-        iterations: int = Field(300, ge=1)
-        """Lloyd iterations at most."""
-        tolerance: float = Field(1e-4, ge=0)
-        """Stop when the centroids move less than this, relative to the mean variance of a feature."""
-        spherical: bool = False
-        """Compare directions (cosine) instead of positions."""
-        start: Literal["k-means++", "k-means||"] = "k-means++"
-        """k-means++ on a sample of the rows, or k-means|| on all of them, which many clusters need."""
-        balanced: float = Field(0.0, ge=0)
-        """Strength that holds clusters to equal sizes (Sinkhorn): 5 to 20, for hundreds of iterations; 0: none."""
-        batch_groups: int | None = Field(None, ge=1)
-        """Row groups of a mini-batch iteration, whose centroids are running means; none: all rows in each iteration."""
+    class Config(Method.Config, KMeansOptions):
         shards: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
         """Actors that share sums and centroids of streamed rows; auto: one for each 256 MB of sums."""
 
@@ -80,8 +66,7 @@ class KMeans(Method):
         return unit(flat) if self.config.spherical else flat
 
     def streamed(self) -> dict[str, Any]:
-        # a class derived from this one may have settings of its own
-        return self.config.model_dump(include={*KMeans.Config.model_fields} - {"recipe", "augment"})
+        return self.config.model_dump(include={"n_clusters", "shards", *KMeansOptions.model_fields})
 
     def load_result(self, found: ClusteringResult) -> None:
         self.centroids.copy_(found.centroids)
@@ -90,8 +75,7 @@ class KMeans(Method):
         self.sharpness.fill_(found.sharpness)
 
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        options = {name: value for name, value in self.streamed().items() if name != "shards"}
-        found = clusters.kmeans(shard.map(self.features), weights=shard.weights, **options)
+        found = clusters.kmeans(shard.map(self.features), self.n_clusters, self.config, weights=shard.weights)
         self.load_result(found)
         return found.labels
 

@@ -21,7 +21,9 @@ def setup(rows=240, dim=3, clusters=4, group=30, seed=0, **settings):
     rng = np.random.default_rng(seed)
     x = (rng.normal(size=(rows, dim)) + 3 * rng.integers(3, size=(rows, 1))).astype(np.float32)
     groups = split(rows, group)
-    plan = ServicePlan(run="r", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)), **settings)
+    plan = ServicePlan(
+        run="r", n_clusters=clusters, dim=dim, rows=tuple(map(len, groups)), **({"restarts": 1} | settings)
+    )
     return plan, groups, lambda g: x[g.start : g.stop], x
 
 
@@ -187,9 +189,7 @@ def test_collectives_end_in_the_bytes_of_the_service(folder, settings):
     service = finish(CentroidService(folder, plan), plan, groups, weigh(read, plan))
     shard = Shard(DenseRows(torch.from_numpy(x), torch.device("cpu")), groups, (len(x),))
     weights = torch.arange(len(x)).float() % 7 if plan.weighted else None
-    names = ("restarts", "iterations", "tolerance", "spherical", "start", "balanced", "batch_groups")
-    options = {name: getattr(plan, name) for name in names}
-    ours = CollectiveClusters(shard, plan.seed).kmeans(torch.from_numpy(x), plan.n_clusters, weights=weights, **options)
+    ours = CollectiveClusters(shard, plan.seed).kmeans(torch.from_numpy(x), plan.n_clusters, plan, weights=weights)
     _, centroids, counts = service.centroids()
     assert ours.centroids.numpy().tobytes() == centroids.tobytes() and ours.counts.tolist() == counts.tolist()
     labels = torch.cat([labelled(service.clustering, ours_x)[0] for ours_x in torch.from_numpy(x).split(30)])

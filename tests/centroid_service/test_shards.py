@@ -56,7 +56,7 @@ def test_any_number_of_shards_ends_in_the_same_bytes(folder, settings):
 
 
 def test_shards_are_as_many_as_their_size_asks_for():
-    plan = ServicePlan(run="r", n_clusters=100_000, dim=768, rows=(10,))
+    plan = ServicePlan(run="r", n_clusters=100_000, dim=768, rows=(10,), restarts=1)
     sizes = [8 * (part.stop - part.start) * 769 for part in plan.parts]
     assert len(sizes) == 3 and max(sizes) <= PIECE and [*itertools.accumulate(sizes)][-1] == 8 * 100_000 * 769
     assert [part.start for part in plan.parts[1:]] == [part.stop for part in plan.parts[:-1]]

@@ -7,11 +7,12 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
+from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.kmeans import init as kmeans_init
 from raydc.clustering.kmeans import kernels, steps
 from raydc.clustering.kmeans.accumulate import pass_of
-from raydc.clustering.kmeans.iteration import Clustering, Options
+from raydc.clustering.kmeans.iteration import Clustering, KMeansTask
 from raydc.data.shard import DenseRows, Shard, partition, split
 
 
@@ -27,8 +28,8 @@ def alone(x: torch.Tensor, seed: int = 0, group_rows: int | None = None) -> Coll
 
 def everything(clusters: CollectiveClusters, z: torch.Tensor) -> dict[str, torch.Tensor]:
     """What a worker gets from each call; rows of the worker under names that end in _."""
-    plain = clusters.kmeans(z, 7, restarts=4, iterations=15)
-    sphere = clusters.kmeans(z, 5, restarts=2, spherical=True)
+    plain = clusters.kmeans(z, 7, KMeansOptions(restarts=4, iterations=15))
+    sphere = clusters.kmeans(z, 5, KMeansOptions(restarts=2, spherical=True))
     start = torch.cat((z.new_zeros(3, z.shape[1]), z.new_full((2, z.shape[1]), 50.0)))  # equal and far: empty clusters
     holes = clusters.kmeans(z, 5, centroids=start)
     near, far = clusters.neighbours(z, 4)
@@ -47,6 +48,8 @@ def everything(clusters: CollectiveClusters, z: torch.Tensor) -> dict[str, torch
         "sum": clusters.sum(z),
         "gathered": clusters.gather(z),
         "fetched_": clusters.fetch(z, near[:, 0]),
+        "largest": clusters.largest(far[:, 0], 40),
+        "once_": clusters.label_on_one_worker(lambda: torch.arange(clusters.shard.total) % 7),
     }
 
 
@@ -102,7 +105,7 @@ def test_values_that_are_not_finite_are_refused(bad):
 
 def test_kmeans_refuses_what_it_cannot_do():
     x = blobs(50)
-    with pytest.raises(ValueError, match="got 50, 0 and 20"):
+    with pytest.raises(ValueError, match="got 50 and 0"):
         alone(x).kmeans(x, 0)
     with pytest.raises(ValueError, match=r"expected starting centroids \(3, 5\), got \(2, 5\)"):
         alone(x).kmeans(x, 3, centroids=x[:2])
@@ -119,7 +122,7 @@ def test_kmeans_refuses_what_it_cannot_do():
 def test_kmeans_agrees_with_scikit_learn_from_the_same_start(clusters, shift):
     x = blobs(800, dim=8, seed=clusters) + shift
     start = x[torch.randperm(800, generator=torch.Generator().manual_seed(1))[:clusters]]
-    ours = alone(x).kmeans(x, clusters, centroids=start, tolerance=1e-6)
+    ours = alone(x).kmeans(x, clusters, KMeansOptions(tolerance=1e-6), centroids=start)
     theirs = KMeans(clusters, init=start.double().numpy(), n_init=1, tol=1e-6, max_iter=300).fit(x.double().numpy())
     torch.testing.assert_close(ours.centroids.double(), torch.tensor(theirs.cluster_centers_), rtol=1e-6, atol=1e-5)
     assert ours.labels.tolist() == theirs.labels_.tolist()
@@ -130,11 +133,11 @@ def test_kmeans_agrees_with_scikit_learn_from_the_same_start(clusters, shift):
 
 def test_restarts_find_the_blobs():
     x = blobs(3000, clusters=12, spread=0.3, seed=4)
-    best = alone(x).kmeans(x, 12, restarts=8)
+    best = alone(x).kmeans(x, 12, KMeansOptions(restarts=8))
     theirs = KMeans(12, n_init=10, random_state=0).fit(x.numpy())
     assert adjusted_rand_score(best.labels, theirs.labels_) == 1
     assert best.inertia == pytest.approx(theirs.inertia_, rel=1e-5)
-    again = alone(x).kmeans(x, 12, restarts=8)
+    again = alone(x).kmeans(x, 12, KMeansOptions(restarts=8))
     assert torch.equal(best.centroids, again.centroids)
 
 
@@ -144,7 +147,7 @@ def test_kmeans_by_hand():
     assert result.centroids.tolist() == [[1.0], [12.0]]
     assert result.labels.tolist() == [0, 0, 1, 1] and result.counts.tolist() == [2, 2]
     assert result.inertia == 1 + 1 + 4 + 4
-    tie = alone(x[:1] + 1).kmeans(x[:1] + 1, 2, centroids=torch.tensor([[0.0], [2.0]]), iterations=1)
+    tie = alone(x[:1] + 1).kmeans(x[:1] + 1, 2, KMeansOptions(iterations=1), centroids=torch.tensor([[0.0], [2.0]]))
     assert tie.labels.tolist() == [0], "the lowest index wins ties"
 
 
@@ -172,8 +175,8 @@ def test_empty_clusters_take_the_farthest_rows_as_in_scikit_learn():
 def test_spherical_centroids_have_unit_length_and_zero_rows_move_nothing():
     x = blobs(400, dim=4, seed=7)
     with_zeros = torch.cat((x, torch.zeros(3, 4)))
-    result = alone(with_zeros).kmeans(with_zeros, 4, centroids=x[:4], spherical=True)
-    without = alone(x).kmeans(x * 17.0, 4, centroids=x[:4], spherical=True)
+    result = alone(with_zeros).kmeans(with_zeros, 4, KMeansOptions(spherical=True), centroids=x[:4])
+    without = alone(x).kmeans(x * 17.0, 4, KMeansOptions(spherical=True), centroids=x[:4])
     torch.testing.assert_close(result.centroids.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(result.centroids, without.centroids)
     assert result.labels[-3:].tolist() == [0, 0, 0]
@@ -185,12 +188,12 @@ def test_spherical_centroids_have_unit_length_and_zero_rows_move_nothing():
 def test_many_clusters_start_better_on_all_rows():
     x = blobs(6000, dim=6, clusters=150, spread=0.2)
     sampled, parallel = (
-        alone(x, group_rows=500).kmeans(x, 150, restarts=1, iterations=1, start=start)
+        alone(x, group_rows=500).kmeans(x, 150, KMeansOptions(restarts=1, iterations=1, start=start))
         for start in ("k-means++", "k-means||")
     )
     assert parallel.inertia < 1.05 * sampled.inertia and parallel.found == 150
     few = blobs(9).repeat(30, 1)
-    assert alone(few).kmeans(few, 12, restarts=2, start="k-means||").found == 9
+    assert alone(few).kmeans(few, 12, KMeansOptions(restarts=2, start="k-means||")).found == 9
 
 
 def test_weighted_rows_agree_with_scikit_learn():
@@ -198,7 +201,7 @@ def test_weighted_rows_agree_with_scikit_learn():
     weights = torch.rand(700, generator=draw) * 5
     weights[::9] = 0
     start = x[torch.randperm(700, generator=draw)[:6]]
-    ours = alone(x).kmeans(x, 6, centroids=start, weights=weights, tolerance=0.0)
+    ours = alone(x).kmeans(x, 6, KMeansOptions(tolerance=0.0), centroids=start, weights=weights)
     theirs = KMeans(6, init=start.double().numpy(), n_init=1, tol=0).fit(x.double().numpy(), sample_weight=weights)
     torch.testing.assert_close(ours.centroids.double(), torch.tensor(theirs.cluster_centers_), rtol=1e-6, atol=1e-5)
     assert ours.labels.tolist() == theirs.labels_.tolist()
@@ -223,8 +226,8 @@ def test_balanced_clusters_have_nearly_equal_sizes():
     centres = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
     y = torch.tensor([0] * 420 + [1] * 120 + [2] * 60)
     x = centres[y] + torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
-    free = alone(x, group_rows=200).kmeans(x, 3, restarts=2)
-    even = alone(x, group_rows=200).kmeans(x, 3, restarts=2, balanced=5.0)
+    free = alone(x, group_rows=200).kmeans(x, 3, KMeansOptions(restarts=2))
+    even = alone(x, group_rows=200).kmeans(x, 3, KMeansOptions(restarts=2, balanced=5.0))
     assert free.counts.max() > 400 and even.counts.min() > 190 and even.counts.max() < 210
     distances = torch.cdist(x, even.centroids).square()
     assert torch.equal((even.offsets - distances).argmax(1), even.labels), "new rows are assigned as these were"
@@ -234,7 +237,9 @@ def test_balanced_clusters_have_nearly_equal_sizes():
 def test_mini_batches_refill_clusters_that_an_epoch_left_empty():
     x = blobs(800, dim=3, clusters=5, spread=0.2)
     start = torch.cat((x[:3], x.new_full((2, 3), 100.0)))  # nothing falls to the last two
-    result = alone(x, group_rows=100).kmeans(x, 5, centroids=start, batch_groups=2, iterations=40, tolerance=0.0)
+    result = alone(x, group_rows=100).kmeans(
+        x, 5, KMeansOptions(batch_groups=2, iterations=40, tolerance=0.0), centroids=start
+    )
     assert result.refilled >= 2 and result.found == 5 and (result.centroids.abs() < 50).all()
 
 
@@ -293,6 +298,12 @@ def as_tensor(value):
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
+def test_of_equal_values_the_lower_position_is_the_larger():
+    x = torch.tensor([[1.0], [3.0], [3.0], [0.0], [3.0], [2.0]])
+    assert alone(x).largest(x[:, 0], 4).tolist() == [1, 2, 4, 5]
+    assert alone(x).largest(x[:, 0], 9).tolist() == [1, 2, 4, 5, 0, 3]
+
+
 def test_gather_and_fetch_keep_types():
     x = blobs(40)
     clusters = alone(x)
@@ -335,7 +346,7 @@ def test_greedy_trials_are_fewer_where_they_would_take_too_long():
 
 def test_only_kmeans_plus_plus_samples_more_rows_for_more_clusters():
     for start, many in (("k-means++", 1600), ("k-means||", 100)):
-        now = Clustering(Options(n_clusters=40, start=start, sample=100), 2, 3000, 1)
+        now = Clustering(KMeansTask(n_clusters=40, start=start, sample=100), 2, 3000, 1)
         step = pass_of(now)
         step.add(torch.zeros(3000, 2), None, np.arange(3000))
         assert 0.7 * many < len(step.result()["sample"]) < 1.3 * many

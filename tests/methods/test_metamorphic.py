@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from raydc import DataWarning, DeepClustering
 from raydc.artifacts.model import ClusteringModel
+from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.spread import sharpness
 from raydc.data import ArraySource, Shard
@@ -156,7 +157,7 @@ def test_a_trial_of_a_search_has_the_labels_of_its_model(method: str, tmp_path: 
 def test_the_label_of_streamed_rows_is_that_of_the_same_rows_in_memory() -> None:
     x = torch.from_numpy(rows_of("kmeans")).float() + 5e3
     shard = Shard.of(x)
-    found = CollectiveClusters(shard, 0).kmeans(x, K, restarts=2)
+    found = CollectiveClusters(shard, 0).kmeans(x, K, KMeansOptions(restarts=2))
     method = load("kmeans")(load("kmeans").Config(n_clusters=K), (x.shape[1],))
     method.load_result(found)
     assert torch.equal(method.label(x), found.labels) and torch.equal(method.decide(x)[0], found.labels)

@@ -4,7 +4,7 @@ Sinkhorn's iteration (Cuturi, NeurIPS 2013, arXiv:1306.0895) as in self-labellin
 2020, arXiv:1911.05371): memberships softmax_k((g_k - d_k^2) / eps) are held to equal column sums by offsets g. A pass
 over the rows gives the column sums for the offsets that stand, and eps log(target / sum) is what each offset lacks; so
 a pass is a step of Sinkhorn and of Lloyd at once. A row is with the cluster of the largest g_k - d_k^2, exactly
-(`steps.Assigner`), and new rows are assigned alike. eps is the variance of the rows over `Options.balanced`: the
+(`steps.Assigner`), and new rows are assigned alike. eps is the variance of the rows over `KMeansOptions.balanced`: the
 larger that is, the nearer sizes come to equal, and the more passes it takes. Memberships are summed as integers, so
 their order leaves no trace.
 """

@@ -27,8 +27,8 @@ from torch import Tensor
 from raydc.clustering import ClusteringResult, spread
 from raydc.clustering.kmeans import balanced, steps
 from raydc.clustering.kmeans import init as kmeans_init
+from raydc.clustering.kmeans.options import KMeansOptions
 from raydc.clustering.kmeans.steps import FixedPoint, Geometry
-from raydc.settings import Settings
 
 Phase = Literal["survey", "seed", "weigh", "move", "count"]
 
@@ -36,31 +36,19 @@ EACH = ("centroids", "offsets", "counts", "lifetime", "idle", "inertia", "iterat
 """Arrays of a clustering that each restart has a part in."""
 
 
-class Options(Settings):
-    """What is asked of k-means."""
+class KMeansTask(KMeansOptions):
+    """One clustering: its options, its clusters, and what its random choices depend on."""
 
-    n_clusters: int = Field(gt=0)
-    start: Literal["k-means++", "k-means||"] = "k-means++"
-    """k-means++ on a sample of the rows, or k-means|| on all of them, which many clusters need."""
-    restarts: int = Field(default=1, gt=0)
-    """Clusterings side by side, each from its own start; the best is kept."""
-    iterations: int = Field(default=100, gt=0)
-    tolerance: float = Field(default=1e-4, ge=0)
-    """Stop when centroids move by less than this, squared, relative to the mean variance of the sample's columns."""
-    spherical: bool = False
-    balanced: float = Field(default=0.0, ge=0)
-    """Strength with which clusters are held to equal sizes (see clusters/balanced.py); 0: not at all."""
+    n_clusters: int = Field(ge=1)
     weighted: bool = False
     """Rows come with weights."""
-    batch_groups: int | None = Field(default=None, gt=0)
-    """Row groups of a mini-batch iteration (centroids are then running means); None: all of them (Lloyd)."""
-    sample: int = Field(default=10_000, gt=0)
+    sample: int = Field(10_000, ge=1)
     """Rows, about, whose mean becomes the origin; k-means++ starts are chosen among them, and at least 40 K."""
     seed: int = 0
 
     @property
     def sampled(self) -> int:
-        """Rows of the survey's sample, about."""
+        """Rows of the sample, about."""
         return max(self.sample, 40 * self.n_clusters) if self.start == "k-means++" else self.sample
 
     def drawn(self, groups: int, version: int) -> np.ndarray:
@@ -113,7 +101,7 @@ squared shifts, float64 [A, K]."""
 class Clustering:
     """Where k-means stands. `after` the totals of a pass it stands one version further; this one is not changed."""
 
-    options: Options
+    options: KMeansTask
     dim: int
     rows: int
     """Over all workers."""
