@@ -18,14 +18,16 @@ $(VENV)/installed: pyproject.toml .ci/requirements.txt .ci/torch.txt
 demo: $(VENV)/installed
 	$(BIN)/python jobs/demo.py --out $(OUT)
 
+# a test alone uses one processor, and often waits
+AT_ONCE = -n 2 --dist worksteal
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(AT_ONCE)
 
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 test-fast: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow and not ray"
+	$(BIN)/python -m pytest -m "not slow and not ray" $(AT_ONCE)
 
 DOCS ?= $(or $(TMPDIR),/tmp)/raydc-docs
 docs: $(VENV)/installed
