@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from raydc.data.inputs import rows_of
     from raydc.data.load import SparseRows, load_shard, read_group, read_labels
     from raydc.data.open import open_source, opened
-    from raydc.data.parquet import ParquetSource
     from raydc.data.profile import (
         DataProfile,
         Fault,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from raydc.data.settings import DataSettings, ScalingKind, ScalingSetting, Storage
     from raydc.data.shard import Batch, DenseRows, RowBlock, Rows, Shard, partition, split
     from raydc.data.source import DataError, DataWarning, RowsChanged, Source, changes, features_named
+    from raydc.data.table import TableSource
 
 __all__ = [
     "ArraySource",
@@ -36,7 +36,6 @@ __all__ = [
     "DataWarning",
     "DenseRows",
     "Fault",
-    "ParquetSource",
     "RowBlock",
     "Rows",
     "RowsChanged",
@@ -48,6 +47,7 @@ __all__ = [
     "Source",
     "SparseRows",
     "Storage",
+    "TableSource",
     "changes",
     "dropped_table",
     "features_named",
@@ -73,7 +73,7 @@ __getattr__ = lazily(
         "inputs": ["rows_of"],
         "load": ["SparseRows", "load_shard", "read_group", "read_labels"],
         "open": ["open_source", "opened"],
-        "parquet": ["ParquetSource"],
+        "table": ["TableSource"],
         "profile": [
             "DataProfile",
             "Fault",

@@ -16,7 +16,7 @@ from raydc.data.source import DataError, Layout
 LOOKS_LIKE_LABEL = re.compile(r"y|labels?|targets?|class(es)?|.*_label", re.IGNORECASE)
 LOOKS_LIKE_ID = re.compile(
     r"ids?|index|idx|row_?(id|index|idx|number|num|no|nr)|[ug]u?id|.*_([ug]u?)?id|.*_(key|pk)|.*[a-z](?-i:Id|ID)|"
-    r"(level|__index_level)_\d+(__)?|unnamed: ?\d+.*",
+    r"(level|__index_level)_\d+(__)?|unnamed: ?\d+.*|",
     re.IGNORECASE,
 )
 PARTS = ("label_column", "id_column", "weight_column")

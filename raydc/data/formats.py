@@ -1,18 +1,21 @@
-"""Files that are not read: what is said of them, and how their rows become Parquet or NumPy files."""
+"""Files of rows by name: which are read, and what is said of others."""
 
-SUFFIXES = (".parquet", ".parq", ".pq")
-"""Names of Parquet files in a folder."""
-MAGIC = b"PAR1"
-"""Parquet files begin and end with it."""
-READ = f"raydc reads Parquet ({', '.join(SUFFIXES)}), .npy, .npz with X, and SciPy's sparse .npz"
+PARQUET = (".parquet", ".parq", ".pq")
+CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.bz2", ".tsv.bz2", ".csv.zst", ".tsv.zst")
+JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.bz2", ".jsonl.zst")
+ARROW = (".feather", ".arrow", ".ipc")
+ORC = (".orc",)
+TABLES = {"Parquet": PARQUET, "CSV": CSV, "JSON Lines": JSON_LINES, "Arrow": ARROW, "ORC": ORC}
+"""Files of rows in columns, by what their names end in."""
+READ = (
+    f"raydc reads Parquet ({', '.join(PARQUET)}), CSV (.csv, .tsv, also .gz), JSON Lines (.jsonl, .ndjson), Arrow "
+    f"({', '.join(ARROW)}), ORC, .npy, .npz with X, and SciPy's sparse .npz"
+)
 FRAME = '.to_parquet("rows.parquet", index=False)'
 CONVERSIONS = {
-    ("csv", "tsv", "txt", "csv.gz", "tsv.gz"): f"pandas.read_csv(PATH){FRAME}",
-    ("feather", "arrow", "ipc"): f"pandas.read_feather(PATH){FRAME}",
-    ("json",): f"pandas.read_json(PATH){FRAME}",
-    ("jsonl", "ndjson", "json.gz", "jsonl.gz"): f"pandas.read_json(PATH, lines=True){FRAME}",
+    ("txt",): f"pandas.read_csv(PATH){FRAME}",
+    ("json", "json.gz"): 'pandas.read_json(PATH).to_json("rows.jsonl", orient="records", lines=True)',
     ("xlsx", "xls"): f"pandas.read_excel(PATH){FRAME}",
-    ("orc",): f"pandas.read_orc(PATH){FRAME}",
     ("h5", "hdf5", "hdf"): 'numpy.save("rows.npy", h5py.File(PATH)[NAME][:])',
     ("mat",): 'numpy.save("rows.npy", scipy.io.loadmat(PATH)[NAME])',
     ("pt", "pth"): 'numpy.save("rows.npy", torch.load(PATH, weights_only=True).numpy())',
@@ -41,3 +44,9 @@ def conversion(path: str) -> str:
         )
     found = next((how for suffixes, how in CONVERSIONS.items() if suffix in suffixes), None)
     return f"{READ}; convert it: {found.replace('PATH', repr(path))}" if found else f"{READ}; write the rows as such"
+
+
+def table_of(path: str) -> str | None:
+    """Which of TABLES a file is by its name; None for others."""
+    name = path.lower()
+    return next((kind for kind, suffixes in TABLES.items() if name.endswith(suffixes)), None)

@@ -96,7 +96,7 @@ def _together(one: pa.Field, other: pa.Field) -> pa.Field | None:
     """A column that holds the values of both; None where there is none."""
     extensions = [extension_of(one), extension_of(other)]
     if extensions == [None, None]:
-        kind = _common(one.type, other.type)
+        kind = common(one.type, other.type)
         return None if kind is None else pa.field(one.name, kind)
     if extensions[0] == extensions[1]:
         return one if one.type == other.type else None
@@ -108,7 +108,7 @@ def _together(one: pa.Field, other: pa.Field) -> pa.Field | None:
     return known if is_list(storage_of(known)) and is_list(storage_of(bare)) else None
 
 
-def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+def common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """The narrowest type that holds the values of both; None where there is none."""
     one, other = plain(one), plain(other)
     if one == other or pa.types.is_null(other):
@@ -132,7 +132,7 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 def _common_list(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     sizes = {kind.list_size for kind in (one, other) if pa.types.is_fixed_size_list(kind)}
-    value = _common(one.value_type, other.value_type)
+    value = common(one.value_type, other.value_type)
     if value is None or len(sizes) > 1:
         return None
     return pa.list_(value, *sizes)

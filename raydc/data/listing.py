@@ -1,4 +1,4 @@
-"""The Parquet files of a folder: each once, none of a table whose log says which count, and what folders' names say."""
+"""The files of rows in a folder: each once, none of a table whose log says which count, and what folders' names say."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raydc.data.formats import SUFFIXES, conversion, suffix_of
+from raydc.data.formats import TABLES, conversion, suffix_of, table_of
 from raydc.data.source import DataError
 
 LOGS = {
@@ -36,9 +36,11 @@ class Listing:
 
 
 def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
-    """A file, or the Parquet files below a folder. Files and folders whose names begin with . or _ are left out.
+    """A file, or those below a folder that are of one format: Parquet where there is any. Files and folders whose names
+    begin with . or _ are left out.
 
-    Raises DataError where there are none, or a table's log says which of them count; OSError of the file system.
+    Raises DataError where there are none, or of several formats none of which is Parquet, or a table's log says which
+    of them count; OSError of the file system.
     """
     if info.type == pafs.FileType.File:
         return Listing((info,), ({},))
@@ -50,16 +52,20 @@ def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
         paths, again = [each.path for each in found if each.type == pafs.FileType.File], []
     _refuse_log(filesystem, root, [path[len(root) + 1 :] for path in paths])
     shown = sorted(path for path in paths if not any(map(_hidden, path[len(root) + 1 :].split("/"))))
-    rows = [path for path in shown if path.lower().endswith(SUFFIXES)]
-    others = [path for path in shown if not path.lower().endswith(SUFFIXES)]
-    if not rows:
-        seen = f"{len(others)} other files, such as {others[0]}; {conversion(_usual(others))}" if others else "nothing"
-        raise DataError(f"{info.path}: no Parquet files ({', '.join(SUFFIXES)}) in it, but {seen}")
+    kinds = [table_of(path) for path in shown]
+    readable = [kind for kind in TABLES if kind in kinds]
+    if not readable:
+        seen = f"{len(shown)} other files, such as {shown[0]}; {conversion(_usual(shown))}" if shown else "nothing"
+        raise DataError(f"{info.path}: no files of rows ({', '.join(TABLES)}) in it, but {seen}")
+    if len(readable) > 1 and readable[0] != "Parquet":
+        raise DataError(f"{info.path}: holds files of {' and '.join(readable)}; put rows of one format into a folder")
+    rows = [path for path, kind in zip(shown, kinds, strict=True) if kind == readable[0]]
+    others = [path for path, kind in zip(shown, kinds, strict=True) if kind != readable[0]]
     notes = []
     if again := [path for path in again if not any(map(_hidden, path[len(root) + 1 :].split("/")))]:
         notes.append(f"read once: {again[0]} leads to what is read already, as do {len(again)} paths in all")
     if others:
-        notes.append(f"not read, as they are no Parquet: {len(others)} files, such as {others[0]}")
+        notes.append(f"not read, as they are no {readable[0]}: {len(others)} files, such as {others[0]}")
     partitions = tuple(_partition(path[len(root) + 1 :]) for path in rows)
     return Listing(tuple(filesystem.get_file_info(rows)), partitions, tuple(notes))
 
@@ -93,7 +99,7 @@ def _walked(root: str) -> tuple[list[str], list[str]]:
     """Paths below a local folder, through links, each file and folder once, hidden folders as they are; and the paths
     that lead to one again.
 
-    What no link leads to comes first. Raises DataError for a Parquet file whose link leads nowhere.
+    What no link leads to comes first. Raises DataError for a file of rows whose link leads nowhere.
     """
     paths: list[str] = []
     again: list[str] = []
@@ -107,7 +113,7 @@ def _walked(root: str) -> tuple[list[str], list[str]]:
         try:
             about = os.stat(path)
         except FileNotFoundError as error:
-            if path.lower().endswith(SUFFIXES):
+            if table_of(path):
                 raise DataError(f"{path}: is a link to {os.path.realpath(path)}, where nothing is") from error
             continue
         if (place := (about.st_dev, about.st_ino)) in seen:

@@ -1,15 +1,19 @@
 """From what the user names as data to a source."""
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raydc.data.arrays import open_array, open_digits
-from raydc.data.parquet import ParquetSource
+from raydc.data.columnar import ColumnFile
+from raydc.data.delimited import Index
+from raydc.data.files import open_columns
+from raydc.data.listing import listed
 from raydc.data.settings import DataSettings
 from raydc.data.source import DataError, RowsChanged, Source
+from raydc.data.table import TableSource, careful
 
 
 def open_source(settings: DataSettings) -> Source:
@@ -30,10 +34,15 @@ def open_source(settings: DataSettings) -> Source:
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"data.path: cannot reach {path}: {error}") from error
     if info.type == pafs.FileType.NotFound:
-        raise DataError(f"data.path: nothing at {path}; expected a file, a directory of Parquet files, or digits")
+        raise DataError(f"data.path: nothing at {path}; expected a file, a folder of files, or digits")
     if info.type == pafs.FileType.File and inner.lower().endswith((".npy", ".npz")):
         return open_array(settings, filesystem, info)
-    return ParquetSource(settings, filesystem, info)
+    listing = careful(partial(listed, filesystem, info), settings.path)
+    return TableSource(settings, listing, partial(_columns, filesystem, settings))
+
+
+def _columns(filesystem: pafs.FileSystem, settings: DataSettings, path: str, index: Index | None) -> ColumnFile:
+    return open_columns(filesystem, path, {}, settings.null_values, index)
 
 
 @lru_cache(maxsize=1)

@@ -1,178 +1,39 @@
-"""Rows in Parquet: one file or a directory of them, wherever pyarrow's file systems reach."""
+"""Parquet files, read through their footers."""
 
 import hashlib
 import io
-import logging
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raydc.data.columns import INDEX, KEY, KEY_ROWS, PARTITION, PARTLY, Columns, choose, is_key, pandas_index
-from raydc.data.formats import MAGIC, SUFFIXES, conversion
-from raydc.data.kinds import (
-    UUID,
-    differences,
-    extension_of,
-    is_binary,
-    is_list,
-    is_text,
-    is_wide_integer,
-    numpy_type,
-    plain,
-    storage_of,
-    unified,
-)
-from raydc.data.listing import listed, partition_fields, partition_value
-from raydc.data.settings import DataSettings
-from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout, texts, weights_of
+from raydc.data.columnar import ColumnFile
+from raydc.data.formats import PARQUET, conversion
+from raydc.data.kinds import is_list, storage_of
+from raydc.data.source import DataError
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-CHUNK_VALUES = 2**23
-"""Values that are decoded together, about: 32 MB as float32."""
+MAGIC = b"PAR1"
+"""Parquet files begin and end with it."""
 WHOLE = 2**27
 """Bytes of a row group up to which it is fetched as a whole; a larger one is read through small buffers."""
-WIDE = 16
-"""Columns that are put side by side together: a line of the cache of float32."""
-PLACES, PLACE_ROWS = 8, 256
-"""Places all over the data, and rows in each at most, where the length of lists is looked up."""
 
 
-class ParquetSource(Source):
-    """A fixed-size-list, list or tensor column, or columns of numbers.
+class ParquetColumns(ColumnFile):
+    """A Parquet file; its groups are row groups. Raises DataError if it is none, and pyarrow's errors."""
 
-    Opening reads the footers, and where lengths of lists or keys must be told a few rows; raises DataError if the files
-    cannot be read, hold no rows, or do not go together.
-    """
-
-    kind = "parquet"
-
-    def __init__(self, settings: DataSettings, filesystem: pafs.FileSystem, info: pafs.FileInfo) -> None:
-        self.settings = settings
-        self._filesystem = filesystem
-        self._open: tuple[str, pq.ParquetFile] | None = None
-        self._cursor: _Cursor | None = None
-        self._chunk: tuple[tuple[str, int, int], Block] | None = None
-        self.files, self.times, self._partitions = {}, {}, {}
-        schemas: dict[str, pa.Schema] = {}
-        row_groups: list[tuple[str, int, int]] = []
-        known: dict[bytes, pa.Schema] = {}
-        listing = _careful(partial(listed, filesystem, info), settings.path)
-        for found, partition in zip(listing.files, listing.partitions, strict=True):
-            mark, file = _careful(partial(self._footer, found.path), found.path)
-            self.files[found.path], self.times[found.path] = mark, f"{found.size} {found.mtime_ns}"
-            self._partitions[found.path] = partition
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            row_groups += [(found.path, i, rows) for i, rows in enumerate(groups)]
-            if any(groups):
-                schema = file.schema_arrow
-                schemas[found.path] = known.setdefault(schema.serialize().to_pybytes(), schema)
-        if not schemas:
-            raise DataError(f"{settings.path}: no rows in {len(self.files)} Parquet file(s)")
-        self.notes = listing.notes
-        self._choose(schemas, [*known.values()], [group for group in row_groups if group[2]])
-        if empty := [path for path in self.files if path not in schemas]:
-            self.notes += (f"{len(empty)} of {len(self.files)} files hold no rows, such as {empty[0]}",)
-        self.layout = resolve_layout(self._chosen.layout or self._measure(row_groups), settings)
-        self.pieces = cut(row_groups, self.n_features)
-        size = max(piece.rows for piece in self.pieces)
-        self._chunk_rows = size * max(1, CHUNK_VALUES // (size * self.n_features))
-
-    def _choose(
-        self, schemas: dict[str, pa.Schema], distinct: Sequence[pa.Schema], row_groups: Sequence[tuple[str, int, int]]
-    ) -> None:
-        """The parts that the columns play in all files together; raises DataError where those that count differ."""
-        inside = {name for schema in distinct for name in schema.names}
-        folders = [field for field in partition_fields([*self._partitions.values()]) if field.name not in inside]
-        self._schema = pa.schema([*unified(distinct), *folders])
-        self.names = tuple(self._schema.names)
-        self._folders = {field.name for field in folders}
-        apart = {name: INDEX for schema in distinct for name in sorted(pandas_index(schema))}
-        apart |= {field.name: PARTITION for field in folders}
-        everywhere = set.intersection(*(set(schema.names) for schema in distinct))
-        apart |= {name: PARTLY for name in sorted(inside - everywhere) if name.lower() == "id"}
-        self._take(choose(self._schema, self.settings, apart))
-        self._compare(schemas)
-        if self.settings.columns is None and not self._chosen.listed:
-            keys = self._keys(row_groups)
-            if len(keys) < len(self.columns):
-                self._take(choose(self._schema, self.settings, apart | dict.fromkeys(keys, KEY)))
-        self.notes += self._chosen.notes
-
-    def _take(self, chosen: Columns) -> None:
-        self._chosen = chosen
-        self.columns, self.weights, self.identified = chosen.features, chosen.weight, chosen.id
-        kinds = [storage_of(self._schema.field(name)) for name in chosen.features]
-        self.dtype = numpy_type([kind.value_type if is_list(kind) else kind for kind in kinds])
-
-    def _keys(self, row_groups: Sequence[tuple[str, int, int]]) -> list[str]:
-        """Features of integers that number or name the rows, by a few rows from all over the data."""
-        wide = [name for name in self.columns if is_wide_integer(self._schema.field(name))]
-        if wide:
-            path, number, _ = row_groups[0]
-            narrow = _careful(lambda: _narrow(self._file(path).metadata.row_group(number)), path)
-            wide = [name for name in wide if name not in narrow]
-        if not wide:
-            self._open = None
-            return []
-        among = row_groups[:: -(-len(row_groups) // PLACES)]
-        self._chunk_rows = -(-KEY_ROWS // len(among))
-        tables = [_careful(partial(self._table, path, number, 0, wide), path) for path, number, _ in among]
-        self._cursor = self._open = None
-        total = sum(rows for _, _, rows in row_groups)
-        values = {name: [_one(table[name]) for table in tables] for name in wide}
-        whole = {name: parts for name, parts in values.items() if not any(part.null_count for part in parts)}
-        return [name for name, parts in whole.items() if is_key(np.concatenate([*map(np.asarray, parts)]), total)]
-
-    def read(self, piece: Piece) -> Block:
-        """The rows of one piece; raises DataError if the file cannot be read or has been replaced."""
-        first = piece.offset // self._chunk_rows * self._chunk_rows
-        key = (piece.file, piece.row_group, first)
-        if self._chunk is None or self._chunk[0] != key:
-            self._chunk = None
-            self._chunk = (key, _careful(partial(self._decode, *key), f"{piece.file}, row group {piece.row_group}"))
-        chunk = self._chunk[1]
-        rows = slice(piece.offset - first, piece.offset - first + piece.rows)
-        return Block(
-            chunk.x[rows],
-            chunk.ids[rows] if self.identified else np.arange(piece.start, piece.start + piece.rows),
-            None if chunk.nulls is None or not chunk.nulls[rows].any() else chunk.nulls[rows],
-            {row - rows.start: what for row, what in chunk.broken.items() if rows.start <= row < rows.stop},
-            None if chunk.weights is None else chunk.weights[rows],
-        )
-
-    def labels(self) -> np.ndarray | None:
-        """Known classes of all rows, from the label column alone."""
-        name = self._chosen.label
-        if name is None:
-            return None
-        parts: list[np.ndarray] = []
-        for path in dict.fromkeys(piece.file for piece in self.pieces):
-            parts += _careful(partial(self._labels, path, name), path)
-        return np.concatenate(parts)
-
-    def _footer(self, path: str) -> tuple[str, pq.ParquetFile]:
-        """What a glance tells of a file's content, and the file with its footer read."""
-        with self._filesystem.open_input_file(path) as stream:
+    def __init__(self, filesystem: pafs.FileSystem, path: str) -> None:
+        self._filesystem, self._path = filesystem, path
+        with filesystem.open_input_file(path) as stream:
             size = stream.size()
-            if not path.lower().endswith(SUFFIXES) and (size < 12 or stream.read(4) != MAGIC):
+            if not path.lower().endswith(PARQUET) and (size < 12 or stream.read(4) != MAGIC):
                 raise DataError(f"{path}: is no Parquet file; {conversion(path)}")
             if size < 12:
                 raise DataError(f"{path}: {size} bytes, so not a Parquet file; write it again")
             stream.seek(size - 8)
             length = int.from_bytes(stream.read(4), "little")
             stream.seek(max(0, size - 8 - length))
-            footer = hashlib.sha256(stream.read(length)).hexdigest()[:16]
+            self.mark = f"{size} {hashlib.sha256(stream.read(length)).hexdigest()[:16]}"
             try:
                 file = pq.ParquetFile(stream)
             except pa.ArrowException:
@@ -182,160 +43,34 @@ class ParquetSource(Source):
                     f"{path}: its tensor column's metadata is not written as JSON, so it is not read (it may carry"
                     " code); write the file again with Ray 2.55 or newer, or as lists"
                 ) from problem
-        return f"{size} {footer}", file
+        self._metadata, self.schema = file.metadata, file.schema_arrow
+        self.groups = tuple(self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups))
+        self._file: pq.ParquetFile | None = None
 
-    def _compare(self, schemas: dict[str, pa.Schema]) -> None:
-        """Raises DataError listing the files whose columns, as far as they count, do not go with the first file's."""
-        chosen, first = self._chosen, next(iter(schemas))
-        used = {*chosen.features, chosen.label, chosen.id, chosen.weight} - self._folders
-        judged: dict[int, list[str]] = {}
-        for schema in schemas.values():
-            if id(schema) not in judged:
-                judged[id(schema)] = differences(schema, schemas[first], used)
-        lines = [
-            f"  {path}: {', '.join(parts[:5])}" for path, schema in schemas.items() if (parts := judged[id(schema)])
-        ]
-        if lines:
-            more = f"\n  and {len(lines) - 5} more files" if len(lines) > 5 else ""
-            raise DataError(
-                f"{self.settings.path}: columns differ from those of {first} in {len(lines)} file(s):\n"
-                + "\n".join(lines[:5])
-                + f"{more}\nWrite all files with the same features, or name common ones with --columns."
-            )
-
-    def _file(self, path: str) -> pq.ParquetFile:
-        """The open file, read as `_as_stored` says where that fits it; the last one is kept."""
-        if self._open is None or self._open[0] != path:
-            mark, file = self._footer(path)
-            if mark != self.files[path]:
-                raise DataError(f"{path}: has been replaced since it was opened; start again")
-            metadata, stored = file.metadata, _as_stored(file.schema_arrow)
-            if stored != file.schema_arrow.remove_metadata():
+    def batches(self, group: int, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """As `_as_stored` says where that fits the file."""
+        if self._file is None:
+            metadata, stored = self._metadata, _as_stored(self.schema)
+            if stored != self.schema.remove_metadata():
                 metadata = _with_schema(metadata, stored) or metadata
-            stream = self._filesystem.open_input_file(path)
+            stream = self._filesystem.open_input_file(self._path)
             reading = {} if _largest(metadata) < WHOLE else {"pre_buffer": False, "buffer_size": 2**20}
-            file = pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True, **reading)
-            self._open = (path, file)
-        return self._open[1]
-
-    def _labels(self, path: str, name: str) -> list[np.ndarray]:
-        """A file's labels in batches, in each of which equal texts are one object."""
-        file = self._file(path)
-        if name in self._folders:
-            batches: Iterable[pa.Array] = [self._of_folder(path, name, file.metadata.num_rows)]
-        else:
-            batches = (batch[name] for batch in file.iter_batches(columns=[name]))
-        return [np.asarray(_plain(batch).to_pandas(integer_object_nulls=True)) for batch in batches]
-
-    def _of_folder(self, path: str, name: str, rows: int) -> pa.Array:
-        """The value that a file's folders give to a column, in each row."""
-        kind = self._schema.field(name).type
-        return pa.repeat(partition_value(self._partitions[path].get(name), kind), rows)
-
-    def _decode(self, path: str, row_group: int, first: int) -> Block:
-        """A chunk of a row group: several pieces, as decoding many columns a few rows at a time is slow."""
-        names = [*dict.fromkeys([*self.columns, *filter(None, (self.identified, self.weights))])]
-        table = self._table(path, row_group, first, [name for name in names if name not in self._folders])
-        for name in self._folders.intersection(names):
-            table = table.append_column(name, self._of_folder(path, name, table.num_rows))
-        broken: dict[int, tuple[str, str]] = {}
-        if self._chosen.listed:
-            x, nulls = _lists(table[self.columns[0]], self.columns[0], self.n_features, self.dtype, broken)
-            x = self.layout.arrange(x)
-            nulls = None if nulls is None else self.layout.arrange(nulls)
-        else:
-            x, nulls = _numbers(table, self.columns, self.dtype)
-        ids = np.zeros(len(x), np.int64)
-        if self.identified:
-            ids = _ids(_one(table[self.identified]), self._schema.field(self.identified), broken)
-        weights = None
-        if self.weights:
-            values, missing = _values(_one(table[self.weights]))
-            weights = weights_of(values, self.weights, broken, missing)
-        return Block(x, ids, nulls, broken, weights)
-
-    def _table(self, path: str, row_group: int, first: int, names: list[str]) -> pa.Table:
-        try:
-            if self._cursor is None or not self._cursor.reaches(path, row_group, first):
-                self._cursor = _Cursor(self._file(path), path, row_group, self._chunk_rows, names)
-            return self._cursor.take(first)
-        except Exception:
-            self._cursor = self._open = None  # neither can be trusted after an error
-            raise
-
-    def _measure(self, row_groups: Sequence[tuple[str, int, int]]) -> Layout:
-        """The most frequent length of rows looked at all over the data, for list columns, whose type does not tell.
-
-        Raises DataError if most of those rows have other lengths.
-        """
-        name, pieces, parts = self.columns[0], cut(row_groups), []
-        begin = [piece for piece in pieces if piece.offset == 0]  # what lies within a row group costs all before it
-        among = begin if len(begin) >= PLACES else pieces
-        self._chunk_rows = PLACE_ROWS
-        for piece in among[:: -(-len(among) // PLACES)]:
-            read = partial(self._table, piece.file, piece.row_group, piece.offset, [name])
-            lists = _one(_careful(read, piece.file)[name])[: piece.rows]
-            parts.append(pc.list_value_length(lists).fill_null(0).to_numpy())
-        self._cursor = None
-        lengths = np.concatenate(parts)
-        counts = np.bincount(lengths)
-        counts[0] = 0
-        filled, most = int(counts.sum()), int(counts.argmax())
-        if filled == 0:
-            raise DataError(f"{self.settings.path}: column {name} holds no values in the {len(lengths)} rows looked at")
-        if 2 * counts[most] < filled:
-            raise DataError(
-                f"{self.settings.path}: column {name} holds lists of {np.count_nonzero(counts)} lengths, and the most "
-                f"frequent, {most}, is that of {counts[most]} of {filled} rows; write rows of one length"
-            )
-        return Layout.of((most,))
-
-
-class _Cursor:
-    """Chunks of one row group; each row is decoded once as long as they are asked for in order."""
-
-    def __init__(self, file: pq.ParquetFile, path: str, row_group: int, rows: int, names: list[str]) -> None:
-        self._place, self._rows = (path, row_group), rows
-        self._total = file.metadata.row_group(row_group).num_rows
-        self._batches: Iterator[pa.RecordBatch] = file.iter_batches(
-            batch_size=rows, row_groups=[row_group], columns=names
+            self._file = pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True, **reading)
+        found: Iterator[pa.RecordBatch] = self._file.iter_batches(
+            batch_size=rows, row_groups=[group], columns=[*columns]
         )
-        self._at = 0
-        """Rows of the row group that have been decoded."""
+        return found
 
-    def reaches(self, path: str, row_group: int, first: int) -> bool:
-        return self._place == (path, row_group) and self._at <= first
-
-    def take(self, first: int) -> pa.Table:
-        """The chunk from this row on; rows before it are passed over."""
-        start, stop = self._at, min(first + self._rows, self._total)
-        batches: list[pa.RecordBatch] = []
-        while self._at < stop:
-            batch = next(self._batches, None)
-            if batch is None:
-                raise DataError(f"{self._place[0]}, row group {self._place[1]}: fewer rows than its footer says")
-            self._at += batch.num_rows
-            if self._at <= first:
-                start = self._at
-            else:
-                batches.append(batch)
-        return pa.Table.from_batches(batches).slice(first - start, stop - first)
-
-
-def _careful(action: Callable[[], T], what: str, tries: int = 3) -> T:
-    """The result of reading something, tried again if storage hesitates; what still fails is a DataError."""
-    for attempt in range(tries):
-        try:
-            return action()
-        except (FileNotFoundError, PermissionError) as error:
-            raise DataError(f"{what}: cannot be read: {error}") from error
-        except OSError as error:
-            if attempt == tries - 1:
-                raise DataError(f"{what}: cannot be read after {tries} tries: {error}") from error
-            time.sleep(0.1 * 5**attempt)
-        except pa.ArrowException as error:
-            raise DataError(f"{what}: cannot be decoded as Parquet: {error}; write it again") from error
-    raise AssertionError("unreachable")
+    def narrow(self, group: int) -> set[str]:
+        """By the statistics of the footer."""
+        row_group, found = self._metadata.row_group(group), set()
+        for at in range(row_group.num_columns):
+            column = row_group.column(at)
+            about = column.statistics if column.is_stats_set else None
+            if about is not None and about.has_min_max and isinstance(about.min, int) and isinstance(about.max, int):
+                if about.max - about.min + 1 < row_group.num_rows:
+                    found.add(column.path_in_schema)
+        return found
 
 
 def _largest(metadata: pq.FileMetaData) -> int:
@@ -369,91 +104,3 @@ def _with_schema(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaDat
         return None
     bare.append_row_groups(metadata)
     return bare
-
-
-def _narrow(row_group: pq.RowGroupMetaData) -> set[str]:
-    """Columns in whose range of integers, as the footer has it, there is no room for all rows to differ."""
-    found = set()
-    for at in range(row_group.num_columns):
-        column = row_group.column(at)
-        about = column.statistics if column.is_stats_set else None
-        if about is not None and about.has_min_max and isinstance(about.min, int) and isinstance(about.max, int):
-            if about.max - about.min + 1 < row_group.num_rows:
-                found.add(column.path_in_schema)
-    return found
-
-
-def _values(column: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
-    """Numbers as numpy, and which of them were null (they become NaN)."""
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        column = column.cast(pa.float64())
-    if column.null_count == 0:
-        return column.to_numpy(zero_copy_only=False), None
-    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), column.is_null().to_numpy(False)
-
-
-def _numbers(table: pa.Table, names: tuple[str, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
-    """Columns of numbers as x [n, D] of the type of all files together, and which cells were null."""
-    columns = [_values(_one(table[name])) for name in names]
-    x = np.empty((table.num_rows, len(names)), _holding([mask for _, mask in columns], dtype))
-    nulls = None if all(mask is None for _, mask in columns) else np.zeros(x.shape, bool)
-    for at in range(0, len(columns), WIDE):
-        x[:, at : at + WIDE] = np.stack([values for values, _ in columns[at : at + WIDE]]).T
-    for at, (_, mask) in enumerate(columns):
-        if nulls is not None and mask is not None:
-            nulls[:, at] = mask
-    return x, nulls
-
-
-def _holding(masks: Sequence[np.ndarray | None], dtype: np.dtype) -> np.dtype:
-    """The type of numbers of which some are NaN in place of null: float64."""
-    return dtype if all(mask is None for mask in masks) else np.dtype(np.float64)
-
-
-def _lists(
-    column: pa.ChunkedArray, name: str, width: int, dtype: np.dtype, broken: dict[int, tuple[str, str]]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """A list column as x [n, width], and which cells were null; rows that do not fit are put into `broken`."""
-    lists = _one(column)
-    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
-    fits = lengths == width
-    if fits.all():
-        values, mask = _values(lists.flatten())
-        values = values.astype(_holding([mask], dtype), copy=False)
-        return values.reshape(-1, width), None if mask is None else mask.reshape(-1, width)
-    for row in np.flatnonzero(~fits):
-        text = "null" if lengths[row] < 0 else f"{lengths[row]} values where {width} are expected"
-        broken[int(row)] = (name, text)
-    values, mask = _values(lists.filter(pa.array(fits)).flatten())
-    x = np.full((len(lists), width), np.nan)
-    x[fits] = values.reshape(-1, width)
-    if mask is None:
-        return x, None
-    nulls = np.zeros(x.shape, bool)
-    nulls[fits] = mask.reshape(-1, width)
-    return x, nulls
-
-
-def _ids(ids: pa.Array, field: pa.Field, broken: dict[int, tuple[str, str]]) -> np.ndarray:
-    """Integers as they are; anything else as the text that it is written down as: uuids with dashes, bytes as hex."""
-    for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)):
-        broken.setdefault(int(row), (field.name, "null"))
-    if pa.types.is_integer(plain(field.type)):
-        kind = pa.uint64() if plain(field.type) == pa.uint64() else pa.int64()
-        return ids.cast(kind).fill_null(0).to_numpy()
-    if extension_of(field) == UUID:
-        return texts("" if value is None else uuid.UUID(bytes=value) for value in ids.to_pylist())
-    if is_binary(field.type):
-        return texts("" if value is None else value.hex() for value in ids.to_pylist())
-    kind = pa.string() if is_text(field.type) else plain(field.type)
-    return texts(ids.cast(kind).cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False))
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return _plain(pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0))
-
-
-def _plain(values: pa.Array) -> pa.Array:
-    """Values without their dictionary or extension type."""
-    values = values.storage if isinstance(values, pa.ExtensionArray) else values
-    return values.dictionary_decode() if isinstance(values, pa.DictionaryArray) else values

@@ -24,7 +24,8 @@ class DataSettings(Settings):
     """Where the rows are, which columns are features, and what happens to them before a network sees them."""
 
     path: Annotated[str, AfterValidator(public)]
-    """Rows: Parquet (file or directory), .npy, .npz (X, optional y), SciPy's sparse .npz, a URI of one, or digits."""
+    """Rows: Parquet, CSV, JSON Lines, Arrow or ORC (a file or a folder of them), .npy, .npz (X, optional y), SciPy's
+    sparse .npz, a URI of one, or digits."""
     columns: Annotated[tuple[str, ...] | None, BeforeValidator(_parts)] = None
     """Feature columns by name: a,b,c, and a name that holds a comma in double quotes: '"a,b",c'; by default all numeric
     ones that do not look like a label, an id or an index."""
@@ -37,6 +38,8 @@ class DataSettings(Settings):
     """Column of how much each row counts, 0 or more, in a method that takes weights (kmeans); never a feature."""
     shape: Annotated[tuple[PositiveInt, ...] | None, BeforeValidator(_parts)] = None
     """Shape of a row that is an image: height,width or channels,height,width; by default as the data say."""
+    null_values: Annotated[tuple[str, ...], BeforeValidator(_parts)] = ()
+    """Texts of CSV files that stand for no value, such as ?, beside the empty cell and, among numbers, NA and NaN."""
     on_bad_row: Literal["error", "drop"] = "error"
     """What a row with a missing, infinite or unusable value does: stop before training, or be left out and listed."""
     scaling: ScalingSetting = "auto"

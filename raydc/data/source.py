@@ -111,7 +111,7 @@ class Source(ABC):
     settings: DataSettings
     """As given, with the path made absolute: opening it elsewhere opens the same data."""
     kind: str
-    """parquet, array or sparse."""
+    """table, array or sparse."""
     names: tuple[str, ...] = ()
     """All columns that there are; empty for arrays."""
     columns: tuple[str, ...] = ()

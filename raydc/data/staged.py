@@ -44,7 +44,7 @@ class Staged:
 
 def shared_groups(source: Source, found: DataProfile, shares: Sequence[Sequence[RowBlock]]) -> list[list[RowBlock]]:
     """The pieces of each large row group of the source that more than one of the shares has pieces of."""
-    if source.kind != "parquet":
+    if source.kind != "table":
         return []
     pieces: dict[tuple[str, int], list[RowBlock]] = {}
     owners: dict[tuple[str, int], set[int]] = {}

@@ -89,7 +89,7 @@ def parts_of(source: Source) -> list[list[Piece]]:
     parts: list[list[Piece]] = []
     size = source.n_features * source.dtype.itemsize
     for piece in source.pieces:
-        begins = piece.offset == 0 or source.kind != "parquet"
+        begins = piece.offset == 0 or source.kind != "table"
         if not parts or (begins and size * sum(each.rows for each in parts[-1]) >= PART):
             parts.append([])
         parts[-1].append(piece)

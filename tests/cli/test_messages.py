@@ -83,7 +83,7 @@ case(
     "--data={path}/a.npy",
     data=array("a.npy", X=np.array([["a"]] * 9)),
 )
-case("C4", "no rows", DATA_ERROR, "no rows in 1 Parquet file", FEW, data=write({"x": pa.array([], pa.float64())}))
+case("C4", "no rows", DATA_ERROR, "no rows in 1 file", FEW, data=write({"x": pa.array([], pa.float64())}))
 case(
     "C4",
     "an empty file among others",
@@ -133,7 +133,7 @@ case(
     "C10",
     "a truncated file",
     DATA_ERROR,
-    "a.parquet: cannot be decoded as Parquet",
+    "a.parquet: cannot be decoded",
     FEW,
     data=raw("a.parquet", b"PAR1" + b"x" * 100),
 )

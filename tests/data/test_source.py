@@ -23,7 +23,7 @@ from raydc.data import (
     read_labels,
     split,
 )
-from raydc.data.parquet import ParquetSource
+from raydc.data.files import open_columns
 from raydc.data.source import cut
 from raydc.settings import SettingsError, build
 
@@ -79,7 +79,7 @@ TABLES = {
 def test_every_column_kind_gives_the_same_rows(name: str, row_group_size: int, tmp_path: Path) -> None:
     pq.write_table(TABLES[name], tmp_path / "rows.parquet", row_group_size=row_group_size)
     source = open_at(tmp_path / "rows.parquet")
-    assert source.kind == "parquet"
+    assert source.kind == "table"
     assert source.shape == ((1, 2, 3) if "tensor" in name else (6,))
     assert (source.n_rows, source.n_features) == (10, 6)
     np.testing.assert_array_equal(values(source), X)
@@ -203,7 +203,7 @@ def test_pieces_of_wide_rows_in_every_format(tmp_path: Path, monkeypatch: pytest
 def test_many_chunks_of_a_row_group(
     kind: pa.DataType, whole: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raydc.data.parquet.CHUNK_VALUES", 32 * 6 * 3)
+    monkeypatch.setattr("raydc.data.table.CHUNK_VALUES", 32 * 6 * 3)
     monkeypatch.setattr("raydc.data.parquet.WHOLE", whole)
     x = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
     pq.write_table(pa.table({"x": listed(x, kind)}), tmp_path / "a.parquet", row_group_size=300)
@@ -314,11 +314,11 @@ def array(name: str, **arrays: np.ndarray):  # type: ignore[no-untyped-def]
 BAD = {
     "missing": (lambda folder: None, {"path": "none.parquet"}, "nothing at .*none.parquet; expected a file"),
     "unknown scheme": (lambda folder: None, {"path": "nowhere://x"}, "cannot reach nowhere://x"),
-    "empty folder": (lambda folder: None, {}, "no Parquet files .* but nothing"),
-    "other files": (raw("rows.csv", b"a,b"), {}, r"no Parquet files .* such as .*rows\.csv"),
+    "empty folder": (lambda folder: None, {}, "no files of rows .* but nothing"),
+    "other files": (raw("rows.txt", b"a,b"), {}, r"no files of rows .* such as .*rows\.txt"),
     "0 bytes": (raw("a.parquet", b""), {}, r"a\.parquet: 0 bytes, so not a Parquet file"),
-    "not Parquet": (raw("a.parquet", b"x" * 100), {}, r"a\.parquet: cannot be decoded as Parquet"),
-    "no rows": (write({"x": pa.array([], pa.float64())}), {}, "no rows in 1 Parquet file"),
+    "not Parquet": (raw("a.parquet", b"x" * 100), {}, r"a\.parquet: cannot be decoded"),
+    "no rows": (write({"x": pa.array([], pa.float64())}), {}, "no rows in 1 file"),
     "text named": (write({"x": [1.0], "t": ["a"]}), {"columns": "x,t"}, "columns: t in .* is text; features must be"),
     "unknown column": (write({"width": [1.0]}), {"columns": "widht"}, "no column widht; did you mean width"),
     "unknown label": (write({"x": [1.0]}), {"label_column": "q"}, "data.label_column: .* no column q; its columns: x"),
@@ -429,24 +429,24 @@ def test_only_features_have_to_agree(tmp_path: Path) -> None:
 def test_unreadable_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write({"x": [1.0]})(tmp_path)
 
-    def refuse(self: ParquetSource, info: object) -> None:
+    def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(ParquetSource, "_footer", refuse)
+    monkeypatch.setattr("raydc.data.open.open_columns", refuse)
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read: .*Permission denied"):
         open_at(tmp_path)
 
 
 def test_hesitating_storage_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write({"x": [1.0]})(tmp_path)
-    footer, calls = ParquetSource._footer, []
+    calls = []
 
-    def hesitate(self: ParquetSource, info: object) -> object:
-        calls.append(info)
+    def hesitate(*args: object) -> object:
+        calls.append(args)
         if len(calls) < 3:
             raise OSError("connection reset")
-        return footer(self, info)  # type: ignore[arg-type]
+        return open_columns(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ParquetSource, "_footer", hesitate)
+    monkeypatch.setattr("raydc.data.open.open_columns", hesitate)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert values(open_at(tmp_path)).tolist() == [[1.0]]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.centroid_service import actors as over_ray
-from raydc.data import DataError, DataSettings, open_source, parquet, profile_rows, read_group, staged
+from raydc.data import DataError, DataSettings, open_source, profile_rows, read_group, staged, table
 from raydc.data.staged import Staged, lay_out, shared_groups
 from raydc.settings import unflatten
 from raydc.training.config import RunConfig
@@ -31,8 +31,8 @@ def one_row_group(tmp_path: Path) -> DataSettings:
 
 def test_each_row_is_decoded_once_in_all_passes(one_row_group, tmp_path, monkeypatch):
     monkeypatch.setattr(staged, "LARGE", 1)
-    monkeypatch.setattr(parquet, "CHUNK_VALUES", 1)  # a piece at a time
-    decoded, take = [], parquet._Cursor.take
+    monkeypatch.setattr(table, "CHUNK_VALUES", 1)  # a piece at a time
+    decoded, take = [], table._Cursor.take
 
     def counted(cursor, first):
         before = cursor._at
@@ -40,7 +40,7 @@ def test_each_row_is_decoded_once_in_all_passes(one_row_group, tmp_path, monkeyp
         decoded.append(cursor._at - before)
         return table
 
-    monkeypatch.setattr(parquet._Cursor, "take", counted)
+    monkeypatch.setattr(table._Cursor, "take", counted)
     found = profile_rows(open_source(one_row_group))
     shares = over_ray.split(found.groups, WORKERS)
 
