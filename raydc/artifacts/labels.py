@@ -101,7 +101,8 @@ class Parted:
     cells: tuple[int, ...]
     parts: tuple[int, ...]
     """Cells, one for each centroid."""
-    centroids: NDArray[np.float32]
+    centroids: tuple[tuple[float, ...], ...]
+    """Float32 [P][D]."""
 
 
 @dataclass(frozen=True)
@@ -243,14 +244,14 @@ def after(cells: Cells, edit: Edit) -> Cells:
                 raise ValueError(f"rename: another cluster is called {edit.name!r}; take another name, or merge them")
             return replace(cells, names={**cells.names, edit.cluster: edit.name})
         case Split():
-            centroids, start = np.array(edit.centroids, np.float32), len(cells.ids)
-            parts = tuple(range(start, start + len(centroids)))
-            new = tuple(range(cells.free, cells.free + len(centroids) - 1))
+            start, many = len(cells.ids), len(edit.centroids)
+            parts = tuple(range(start, start + many))
+            new = tuple(range(cells.free, cells.free + many - 1))
             old = tuple(cell for cell in cells.with_rows if cells.ids[cell] == edit.cluster)
             return Cells(
                 (*cells.ids, edit.cluster, *new),
                 cells.names,
-                (*cells.splits, Parted(old, parts, centroids)),
+                (*cells.splits, Parted(old, parts, edit.centroids)),
                 cells.free + len(new),
             )
 

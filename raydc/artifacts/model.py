@@ -196,7 +196,7 @@ class ClusteringModel:
         labels = self.labels
         cells, ids, alive = labels.cells, labels.ids_at(level), labels.clusters_at(level)
         own, memberships = self._map(self.method.decide, x)
-        parts = [self._nearest(x, torch.from_numpy(split.centroids)) for split in cells.splits]
+        parts = [self._nearest(x, torch.tensor(split.centroids)) for split in cells.splits]
         clusters = ids[cells_of(cells, own, parts)]
         column = {cluster: i for i, cluster in enumerate((*alive, NOWHERE))}
         grouped = np.zeros((len(own), len(column)), np.float32)
@@ -209,17 +209,20 @@ class ClusteringModel:
         """The nearest of centroids [P, D] of features to each scaled row, int64 [B]."""
 
         def nearest(part: Tensor) -> tuple[Tensor]:
-            features = self.features(part).float()
+            features = self._features(part)
             return (exact_squared_distances(features, centroids.to(features.device)).argmin(1),)
 
         return self._map(nearest, x)[0]
 
-    def features(self, x: Tensor) -> Tensor:
-        """Where scaled rows lie [B, D] when clusters are split: in the method's embedding, where it has one."""
+    def features(self, data: Any) -> np.ndarray:
+        """Where rows lie when clusters are split, float32 [B, D]: in the embedding, where the method has one."""
+        return self._map(lambda x: (self._features(x),), self.rows(data))[0]
+
+    def _features(self, x: Tensor) -> Tensor:
         try:
-            return self.method.features(x).flatten(1)
+            return self.method.features(x).flatten(1).float()
         except NotImplementedError:
-            return self.method.located(x)
+            return self.method.located(x).float()
 
     def _agreement(self, x: Tensor, own: np.ndarray) -> np.ndarray:
         """Of rows in the method's clusters [B]; clusters that were merged are one."""

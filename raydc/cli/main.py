@@ -17,7 +17,7 @@ from raydc.cli.overview import MATTER, overview
 from raydc.data.settings import DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.index import Entry, entry_of
-from raydc.settings import SettingsError, described, flatten, unflatten
+from raydc.settings import SettingsError, build, described, flatten, unflatten
 from raydc.training.config import GROUPS, SHORT, Output, RunConfig, Training, overlaid, read_yaml
 from raydc.utils.errors import Occupied
 
@@ -135,6 +135,17 @@ class _Command(argparse.ArgumentParser):
             "--allow-code", action="append", default=[], metavar="NAME",
             help="full name of a method from elsewhere, whose code a model of it may have run; several times",
         )  # fmt: skip
+
+    def model_and_rows(self) -> None:
+        """The options of every command that asks a model of rows."""
+        self.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
+        self.allow_code()
+        self.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
+        self.settings(
+            "data",
+            described(DataSettings, "data"),
+            leave=["data.scaling", "data.storage", "data.label_column", "data.weight_column"],
+        )
 
     def settings(self, title: str, settings: Mapping[str, str], leave: Sequence[str] = ()) -> None:
         """An option for every setting, by its dotted path, with what help says of it."""
@@ -258,7 +269,6 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
 
 def _assign(arguments: Sequence[str]) -> int:
     parser = _Command("assign", "Assign rows to the clusters of a registered model; Parquet in, Parquet out.")
-    parser.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
     parser.add_argument("--out", required=True, help="directory (or URI) for the assignments")
     parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
     parser.add_argument(
@@ -266,26 +276,17 @@ def _assign(arguments: Sequence[str]) -> int:
         help="label -1 for what lies farther out than all but this share of the training rows of its cluster, as .05",
     )  # fmt: skip
     parser.add_argument("--level", type=int, metavar="K", help="cut the model's tree of clusters to as many")
-    parser.allow_code()
     parser.ray()
-    parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
-    parser.settings(
-        "data",
-        described(DataSettings, "data"),
-        leave=["data.scaling", "data.storage", "data.label_column", "data.weight_column"],
-    )
+    parser.model_and_rows()
     given = parser.parse_args(arguments)
-    flat = {key: value for key, value in vars(given).items() if key.startswith("data.")}
     from raydc.artifacts.labels import Asked
     from raydc.cli import console
     from raydc.pipelines.assign import AssignmentFailed, assign
-    from raydc.settings import build
 
-    data = build(DataSettings, unflatten(flat).get("data", {}), at="data")
     try:
         summary = assign(
             given.model,
-            data,
+            data_of(given),
             given.out,
             workers=given.workers,
             tracking_uri=given.tracking_uri,
@@ -296,6 +297,21 @@ def _assign(arguments: Sequence[str]) -> int:
         return _fail(FAILED, problem)
     console.assigned(summary)
     return 0
+
+
+def data_of(given: argparse.Namespace) -> DataSettings:
+    """The settings of the data among a command's options. SettingsError lists what is wrong with them."""
+    flat = {key: value for key, value in vars(given).items() if key.startswith("data.")}
+    return build(DataSettings, unflatten(flat).get("data", {}), at="data")
+
+
+def _edit(arguments: Sequence[str]) -> int:
+    parser = _Command("edit", "Merge, split, rename and drop clusters of a model by hand; nothing is trained.")
+    parser.usage = "raydc edit --model MODEL {--merge A,B | --split A | --rename A=NAME | --drop A ...} --register NAME"
+    parser.model_and_rows()
+    from raydc.cli import edit
+
+    return edit.run(parser, arguments, data_of)
 
 
 def _report(arguments: Sequence[str]) -> int:
@@ -323,7 +339,6 @@ def _report(arguments: Sequence[str]) -> int:
 
 def _tune(arguments: Sequence[str]) -> int:
     from raydc.search import TuneSettings
-    from raydc.settings import build
 
     parser = _Command("tune", "Search a method's settings without labels, and register the winner.")
     parser.usage = "raydc tune --data PATH --space tune_spaces/dec.py --trials 24 --out DIR [--SETTING VALUE ...]"
@@ -395,6 +410,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "tune": _tune,
     "assign": _assign,
+    "edit": _edit,
     "report": _report,
     "registry": _registry,
     "methods": _methods,

@@ -13,6 +13,10 @@ COMMANDS = {
         "assign rows to the clusters of a model",
         "raydc assign --model models:/digits@champion --data new_rows/ --out assigned/",
     ),
+    "edit": (
+        "merge, split, rename and drop clusters of a model by hand",
+        "raydc edit --model models:/digits@champion --merge 3,5 --rename 2=boots --register digits",
+    ),
     "report": (
         "draw a finished run or search anew: pictures and one page",
         "raydc report --run runs/a --out report/",

@@ -15,15 +15,12 @@ from sklearn.decomposition import PCA
 
 from raydc.artifacts.model import ClusteringModel
 from raydc.data import DataError, DataSettings, Source, open_source
-from raydc.data.profile import bad_cells
-from raydc.data.source import dense
+from raydc.data.sample import spaced_rows
 from raydc.settings import build
 from raydc.utils.storage import Store
 
 SAMPLE = 5000
 """Rows that are looked at, at most."""
-PIECES = 64
-"""Stretches of rows that are read for them, unless more are needed to have as many; evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +86,9 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
 
 def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPLE) -> Sample:
     """Rows drawn evenly from the data, without those that were dropped; DataError if none has an assignment."""
-    enough = max(PIECES, -(-size * len(source.pieces) // source.n_rows))
-    spaced = np.unique(np.linspace(0, len(source.pieces) - 1, min(enough, len(source.pieces))).round().astype(int))
-    pieces = [source.pieces[i] for i in spaced]
-    total = sum(piece.rows for piece in pieces)
-    generator = np.random.default_rng(0)
-    rows, ids, places = [], [], []
-    for piece in pieces:
-        block = source.read(piece)
-        bad = bad_cells(block)
-        usable = np.arange(piece.rows) if bad is None else np.flatnonzero(~bad.any(axis=1))
-        share = min(len(usable), max(1, round(size * piece.rows / total)))
-        chosen = np.sort(generator.choice(usable, share, replace=False))
-        rows.append(dense(block.x[chosen]))
-        ids.append(block.ids[chosen])
-        places.append(piece.start + chosen)
-    x, names = np.concatenate(rows), np.concatenate(ids)
-    table = _assignments(store, np.concatenate(places))
+    drawn = spaced_rows(source, size)
+    x, names = drawn.x, drawn.ids
+    table = _assignments(store, drawn.positions)
     if table is None and model.refuses:
         raise DataError(f"no assignments are stored, and the model cannot make them: {model.refuses}")
     if table is None:

@@ -7,6 +7,7 @@ answer was lost is simply repeated, by raydc and not by MLflow's client, which w
 import contextlib
 import difflib
 import importlib.metadata
+import json
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import mlflow
 import mlflow.pyfunc
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param
 from mlflow.exceptions import MlflowException
@@ -44,6 +46,8 @@ REFERENCE = re.compile(
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 RECORD = ("config.yaml", "summary.json", "metrics.jsonl", "tune.json", "search.json")
 """Files of a run or a search from which its report can be drawn."""
+SETTINGS_OF = ("config.yaml", "tune.json")
+"""Those of them that say which rows it was of."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 NOT_COMPARED = "raydc.not_compared"
 """Tag of a version whose evidence cannot be set against the champion's: why."""
@@ -413,6 +417,43 @@ def load(uri: str, tracking_uri: str | None = None, allow_code: Collection[str] 
         return ClusteringModel.of({name: store.read_bytes(name) for name in store.list()}, store.root, allow_code)
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
         return ClusteringModel.load(_download(uri, folder, find(tracking_uri)), allow_code)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from."""
+
+    version: str
+    """The model by a name that does not change, such as models:/digits/3; empty of a folder."""
+    data: Mapping[str, Any] | None
+    """Settings of the rows that it was trained on; none where no run says."""
+
+
+def origin(uri: str, tracking_uri: str | None = None) -> Origin:
+    """Where the model of a URI, as `load` takes it, comes from."""
+    if not uri.startswith(("models:", "runs:")):
+        places = (Store(uri), Store(Store(uri).root.rstrip("/").rpartition("/")[0]))
+        return Origin("", next((_data_settings(place) for place in places if _data_settings(place)), None))
+    with _reading(find(tracking_uri)) as client, tempfile.TemporaryDirectory(prefix="raydc-") as folder:
+        name, *chosen = re.split("[@/]", uri.removeprefix("models:/"))
+        if uri.startswith("runs:"):
+            run_id = uri.split("/")[1]
+        elif not chosen:
+            run_id = client.get_logged_model(name).source_run_id
+        else:
+            version = _version(client, name, chosen[0], "@" in uri)
+            uri, run_id = f"models:/{name}/{version}", client.get_model_version(name, version).run_id
+        for item in client.list_artifacts(run_id) if run_id else []:
+            if item.path in SETTINGS_OF:
+                client.download_artifacts(run_id, item.path, folder)
+        return Origin(uri, _data_settings(Store(folder)))
+
+
+def _data_settings(store: Store) -> Mapping[str, Any] | None:
+    """Settings of the rows of a run or a search; none where the folder is of neither."""
+    if store.exists("config.yaml"):
+        return yaml.safe_load(store.read_text("config.yaml"))["data"]
+    return json.loads(store.read_text("tune.json"))["settings"]["data"] if store.exists("tune.json") else None
 
 
 def _download(uri: str, folder: str, tracking_uri: str) -> Path:

@@ -1,0 +1,45 @@
+"""Some rows of any number: evenly spaced, as stored, without those that have values which are no numbers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydc.data.profile import bad_cells
+from raydc.data.source import Source, dense
+
+PIECES = 64
+"""Stretches of rows that are read, unless more are needed to have as many rows; evenly spaced."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of a source."""
+
+    x: NDArray[Any]
+    """[n, D], as stored."""
+    ids: NDArray[Any]
+    """[n]"""
+    positions: NDArray[np.int64]
+    """[n], ascending, in the data."""
+
+
+def spaced_rows(source: Source, size: int) -> Sample:
+    """About `size` rows, the same whenever they are drawn."""
+    enough = max(PIECES, -(-size * len(source.pieces) // source.n_rows))
+    spaced = np.unique(np.linspace(0, len(source.pieces) - 1, min(enough, len(source.pieces))).round().astype(int))
+    pieces = [source.pieces[i] for i in spaced]
+    total = sum(piece.rows for piece in pieces)
+    generator = np.random.default_rng(0)
+    rows, ids, places = [], [], []
+    for piece in pieces:
+        block = source.read(piece)
+        bad = bad_cells(block)
+        usable = np.arange(piece.rows) if bad is None else np.flatnonzero(~bad.any(axis=1))
+        share = min(len(usable), max(1, round(size * piece.rows / total)))
+        chosen = np.sort(generator.choice(usable, share, replace=False))
+        rows.append(dense(block.x[chosen]))
+        ids.append(block.ids[chosen])
+        places.append(piece.start + chosen)
+    return Sample(*map(np.concatenate, (rows, ids, places)))

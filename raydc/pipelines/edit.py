@@ -1,0 +1,197 @@
+"""Clusters mended by hand: a new version of a model whose weights are the same and whose clusters have other ids."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from pydantic import Field
+
+from raydc.artifacts.labels import Drop, Edit, LabelMap, Merge, Rename, Revision, Split
+from raydc.artifacts.model import ClusteringModel
+from raydc.clustering.collective import CollectiveClusters
+from raydc.data import DataSettings, Shard
+from raydc.data.sample import spaced_rows
+from raydc.pipelines.assign import identity, opened_for
+from raydc.settings import Settings, build
+from raydc.tracking import mlflow_client
+from raydc.tracking.payloads import sha256_of
+from raydc.utils.storage import Store
+
+SPLIT_ROWS, SPLIT_VALUES = 2**16, 2**26
+"""Rows of the data, and values in them, that are drawn to split a cluster; at most."""
+RESTARTS = 10
+"""Of the k-means that splits a cluster."""
+
+
+class SplitInto(Settings):
+    """A cluster is to fall into parts, which k-means finds among its rows."""
+
+    kind: Literal["split"] = "split"
+    cluster: int
+    parts: int = Field(2, ge=2)
+
+
+Decision = Annotated[Merge | Rename | Drop | SplitInto, Field(discriminator="kind")]
+
+
+class Decisions(Settings):
+    """What is to be done to a model's clusters, in this order."""
+
+    edits: tuple[Decision, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A model with its clusters mended."""
+
+    model: ClusteringModel
+    of: str
+    """The model before, such as models:/digits/3."""
+    before: LabelMap
+    places: dict[str, str]
+    """Where it is, by name."""
+
+
+def edit(
+    model_uri: str,
+    decisions: Decisions | None,
+    *,
+    register_as: str | None = None,
+    out: str | None = None,
+    data: DataSettings | None = None,
+    tracking_uri: str | None = None,
+    allow_code: Collection[str] = (),
+) -> Edited:
+    """Apply decisions to a model's clusters, or with None take its last revision back; save it and register it.
+
+    A split takes rows of `data`, else of those that the model was trained on as its run recorded them. Nothing is
+    trained: weights stay, so do rows of other clusters. Doing it again gives the same version. ValueError says what
+    cannot be done, before anything is written.
+    """
+    if register_as is not None:
+        mlflow_client.check_name(register_as)
+    elif out is None:
+        raise ValueError("expected --register NAME, --out DIR, or both: where the edited model goes")
+    model = mlflow_client.load(model_uri, tracking_uri, allow_code)
+    if model.refuses:
+        raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
+    came = mlflow_client.origin(model_uri, tracking_uri)
+    of, before = came.version or f"sha256:{identity(model)[:16]}", model.labels
+    if decisions is None:
+        model = replace(model, renamed=before.undone())
+    else:
+        read = partial(_rows, model, data or came.data, model_uri)
+        model = replace(model, renamed=_applied(model, decisions.edits, of, read))
+    store = None if out is None else Store(out).directory()
+    if store is not None:
+        _claim(store, model)
+    places = {} if register_as is None else _register(model, register_as, before, of, came.data, tracking_uri)
+    if store is not None:
+        places["output"] = store.root
+    return Edited(model, of, before, places)
+
+
+def told(edit: Edit) -> str:
+    """An edit in a few words."""
+    match edit:
+        case Merge():
+            return f"merge {', '.join(map(str, edit.clusters))}"
+        case Rename():
+            return f"rename {edit.cluster} = {edit.name}"
+        case Drop():
+            return f"drop {edit.cluster}"
+        case Split():
+            return f"split {edit.cluster} into {len(edit.centroids)}"
+
+
+def _applied(
+    model: ClusteringModel, decisions: Sequence[Decision], of: str, read: Callable[[], np.ndarray]
+) -> LabelMap:
+    """The map after all decisions; rows are read only where a cluster is split, and after all others were checked."""
+    checked = model.labels
+    for decision in decisions:
+        stand_in = (
+            Split(cluster=decision.cluster, centroids=((0.0,),) * decision.parts)
+            if (isinstance(decision, SplitInto))
+            else decision
+        )
+        checked = checked.edited(Revision(of=of, edits=(stand_in,)))
+    edits: list[Edit] = []
+    for decision in decisions:
+        if isinstance(decision, SplitInto):
+            now = model.labels.edited(Revision(of=of, edits=tuple(edits))) if edits else model.labels
+            edits.append(split(replace(model, renamed=now), read(), decision))
+        else:
+            edits.append(decision)
+    return model.labels.edited(Revision(of=of, edits=tuple(edits)))
+
+
+def split(model: ClusteringModel, rows: np.ndarray, wanted: SplitInto) -> Split:
+    """A cluster's parts, by k-means of the features of those rows [n, D] that are in it; the largest comes first.
+
+    Sums are exact, so that the parts have the same bits on any machine. ValueError where its rows are too few.
+    """
+    own = rows[model.predict(rows) == wanted.cluster]
+    z = torch.from_numpy(model.features(own))
+    if len(z.unique(dim=0)) < wanted.parts:
+        raise ValueError(
+            f"split: cluster {wanted.cluster} has {len(own)} of {len(rows)} rows, too few different ones for "
+            f"{wanted.parts} parts"
+        )
+    found = CollectiveClusters(Shard.of(z), seed=0).kmeans(z, wanted.parts, restarts=RESTARTS)
+    sizes = np.bincount(found.labels.numpy(), minlength=wanted.parts)
+    order = np.argsort(-sizes, kind="stable")
+    return Split(cluster=wanted.cluster, centroids=tuple(map(tuple, found.centroids.float().numpy()[order].tolist())))
+
+
+def _rows(model: ClusteringModel, data: DataSettings | Mapping[str, Any] | None, uri: str) -> np.ndarray:
+    """Rows of the data, as stored."""
+    if data is None:
+        raise ValueError(f"split: {uri} does not say what it was trained on: name rows by --data")
+    settings = data if isinstance(data, DataSettings) else build(DataSettings, data, at="data")
+    source, _ = opened_for(settings, model)
+    return spaced_rows(source, min(SPLIT_ROWS, SPLIT_VALUES // source.n_features)).x
+
+
+def _claim(store: Store, model: ClusteringModel) -> None:
+    """Write the model into a directory that is empty, or holds part of it; ValueError if it holds anything else."""
+    files = model.files()
+    others = [name for name in store.list() if name not in files or store.read_bytes(name) != files[name]]
+    if others:
+        raise ValueError(f"{store.root} holds other files ({others[0]}); name a new or empty directory with --out")
+    for name, content in files.items():
+        store.write_bytes(name, content)
+
+
+def _register(
+    model: ClusteringModel, name: str, before: LabelMap, of: str, data: Any, tracking_uri: str | None
+) -> dict[str, str]:
+    """A version of the registered model `name`, with a run of its own that says what it came from."""
+    uri, labels = mlflow_client.find(tracking_uri), model.labels
+    undone = len(labels.revisions) < len(before.revisions)
+    last = before.revisions[-1] if undone else labels.revisions[-1]
+    said = ("undo " if undone else "") + "; ".join(map(told, last.edits))
+    with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
+        model.save(folder)
+        sha = sha256_of(folder)
+        key = hashlib.sha256(json.dumps([of, sha]).encode()).hexdigest()
+        run = mlflow_client.start_run("raydc", f"edit-{key[:8]}", key, {"edited_from": of, "edits": said}, uri)
+        if data is not None:
+            with tempfile.TemporaryDirectory(prefix="raydc-") as beside:
+                Store(beside).write_text("config.yaml", yaml.safe_dump({"data": dict(data)}))
+                mlflow_client.log_folder(run, beside, None, uri)
+        logged = mlflow_client.log_model(folder, run, uri)
+    tags = {"raydc.method": model.method_name, "raydc.edited_from": of, "raydc.edits": said}
+    tags |= {"raydc.names": json.dumps(labels.cells.names)} if labels.cells.names else {}
+    version = mlflow_client.register(logged, name, sha, run, tags, uri)
+    mlflow_client.set_status(run, "finished", uri)
+    standing = mlflow_client.standing_of(name, version, uri)
+    shown = f"models:/{name}/{version}" + (f" ({standing})" if standing else "")
+    return {"tracking store": mlflow_client.shown(uri), "mlflow run": run, "registered as": shown}
