@@ -15,6 +15,7 @@ from pydantic import Field
 
 from raydc.artifacts.labels import Drop, Edit, LabelMap, Merge, Rename, Revision, Split
 from raydc.artifacts.model import ClusteringModel
+from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import DataSettings, Shard
 from raydc.data.sample import spaced_rows
@@ -145,7 +146,7 @@ def split(model: ClusteringModel, rows: np.ndarray, wanted: SplitInto) -> Split:
             f"split: cluster {wanted.cluster} has {len(own)} of {len(rows)} rows, too few different ones for "
             f"{wanted.parts} parts"
         )
-    found = CollectiveClusters(Shard.of(z), seed=0).kmeans(z, wanted.parts, restarts=RESTARTS)
+    found = CollectiveClusters(Shard.of(z), seed=0).kmeans(z, wanted.parts, KMeansOptions(restarts=RESTARTS))
     sizes = np.bincount(found.labels.numpy(), minlength=wanted.parts)
     order = np.argsort(-sizes, kind="stable")
     return Split(cluster=wanted.cluster, centroids=tuple(map(tuple, found.centroids.float().numpy()[order].tolist())))
