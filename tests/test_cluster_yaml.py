@@ -190,5 +190,5 @@ def test_the_job_of_kuberay_is_a_command_of_raydc():
 
     program, command, *arguments = kuberay()["spec"]["entrypoint"].split()
     assert (program, command) == ("raydc", "train")
-    config, dry = read_run(arguments)
+    config, dry, _ = read_run(arguments)
     assert config.data.path.startswith("/mnt/raydc/") and config.output.out.startswith("/mnt/raydc/") and not dry

@@ -257,7 +257,8 @@ def test_a_pickle_in_an_assignment_directory_or_an_outbox(tmp_path, marker, tabl
     (out / "_assignment.json").write_bytes(pickle.dumps(Bomb(marker)))
     with pytest.raises(ValueError):
         assign(table_run, DataSettings(path=data), str(out))
-    (tmp_path / "outbox.jsonl").write_bytes(pickle.dumps(Bomb(marker)) + b"\n")
+    (tmp_path / ".raydc").mkdir()
+    (tmp_path / ".raydc" / "outbox.jsonl").write_bytes(pickle.dumps(Bomb(marker)) + b"\n")
     assert flush(str(tmp_path), mlflow_uri) == ({}, {"tracking store": mlflow_uri})
 
 

@@ -208,6 +208,19 @@ def measures(summary: dict[str, Any]) -> Table:
     return table
 
 
+def over_seeds(result: Mapping[str, Any], out: str) -> None:
+    """What several seeds come to together."""
+    console, seeds = plain_console(), result["seeds"]
+    table = Table("measure", "mean", "deviation", "lowest", "highest", "what it means", title=f"{len(seeds)} seeds")
+    for name, found in result["measures"].items():
+        told = [found["mean"], found["deviation"], min(found["values"]), max(found["values"])]
+        table.add_row(name.upper() if len(name) == 3 else name, *map(words.rounded, told), words.gloss(name))
+    console.print(table)
+    console.print(words.of_seeds(result["agreement"]), style="bold", soft_wrap=True)
+    best = seeds[max(range(len(seeds)), key=result["measures"]["score"]["values"].__getitem__)]
+    close(console, None, f"open {out}/seed-{best}/report/index.html (the highest score, which uses no labels)")
+
+
 def plan(planned: RunPlan) -> None:
     """What a run would do and cost."""
     job, console = planned.job, plain_console()

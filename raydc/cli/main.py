@@ -197,6 +197,10 @@ def _run_parser(method: Entry | None) -> _Command:
     parser.usage = "raydc train --data PATH --method NAME --out DIR [--SETTING VALUE ...]"
     parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print plan and cost, start nothing")
+    parser.add_argument(
+        "--seeds", metavar="0..4",
+        help="train once with each seed, in DIR/seed-0 and so on, and tell mean and deviation of every measure",
+    )  # fmt: skip
     parser.ray()
     group, names = parser.add_argument_group("method"), ("--method", "--method.name")
     parser.spelled += names
@@ -214,8 +218,11 @@ def _run_parser(method: Entry | None) -> _Command:
     return parser
 
 
-def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
-    """The configuration that arguments and --config give, and whether it is a dry run. SettingsError lists problems."""
+def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool, str | None]:
+    """The configuration that arguments and --config give, whether it is a dry run, and the seeds if they are several.
+
+    SettingsError lists problems.
+    """
     values = _from_file(arguments)
     parser = _run_parser(_method_of(arguments, values))
     given, unknown = parser.parse_known_args(arguments)
@@ -223,17 +230,26 @@ def read_run(arguments: Sequence[str]) -> tuple[RunConfig, bool]:
     names = [name.lstrip("-").split("=")[0] for name in unknown if name.startswith("--")]
     dotted = {name: "" for name in names if "." in name}  # refused below, with what is known of their group
     parser.refuse([f"--{name}" for name in names if "." not in name] or ([] if dotted else unknown))
-    return RunConfig.of(overlaid(values, flat | dotted)), given.dry_run
+    if given.seeds is not None and "training.seed" in flat:
+        raise SettingsError("--seeds and --training.seed: expected one of them")
+    return RunConfig.of(overlaid(values, flat | dotted)), given.dry_run, given.seeds
 
 
 def _train(arguments: Sequence[str]) -> int:
-    config, dry = read_run(arguments)
+    config, dry, seeds = read_run(arguments)
     from raydc.cli import console
     from raydc.pipelines import train as train_pipeline
 
     if dry:
         console.plan(train_pipeline.plan(config))
         return 0
+    if seeds is not None:
+        from raydc.pipelines.seeds import seeds_of, train_over_seeds
+
+        several = seeds_of(seeds)
+        return _watched(
+            lambda stop: console.over_seeds(train_over_seeds(config, several, console.Live, stop), config.output.out)
+        )
     return _watched(lambda stop: train_pipeline.train_and_record(config, console.Live(), stop))
 
 

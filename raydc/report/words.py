@@ -31,6 +31,8 @@ GLOSSES = {
     "ace": "silhouette over those embeddings that agree with each other",
 }
 """One line for each measure that tables show, by its name in lower case."""
+ALIKE, RELATED = 0.9, 0.6
+"""Mean adjusted Rand index of the clusters of two seeds from which they count as the same, and as related."""
 UNLIKE = 0.2
 """Share of far rows, 1 % of those trained on, from which new rows count as unlike them."""
 
@@ -94,6 +96,16 @@ def after_training(
     if refuses:
         return f"{method} assigns no new rows: its labels are the assignments above; whether they come again: {search}"
     return f"raydc assign --model {model} --data NEW_ROWS --out DIR; whether the clusters come again: {search}"
+
+
+def of_seeds(agreement: float) -> str:
+    """How far the clusters of several seeds agree, in one sentence."""
+    index = f"adjusted Rand index {rounded(agreement)} of two seeds on average; 1: the same clusters, 0: chance"
+    if agreement >= ALIKE:
+        return f"the seeds find the same clusters ({index})"
+    if agreement >= RELATED:
+        return f"the seeds agree in the main ({index}): see in each report which clusters are stable"
+    return f"the seeds disagree ({index}): a single run's clusters are one of several answers; raydc tune looks for one"
 
 
 def after_search(summary: Mapping[str, Any], model: str, out: str) -> str:

@@ -14,7 +14,8 @@ from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context
 from raydc.search.pruner import HalvingWithinMethod
 from raydc.search.space import Space, digest
-from raydc.settings import SettingsError
+from raydc.search.trial import STOP
+from raydc.settings import SettingsError, differences
 from raydc.settings.redact import redact
 from raydc.utils.storage import LOCK
 
@@ -85,13 +86,13 @@ def same_search(context: Context, space: Space) -> None:
             raise DataError(
                 f"{settings.out} holds a search over other rows:\n{rows}\nPut them back, or name another --out."
             )
-        what = ", ".join(f"{k} was {before['settings'].get(k)!r} and is {now[k]!r}" for k in other)
+        what = differences(before["settings"], now, other)
         if not what and before["reference"] != context.reference_name:
             what = f"reference was {before['reference']} and is {context.reference_name}"
         raise SettingsError(
             f"out: {settings.out} holds another search: {what or 'its space has changed'}; name another --out"
         )
-    if set(store.list()) - {LOCK, "stop"}:
+    if set(store.list()) - {LOCK, STOP}:
         raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
     about = {
         "id": uuid.uuid4().hex,

@@ -46,7 +46,7 @@ from raydc.search.space import (
     load_space,
     method_settings,
 )
-from raydc.search.trial import RUNGS, Record, run_task
+from raydc.search.trial import RUNGS, STOP, Record, run_task
 from raydc.settings import SettingsError, build
 from raydc.training.config import Training
 from raydc.training.profiling import Profiler
@@ -147,7 +147,7 @@ def search(checked: Search, watch: SearchWatch) -> Finished:
     """
     context, settings = checked.context, checked.context.settings
     Profiler(context.store).keep(context.profile)
-    context.store.write_text("stop", "")  # what an interrupted search left there
+    context.store.write_text(STOP, "")  # what an interrupted search left there
     study = open_study(context)
     curve = kmeans_curve(context)
     first = baselines(context, checked.default, curve)

@@ -23,7 +23,7 @@ from raydc.search.space import (
     known_choices,
     suggest,
 )
-from raydc.search.trial import RUNGS, Record
+from raydc.search.trial import RUNGS, STOP, Record
 from raydc.utils import compat
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
@@ -115,7 +115,7 @@ class Planner:
                 self.asked[trial.number] = compat.asked_before(self.study, trial)
                 if record is None or not record.over:
                     left.append(trial.number)
-                    self.context.store.write_text(f"{Task(trial.number, 0, {}).folder}/stop", "")
+                    self.context.store.write_text(f"{Task(trial.number, 0, {}).folder}/{STOP}", "")
                 else:
                     self._tell(record)
         return left
@@ -177,7 +177,7 @@ class Planner:
         before = [Record.read(store, task.number, task.replica) for task in tasks]
         left = [task for task, record in zip(tasks, before, strict=True) if record is None or not record.over]
         for task in left:
-            store.write_text(f"{task.folder}/stop", "")
+            store.write_text(f"{task.folder}/{STOP}", "")
         return left
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -189,7 +189,7 @@ class Planner:
         trial.report(result["score"], result["rung"])
         if self._may_be_cut(task.number) and trial.should_prune():
             reason = f"in its method's worse half at {result['rung'] / RUNGS:.0%} of its training"
-            self.context.store.write_text(f"{task.folder}/stop", reason)
+            self.context.store.write_text(f"{task.folder}/{STOP}", reason)
             self.cut.add(task.number)
 
     def _may_be_cut(self, number: int) -> bool:
@@ -254,7 +254,7 @@ class Planner:
             self._look_up()
             over = self._seconds_left() <= 0
             running = [task for task in list(self.tasks.values()) if over or not task.replica]
-            names = ["stop"] if self.stopped == "interrupted" else [f"{task.folder}/stop" for task in running]
+            names = [STOP] if self.stopped == "interrupted" else [f"{task.folder}/{STOP}" for task in running]
             for flag in ((name, self.stopped) for name in names if self.stopped):
                 if flag not in told and self._flagged(*flag):
                     told.add(flag)
@@ -278,7 +278,7 @@ class Planner:
     def interrupt(self) -> None:
         """Ask all trials to save and end: nobody is left to hear of them."""
         self.stopped = "interrupted"
-        self._flagged("stop", self.stopped)
+        self._flagged(STOP, self.stopped)
 
 
 def chosen_finalists(context: Context, first: list[dict[str, Any]], records: Mapping[int, Record]) -> list[int]:

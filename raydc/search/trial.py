@@ -32,7 +32,7 @@ from raydc.training.summary import assignments
 from raydc.training.trainer import TrainingFailed, Watch, on_ray
 from raydc.training.worker_job import Job
 from raydc.utils.autocast import exact_float32
-from raydc.utils.storage import Store
+from raydc.utils.storage import OWN, Store
 
 RUNGS = 10
 """A trial is scored at every tenth of its training."""
@@ -195,11 +195,15 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     return extend(context, task, trained), features
 
 
+STOP = f"{OWN}/stop"
+"""Flag that asks the trials of a search, or a trial, to end, in the folder of either; its text says why."""
+
+
 class Flags:
     """Files by which the driver asks trials to end: one for all of them, and one for each."""
 
     def __init__(self, store: Store, folder: str) -> None:
-        self.store, self.names = store, ("stop", f"{folder}/stop")
+        self.store, self.names = store, (STOP, f"{folder}/{STOP}")
         self.looked, self.found = 0.0, ""
 
     def reason(self, always: bool = False) -> str:

@@ -5,10 +5,11 @@ from raydc.settings.base import (
     SettingsError,
     build,
     described,
+    differences,
     fields,
     flatten,
     public,
     unflatten,
 )
 
-__all__ = ["Settings", "SettingsError", "build", "described", "fields", "flatten", "public", "unflatten"]
+__all__ = ["Settings", "SettingsError", "build", "described", "differences", "fields", "flatten", "public", "unflatten"]

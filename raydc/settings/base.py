@@ -5,7 +5,7 @@ and in search spaces. All of them meet in `build`, which reports every problem a
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -14,6 +14,9 @@ from pydantic.fields import FieldInfo
 from raydc.settings.redact import holds_secret, redact
 
 T = TypeVar("T", bound="Settings")
+
+SHOWN = 5
+"""Settings that a message names, of many that differ."""
 
 
 class Settings(BaseModel):
@@ -168,6 +171,13 @@ def _plain(value: Any) -> str:
     if value is None:
         return "none"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What these settings were and are, the first five of them; without passwords."""
+    shown = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names[:SHOWN]]
+    more = [f"{len(names) - SHOWN} others differ too"] if len(names) > SHOWN else []
+    return redact(", ".join(shown + more))
 
 
 def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raydc.utils.storage import Store
+from raydc.utils.storage import OWN, Store
 
-OUTBOX = "outbox.jsonl"
+OUTBOX = f"{OWN}/outbox.jsonl"
 PART = 2**14
 """Bytes from which on a part of an outbox in an object store is whole, and the next one begins."""
 
@@ -152,7 +152,7 @@ class Outbox:
 
 def _name(part: int) -> str:
     """Of a part of the outbox; a local one has but the first."""
-    return OUTBOX if part == 0 else f"outbox-{part:06d}.jsonl"
+    return OUTBOX if part == 0 else f"{OWN}/outbox-{part:06d}.jsonl"
 
 
 def _without(found: Mapping[tuple[str, str], Any], server: str) -> dict[tuple[str, str], Any]:

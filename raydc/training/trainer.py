@@ -15,7 +15,7 @@ from typing import Any
 
 from raydc.data import DataError, changes, dropped_table, opened
 from raydc.distributed import ray_cluster
-from raydc.settings import SettingsError, flatten
+from raydc.settings import SettingsError, differences, flatten
 from raydc.training import streaming_kmeans, worker_job
 from raydc.training.checkpoint import CheckpointError
 from raydc.training.config import RunConfig
@@ -96,7 +96,7 @@ def finished(store: Store, job: Job) -> bool:
         if not other:
             what = changes(before["files"], job.profile.contents) or "other columns or another shape"
             raise DataError(f"{store.root} holds a run of other rows:\n{what}\nPut them back, or name another --out.")
-        what = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in other)
+        what = differences(old, new, other)
         raise SettingsError(f"output.out: {store.root} holds another run: {what}; name another --out")
     return bool(before["status"] == "finished")
 

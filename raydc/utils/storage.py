@@ -18,7 +18,9 @@ import pyarrow.fs as pafs
 
 from raydc.utils.errors import Occupied
 
-LOCK = "lock"
+OWN = ".raydc"
+"""Folder of an output directory for what is no result: raydc's own notes to itself."""
+LOCK = f"{OWN}/lock"
 LONGEST_NAME = 200
 """Bytes of a name at most; what a file is called while it is written is longer by some 40."""
 
@@ -153,8 +155,9 @@ def alone(store: Store) -> Iterator[None]:
     if not store.local:
         yield
         return
-    Path(store.path).mkdir(parents=True, exist_ok=True)
-    with open(Path(store.path) / LOCK, "a+") as file:
+    path = Path(store.path) / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

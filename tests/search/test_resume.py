@@ -169,7 +169,7 @@ def test_time_is_kept_through_a_full_disk(data: str, tmp_path: Path, monkeypatch
     time.sleep(1.5)
     over.set()
     thread.join()
-    assert tried == [("trials/0007/stop", "out of time")] * 3
+    assert tried == [("trials/0007/.raydc/stop", "out of time")] * 3
 
 
 @pytest.mark.slow

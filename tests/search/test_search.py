@@ -20,7 +20,7 @@ from raydc.search.conclude import _write_evaluated, _write_model, importance
 from raydc.search.driver import room
 from raydc.search.evaluation import Task, baselines, halfway, kmeans_curve, prepare, subsample
 from raydc.search.planner import Planner
-from raydc.search.trial import Flags, FlagWatch, Record, run_task
+from raydc.search.trial import STOP, Flags, FlagWatch, Record, run_task
 from raydc.settings import SettingsError
 from raydc.utils.storage import Store
 from tests.support.searches import SPACES, asked, rows, states, table, written
@@ -108,7 +108,7 @@ def test_a_third_of_the_trials_are_trained_at_full_length(
         assert planner.suggest(trial_id)["number"] == int(trial_id)
         for rung in (3, 6):
             planner.on_trial_result(trial_id, {"rung": rung, "score": 0.5})
-    asked_to_stop = [number for number in range(7) if context.store.exists(f"trials/{number:04d}/stop")]
+    asked_to_stop = [number for number in range(7) if context.store.exists(f"trials/{number:04d}/{STOP}")]
     assert asked_to_stop == [1, 2, 3, 4]
 
 
@@ -128,7 +128,7 @@ def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path)
     def report(rung: int, score: float) -> None:
         scores.append(score)
         if rung >= 3:
-            context.store.write_text(f"{task.folder}/stop", "in the worse half")
+            context.store.write_text(f"{task.folder}/{STOP}", "in the worse half")
 
     record = run_task(context, task, report)
     assert record is not None and (record.status, record.problems) == ("stopped", ["in the worse half"])
@@ -152,8 +152,8 @@ def test_flags_take_the_first_that_says_something(tmp_path: Path) -> None:
     store = Store(tmp_path)
     flags = Flags(store, "trials/0001")
     assert flags.reason(always=True) == ""
-    store.write_text("stop", "")
-    store.write_text("trials/0001/stop", "out of time")
+    store.write_text(STOP, "")
+    store.write_text(f"trials/0001/{STOP}", "out of time")
     assert flags.reason() == "" and flags.reason(always=True) == "out of time"
 
 
@@ -161,7 +161,7 @@ def test_a_trial_that_waits_for_room_sees_its_flag(tmp_path: Path) -> None:
     store = Store(tmp_path)
     watch = FlagWatch(flags=Flags(store, "trials/0001"))
     assert not watch.stopping()
-    store.write_text("stop", "interrupted")
+    store.write_text(STOP, "interrupted")
     time.sleep(0.25)
     assert watch.stopping()
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydc.methods import available, load
-from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
+from raydc.settings import Settings, SettingsError, build, differences, fields, flatten, unflatten
 from raydc.settings.schedule import Clustering, Joint, Phase, steps
 from raydc.training.config import RunConfig, overlaid, read_yaml
 
@@ -82,6 +82,13 @@ trees = st.recursive(st.integers(), lambda inner: st.dictionaries(keys, inner, m
 @given(st.dictionaries(keys, trees, max_size=4))
 def test_dots_lose_nothing(values):
     assert unflatten(flatten(values)) == values
+
+
+def test_of_many_settings_that_differ_a_message_shows_five():
+    before, now = dict.fromkeys("abcdefg", 1), dict.fromkeys("abcdefg", 2) | {"a": "mysql://me:secret@host"}
+    assert differences(before, now, ["b", "c"]) == "b was 1 and is 2, c was 1 and is 2"
+    said = differences(before, now, [*"abcdefg"])
+    assert said.count(" was ") == 5 and said.endswith(", 2 others differ too") and "secret" not in said
 
 
 def test_none_is_nothing_but_where_it_is_a_choice():
