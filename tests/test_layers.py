@@ -18,6 +18,7 @@ ORDER = [
     {"report", "estimator"},
     {"pipelines"},
     {"search"},
+    {"api", "plugins"},
     {"cli"},
     {"__main__", "__init__"},
 ]

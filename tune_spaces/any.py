@@ -1,10 +1,10 @@
-"""The method too: every one that can take the rows, each with its own space."""
+"""The method too: every one that can take the rows, also of other packages, each with its own space."""
 
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from raydc.search.space import Rows, load_space, methods_for
+from raydc.search.space import Rows, methods_for, space_of
 
 FIRST = "idec"
 """The method whose default configuration is tried first."""
@@ -17,4 +17,4 @@ def choices(rows: Rows) -> list[str]:
 
 def space(trial: Any, rows: Rows) -> dict[str, Any]:
     name = trial.suggest_categorical("method.name", choices(rows))
-    return load_space(Path(__file__).with_name(f"{name}.py"))(trial, rows) or {}
+    return space_of(name, Path(__file__).parent)(trial, rows) or {}

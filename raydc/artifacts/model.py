@@ -289,6 +289,7 @@ class ClusteringModel:
         about = {
             "format": FORMAT,
             "method": self.method_name,
+            "package": methods.package_of(self.method_name),
             "config": self.config,
             "shape": list(self.shape),
             "columns": list(self.columns),
@@ -324,14 +325,15 @@ class ClusteringModel:
     def of(files: Mapping[str, bytes], at: str = "", allow_code: Collection[str] = ()) -> "ClusteringModel":
         """From what `files` gave, not in training mode.
 
-        A model of a method that does not come with raydc has that method's module imported, or runs the code that lies
-        in it, so only if `allow_code`, or the environment variable RAYDC_ALLOW_CODE, names the method: in full, with
+        A method that an installed package offers, or this process registered, is had by its name, as those of raydc
+        are: it was installed by intent. A model of any other has a module imported, or runs the code that lies in it,
+        so only if `allow_code`, or the environment variable RAYDC_ALLOW_CODE, names the method: in full, with
         the hash of that code. ModelError says which file is missing or damaged and where (`at`) it belongs, or what the
         model is refused for.
         """
         with _complaining(at):
             about = _checked(files)
-            kind, shape = _method_of(about["method"], files, allow_code), tuple(about["shape"])
+            kind, shape = _method_of(about, files, allow_code), tuple(about["shape"])
 
             def tensors(name: str) -> dict[str, Tensor]:
                 try:
@@ -417,8 +419,13 @@ def _labels_of(files: Mapping[str, bytes], n_clusters: int | None = None) -> Lab
     return labels
 
 
-def _method_of(name: str, files: Mapping[str, bytes], allow_code: Collection[str]) -> type[Method]:
-    """The method that a model names: one of raydc's, or one that whoever loads it has named too."""
+def _method_of(about: Mapping[str, Any], files: Mapping[str, bytes], allow_code: Collection[str]) -> type[Method]:
+    """The method that a model names: one that is there by name, or one that whoever loads it has named too."""
+    name = about["method"]
+    if about.get("package") and name not in methods.available():
+        raise ModelError(
+            f"the model's method {name!r} came from {about['package']}, which is not installed: install it"
+        )
     if name not in {*methods.available(), *allow_code, *os.environ.get(ALLOW_CODE, "").split(",")}:
         read = f", once you have read {CODE} beside it" if CODE in files else ""
         raise ModelError(

@@ -14,12 +14,14 @@ from typing import Any
 
 from raydc import methods
 from raydc.cli.overview import MATTER, overview
-from raydc.data.settings import DataSettings
+from raydc.data.settings import SOURCES, DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.index import Entry, entry_of
+from raydc.search.settings import CRITERIA, SPACES
 from raydc.settings import SettingsError, build, described, flatten, unflatten
 from raydc.training.config import GROUPS, SHORT, Output, RunConfig, Training, overlaid, read_yaml
 from raydc.utils.errors import Occupied
+from raydc.utils.registries import Registry
 
 USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NOT_PERMITTED = (
     64, 65, 69, 70, 73, 74, 75, 77
@@ -155,6 +157,7 @@ class _Command(argparse.ArgumentParser):
             self.add_argument("--help-all", action="help", help="show every setting, also those seldom needed")
         for path, said in settings.items():
             if path not in leave:
+                said += _added(path)
                 # a setting without dots has dashes on the command line, as short forms have
                 spelled = path if "." in path else path.replace("_", "-").replace("register-as", "register")
                 names = [*([f"--{short[path]}"] if path in short else []), f"--{spelled}"]
@@ -165,6 +168,13 @@ class _Command(argparse.ArgumentParser):
                 )  # fmt: skip
                 if path not in MATTER:
                     self.further.append(option)
+
+
+def _added(path: str) -> str:
+    """What others add to the choices of a setting, for its help."""
+    registries: dict[str, Registry[Any]] = {"data.path": SOURCES, "criterion": CRITERIA, "space": SPACES}
+    names = registries[path].names() if path in registries else []
+    return f" Others add: {', '.join(names)}." if names else ""
 
 
 def _method_of(arguments: Sequence[str], values: dict[str, Any]) -> Entry | None:
@@ -414,11 +424,17 @@ def _registry(arguments: Sequence[str]) -> int:
 
 
 def _methods(arguments: Sequence[str]) -> int:
-    parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1.")
+    parser = _Command("methods", "List the methods with their rows of the taxonomy's Table 1, or tell all of one.")
+    parser.usage = "raydc methods [NAME] [--markdown]"
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a method, to see its settings")
     parser.add_argument("--markdown", action="store_true", help="as the manual's table")
+    given = parser.parse_args(arguments)
     from raydc.cli import methods_table
 
-    methods_table.show(markdown=parser.parse_args(arguments).markdown)
+    if given.name is None:
+        methods_table.show(markdown=given.markdown)
+    else:
+        methods_table.show_one(given.name)
     return 0
 
 

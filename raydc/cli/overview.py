@@ -26,7 +26,7 @@ COMMANDS = {
         "raydc registry list",
     ),
     "methods": (
-        "list the methods and where they come from",
+        "list the methods and where they come from, or tell all of one",
         "raydc methods",
     ),
 }

@@ -11,9 +11,10 @@ from raydc.data.columnar import ColumnFile
 from raydc.data.delimited import Index
 from raydc.data.files import open_columns
 from raydc.data.listing import listed
-from raydc.data.settings import DataSettings
+from raydc.data.settings import SOURCES, TAKEN, DataSettings
 from raydc.data.source import DataError, RowsChanged, Source
 from raydc.data.table import TableSource, careful
+from raydc.utils.registries import PluginError
 
 
 def open_source(settings: DataSettings) -> Source:
@@ -24,6 +25,9 @@ def open_source(settings: DataSettings) -> Source:
     path = settings.path
     if path == "digits":
         return open_digits(settings)
+    added = added_by(path)
+    if added is not None:
+        return _open_added(added, settings)
     try:
         if "://" in path:
             filesystem, inner = pafs.FileSystem.from_uri(path)
@@ -43,6 +47,39 @@ def open_source(settings: DataSettings) -> Source:
 
 def _columns(filesystem: pafs.FileSystem, settings: DataSettings, path: str, index: Index | None) -> ColumnFile:
     return open_columns(filesystem, path, {}, settings.null_values, index)
+
+
+def added_by(path: str) -> str | None:
+    """The name of the source, of those that others add, that opens this path; None where raydc does.
+
+    NAME opens the paths NAME and NAME://..., and .NAME those that end so; of several the longest.
+    """
+    scheme, lower = path.partition("://")[0], path.lower()
+    found = [name for name in SOURCES.names() if (lower.endswith(name) if name.startswith(".") else name == scheme)]
+    return max((name for name in found if name not in TAKEN), key=len, default=None)
+
+
+def _open_added(name: str, settings: DataSettings) -> Source:
+    """The rows by a source that others add; DataError says what is wrong, and whose it is."""
+    if name.startswith(".") and "://" not in settings.path:
+        settings = settings.model_copy(update={"path": os.path.abspath(os.path.expanduser(settings.path))})
+    try:
+        source = SOURCES.load(name)(settings)
+    except DataError:
+        raise
+    except Exception as problem:  # somebody else's code
+        said = str(problem) if isinstance(problem, PluginError) else f"{type(problem).__name__}: {problem}"
+        raise DataError(f"data.path: {settings.path} cannot be opened by the source {name!r}: {said}") from problem
+    if not isinstance(source, Source):
+        raise DataError(f"data.path: the source {name!r}: expected it to open a raydc.data.Source, got {source!r}")
+    return source
+
+
+def by_position(settings: DataSettings) -> bool:
+    """Whether features go by their position, as in arrays, and not by names of columns."""
+    if added_by(settings.path) is not None:
+        return not open_source(settings).names
+    return settings.path == "digits" or settings.path.endswith((".npy", ".npz"))
 
 
 @lru_cache(maxsize=1)

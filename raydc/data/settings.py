@@ -1,12 +1,24 @@
 """What data to take and how."""
 
 import csv
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PositiveInt, field_validator
 
+from raydc.data.formats import TABLES
 from raydc.settings import Settings, public
+from raydc.utils.registries import Registry
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raydc.data.source import Source
+
+SOURCES: "Registry[Callable[[DataSettings], Source]]" = Registry("raydc.sources", "source")
+"""Sources of rows that others add: NAME opens the paths NAME and NAME://..., and .NAME those that end so."""
+SCHEMES = ("digits", "file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+TAKEN = (*SCHEMES, ".npy", ".npz", *(suffix for suffixes in TABLES.values() for suffix in suffixes))
+"""Names that sources of others cannot have: what raydc opens itself."""
 ScalingKind = Literal["none", "power", "centred", "standard", "unit", "unit_each", "symmetric", "symmetric_each"]
 ScalingSetting = Literal["auto"] | ScalingKind
 Storage = Literal["auto", "device", "memory", "disk"]

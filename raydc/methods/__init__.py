@@ -1,7 +1,8 @@
 """Deep clustering methods, one file each; the file's name is the method's name.
 
-Others are named by their file (path/to/my_method.py), which travels to the workers and into the model, or by a module
-that is installed wherever it is needed (my_package.my_method). `:MyMethod` behind either names one class of several.
+Others have a name that an installed package offers or this process registered (`PLUGINS`), or are named by their file
+(path/to/my_method.py), which travels to the workers and into the model, or by a module that is installed wherever it is
+needed (my_package.my_method). `:MyMethod` behind a file or a module names one class of several.
 """
 
 import difflib
@@ -15,20 +16,29 @@ from typing import TYPE_CHECKING
 from raydc.methods import index
 from raydc.settings import SettingsError
 from raydc.utils import source_file
+from raydc.utils.registries import PluginError, Registry
 from raydc.utils.source_file import SourceFile
 
 if TYPE_CHECKING:
     from raydc.methods.base import Method
 
+PLUGINS: "Registry[type[Method]]" = Registry("raydc.methods", "method")
+"""Methods that others add by name."""
 NO_METHODS = ("base", "index")
 """Modules beside the methods."""
 NAME = re.compile(rf"(?P<place>.+?)(?:@(?P<digest>[0-9a-f]{{{source_file.DIGITS}}}))?(?::(?P<cls>\w+))?")
 """A file's hash behind its path: that text and no other."""
 
 
-def available() -> list[str]:
+def builtin() -> list[str]:
     """Names of the methods that come with raydc."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NO_METHODS)
+
+
+def available() -> list[str]:
+    """Names of all methods: those that come with raydc, then those that others add."""
+    own = builtin()
+    return own + [name for name in PLUGINS.names() if name not in own]
 
 
 def describe(name: str) -> index.Entry:
@@ -37,11 +47,13 @@ def describe(name: str) -> index.Entry:
 
 
 def load(name: str) -> "type[Method]":
-    """The method of that name: one of raydc's, of a file, or of a module. SettingsError if there is none."""
+    """The method of that name: of raydc, of `PLUGINS`, of a file, or of a module. SettingsError if there is none."""
     from raydc.methods.base import Method
 
-    source = source_of(name)
     place, _, cls = _parts(name)
+    if cls is None and _added(place):
+        return _plugin(place)
+    source = source_of(name)
     module = _imported(place) if source is None else _run(source)
     if cls is not None:
         named = vars(module).get(cls)
@@ -89,8 +101,9 @@ def full_name(name: str) -> str:
     return _joined(f"{file}.py@{source.digest}", name)
 
 
-def path_of(name: str, source: SourceFile | None) -> str:
+def path_of(name: str) -> str:
     """The method's name for files of settings: with the path at which its file was read."""
+    source = source_of(name)
     return name if source is None else _joined(f"{source.path}@{source.digest}", name)
 
 
@@ -106,7 +119,19 @@ def receive(name: str, text: str) -> None:
 def module_of(name: str) -> str | None:
     """The module, from elsewhere, that a method comes from and that must be installed where it is used."""
     place, digest, _ = _parts(name)
-    return None if digest or place.endswith(".py") or place in available() else place
+    if _added(place):
+        return PLUGINS.module_of(place)
+    return None if digest or place.endswith(".py") or place in builtin() else place
+
+
+def package_of(name: str) -> str:
+    """The package, by name and version, that offers the method; empty for any other."""
+    return PLUGINS.package_of(name) if _added(name) else ""
+
+
+def metadata_of(name: str) -> list[str]:
+    """The folder that says which package offers the method; none for any other."""
+    return PLUGINS.metadata_of(name) if _added(name) else []
 
 
 def _joined(place: str, name: str) -> str:
@@ -136,6 +161,25 @@ def _run(source: SourceFile) -> ModuleType:
         raise SettingsError(f"method.name: {problem}") from problem
 
 
+def _added(place: str) -> bool:
+    """Whether others have added a method of this name; raydc's own come first."""
+    return place in PLUGINS and place not in builtin()
+
+
+def _plugin(name: str) -> "type[Method]":
+    from raydc.methods.base import Method
+
+    try:
+        found = PLUGINS.load(name)
+    except PluginError as problem:
+        raise SettingsError(f"method.name: {problem}") from problem
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise SettingsError(
+            f"method.name: {name!r}: expected a class derived from raydc.methods.base.Method, got {found!r}"
+        )
+    return found
+
+
 def _imported(place: str) -> ModuleType:
     if "." not in place and place not in available() and not _installed(place):
         near = difflib.get_close_matches(place, available(), n=1)
@@ -145,7 +189,7 @@ def _imported(place: str) -> ModuleType:
             "named by its file (path/to/my_method.py) or its module (my_package.my_method)"
         )
     try:
-        return importlib.import_module(f"{__name__}.{place}" if place in available() else place)
+        return importlib.import_module(f"{__name__}.{place}" if place in builtin() else place)
     except ModuleNotFoundError as missing:
         raise SettingsError(
             f"method.name: cannot import {place!r} ({missing}); install it on every node, or name its file, which "

@@ -64,5 +64,5 @@ def text() -> str:
     """The file, as the classes are now."""
     from raydc import methods
 
-    entries = {name: asdict(entry_of(methods.load(name))) for name in methods.available()}
+    entries = {name: asdict(entry_of(methods.load(name))) for name in methods.builtin()}
     return json.dumps(entries, indent=1) + "\n"

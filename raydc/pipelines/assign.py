@@ -22,12 +22,14 @@ from raydc.artifacts.labels import NOWHERE, Asked
 from raydc.artifacts.model import AS_THEY_ARE, TRUST, ClusteringModel, weights_hash
 from raydc.clustering.distances import FAR
 from raydc.data import DataError, DataSettings, Source, open_source, opened
+from raydc.data.open import by_position
 from raydc.data.profile import bad_cells, checksum, complaint, joined
 from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import HANG_AFTER, watch
 from raydc.training.worker_job import trusted
 from raydc.utils.fault_injection import failpoint
+from raydc.utils.registries import Registered, registered
 from raydc.utils.storage import Store
 
 MANIFEST, SUMMARY = "_assignment.json", "_summary.json"
@@ -147,7 +149,7 @@ def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]
 def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
     """Settings that take the model's own columns and shape where the user names none."""
     changes: dict[str, Any] = {}
-    if data.columns is None and model.columns and not (data.path == "digits" or data.path.endswith((".npy", ".npz"))):
+    if data.columns is None and model.columns and not by_position(data):
         changes["columns"] = model.columns
     if data.shape is None and len(model.shape) == 3:
         changes["shape"] = model.shape
@@ -319,7 +321,15 @@ def _summarise(
 class _Assigner:
     """A Ray actor that makes chunks, reading their rows itself."""
 
-    def __init__(self, settings: DataSettings, store: Store, manifest: dict[str, Any], hang_after: float) -> None:
+    def __init__(
+        self,
+        added: tuple[Registered, ...],
+        settings: DataSettings,
+        store: Store,
+        manifest: dict[str, Any],
+        hang_after: float,
+    ) -> None:
+        """What the driver's process registered has been `added` here when it arrives."""
         watch(hang_after)
         torch.set_num_threads(1)
         self.settings, self.store, self.manifest = settings, store, manifest
@@ -355,7 +365,9 @@ def _on_ray(
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
         kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)(_Assigner)
         files = ray.put(model.files())
-        actors = [kind.remote(settings, store, manifest, HANG_AFTER) for _ in range(min(workers, len(chunks)))]
+        actors = [
+            kind.remote(registered(), settings, store, manifest, HANG_AFTER) for _ in range(min(workers, len(chunks)))
+        ]
         try:
             poll()
             for _ in ActorPool(actors).map_unordered(

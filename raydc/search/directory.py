@@ -13,7 +13,7 @@ from raydc.data import DataError, changes
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context
 from raydc.search.pruner import HalvingWithinMethod
-from raydc.search.space import Space, digest
+from raydc.search.space import Space, digest, written
 from raydc.search.trial import STOP
 from raydc.settings import SettingsError, differences
 from raydc.settings.redact import redact
@@ -69,7 +69,7 @@ def key(context: Context, space: Space) -> str:
     values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in FREE}
     values["data"] |= {"path": context.profile.identity, "storage": None}
     values["reference"] = settings.reference and context.reference_digest
-    values["space"] = [Path(settings.space).read_text(encoding="utf-8"), digest(space, settings.n_clusters)]
+    values["space"] = [written(settings.space), digest(space, settings.n_clusters)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -34,6 +34,7 @@ from raydc.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.loop import seed_of
 from raydc.training.worker_job import Job
+from raydc.utils.registries import Registered, registered
 from raydc.utils.source_file import SourceFile, loaded
 from raydc.utils.storage import Store
 
@@ -58,8 +59,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Context:
-    code: tuple[SourceFile, ...]
-    """Files of methods that the space may name; first, so that a process that gets them has their modules."""
+    code: tuple[SourceFile | Registered, ...]
+    """Files of methods that the space may name, and what this process registered; first, so that a process that gets
+    them has their modules."""
     settings: TuneSettings
     """With absolute paths."""
     profile: DataProfile
@@ -165,7 +167,7 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     told = units.remarks(asked, scalings["power"] if asked == "auto" else asked, found, source)
     found = replace(found, notes=(*found.notes, *told))
     read = (source.shape, tuple(source.columns), source.identified)
-    return Context(loaded(), settings, found, *read, chosen, rows, ids, reference, built, scalings)
+    return Context((*loaded(), *registered()), settings, found, *read, chosen, rows, ids, reference, built, scalings)
 
 
 def stored_rows(source: Source, found: DataProfile, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:

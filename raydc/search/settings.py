@@ -57,7 +57,7 @@ class TuneSettings(Settings):
     data: DataSettings
     """The rows; as for a run."""
     space: str
-    """Python file with the search space, such as tune_spaces/dec.py."""
+    """Python file with the search space, such as tune_spaces/dec.py, or the name of one that a package adds."""
     n_clusters: Annotated[tuple[int, int], BeforeValidator(_clusters)] = (10, 10)
     """Number of clusters: 10, or a range to search in: 2..30."""
     trials: int = Field(24, ge=1)

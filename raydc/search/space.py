@@ -13,10 +13,11 @@ import importlib
 import importlib.util
 import inspect
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import MappingProxyType, ModuleType, NoneType
@@ -28,8 +29,12 @@ from raydc import methods
 from raydc.data.settings import DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.base import Method
+from raydc.search.settings import SPACES
 from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
 from raydc.training.config import Training
+from raydc.utils.registries import PluginError
+
+log = logging.getLogger("raydc")
 
 
 class Rows(NamedTuple):
@@ -59,15 +64,18 @@ SEARCHABLE = {"training.batch_size", "data.scaling"}
 
 
 def load_space(path: str | Path) -> Space:
-    """The function `space` of a Python file. SettingsError if there is none.
+    """The function `space` of a Python file, or the space that others added by this name; SettingsError else.
 
     What lies beside the file can be imported, by its own name or relatively.
     """
+    if str(path) in SPACES:
+        return _added(str(path))
     file = Path(path)
     if not file.is_file():
         beside = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         hint = f"; there are {', '.join(beside)}" if beside else ""
-        raise SettingsError(f"space: no file {path}{hint}")
+        named = f"; spaces by name: {', '.join(SPACES.names())}" if SPACES.names() else ""
+        raise SettingsError(f"space: no file {path}{hint}{named}")
     spec = importlib.util.spec_from_file_location(MODULE, file.absolute())
     if spec is None or spec.loader is None:
         raise SettingsError(f"space: {path} is no Python file")
@@ -81,18 +89,63 @@ def load_space(path: str | Path) -> Space:
     function = getattr(module, "space", None)
     if not callable(function):
         raise SettingsError(f"space: {path} defines no function space(trial)")
+    return _guarded(function, str(path), file, neighbours.at_hand)
+
+
+def _added(name: str) -> Space:
+    """A space that others added."""
+    try:
+        function = SPACES.load(name)
+    except PluginError as problem:
+        raise SettingsError(f"space: {problem}") from problem
+    if not callable(function):
+        raise SettingsError(f"space: {name!r}: expected a function space(trial), got {function!r}")
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # of an object that can be called
+        file = None
+    return _guarded(function, name, Path(file or name))
+
+
+def written(path: str) -> str:
+    """What a space's file holds; of one that others added, its name and the code of its function if there is any."""
+    if path not in SPACES:
+        return Path(path).read_text(encoding="utf-8")
+    try:
+        return f"{path}\n{inspect.getsource(inspect.unwrap(SPACES.load(path)))}"
+    except (OSError, TypeError):
+        return path
+
+
+def _guarded(
+    function: Callable[..., dict[str, Any] | None],
+    name: str,
+    file: Path,
+    at_hand: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Space:
+    """A space as the search calls it: what it raises is a SettingsError that says in which line of its file."""
     takes_rows = _takes_rows(function)
 
     def space(trial: Any, rows: Rows) -> dict[str, Any] | None:
         try:
-            with neighbours.at_hand():
+            with at_hand():
                 return function(trial, rows) if takes_rows else function(trial)
         except (SettingsError, optuna.exceptions.StorageInternalError):
             raise
         except Exception as problem:
-            raise SettingsError(f"space: {path}: {_told(problem, file)}") from problem
+            raise SettingsError(f"space: {name}: {_told(problem, file)}") from problem
 
     return space
+
+
+def space_of(method: str, folder: Path) -> Space:
+    """The space of one method, for a space that chooses among methods.
+
+    That which others added by the method's name, else the file of that name in the folder, else its defaults alone.
+    """
+    if method in SPACES or (folder / f"{method}.py").is_file():
+        return load_space(method if method in SPACES else folder / f"{method}.py")
+    return lambda trial, rows: {"method.name": method}
 
 
 class _Neighbours:
@@ -160,10 +213,17 @@ def _told(problem: Exception, file: Path) -> str:
 
 
 def methods_for(rows: Rows) -> list[str]:
-    """Methods that can take such rows; those whose networks are made for images only where rows are images."""
+    """Methods that can take such rows; those whose networks are made for images only where rows are images.
+
+    A package's method that cannot be had is left out, with a note.
+    """
     able = []
     for name in methods.available():
-        kind = methods.load(name)
+        try:
+            kind = methods.load(name)
+        except SettingsError as problem:
+            log.warning("%s", problem)
+            continue
         try:
             if len(rows.shape) == 3 or not (kind.needs_image or kind.info.architecture in ("CNN", "GAN")):
                 method = kind(kind.Config(), rows.shape)

@@ -105,7 +105,8 @@ def not_comparable(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
 def code_of(model: ModelFacts) -> list[str]:
     """Code that the model needs where it is loaded: this package, and that of a module from elsewhere.
 
-    A method's own file is not among it: it lies in the model.
+    Of a package that offers its method by name, what says so comes along. A method's own file is not among it: it lies
+    in the model.
     """
     paths = [str(Path(__file__).parents[1])]
     module = methods.module_of(model.method_name)
@@ -114,4 +115,5 @@ def code_of(model: ModelFacts) -> list[str]:
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)
             paths.append(str(origin.parent if origin.name == "__init__.py" else origin))
+        paths += methods.metadata_of(model.method_name)
     return paths

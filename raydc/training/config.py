@@ -12,6 +12,7 @@ from raydc import methods
 from raydc.data.settings import DataSettings
 from raydc.settings import Settings, SettingsError, build, flatten, public, unflatten
 from raydc.settings.redact import redact
+from raydc.utils.registries import Registered, registered
 from raydc.utils.source_file import SourceFile
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ class Output(Settings):
 class RunConfig:
     """A run: which method with which settings, on which rows, how trained, and where results go."""
 
-    code: SourceFile | None
-    """The file of a method that is named by one. It comes first: what is unpickled after it needs its module."""
+    code: tuple[SourceFile | Registered, ...]
+    """The file of a method that is named by one, and what this process registered. It comes first: what is unpickled
+    after it needs its modules."""
     method_name: str
     method: "Method.Config"
     data: DataSettings
@@ -173,7 +175,8 @@ class RunConfig:
                 problems.append(str(problem))
         if problems:
             raise SettingsError("\n".join(problems))
-        return RunConfig(methods.source_of(str(name)), str(name), **built)
+        source = methods.source_of(str(name))
+        return RunConfig((*([] if source is None else [source]), *registered()), str(name), **built)
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, nested and plain; `RunConfig.of` takes it back."""
@@ -192,7 +195,7 @@ class RunConfig:
     def yaml(self) -> str:
         """The same as text, with the place of the method's file, so that it is found again."""
         written = self.written()
-        written["method"]["name"] = methods.path_of(self.method_name, self.code)
+        written["method"]["name"] = methods.path_of(self.method_name)
         return yaml.safe_dump(written, sort_keys=False)
 
     def flat(self) -> dict[str, Any]:

@@ -5,10 +5,12 @@ Names are read from the packages' metadata: nothing of a package is imported bef
 """
 
 import functools
+import importlib.util
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -29,6 +31,8 @@ class Offer:
     entry: metadata.EntryPoint
     package: str
     """Name and version, such as my-package 1.0."""
+    metadata: str | None
+    """The folder in which its metadata lie, where it is one."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,28 @@ class Registry(Generic[T]):
         offers = self._of_packages(name)
         return offers[0].entry.value.partition(":")[0].strip() if offers else None
 
+    def metadata_of(self, name: str) -> list[str]:
+        """The folder of metadata of the package that has it, as a model's code needs it to have its method by name."""
+        return [offer.metadata for offer in self._of_packages(name) if offer.metadata is not None]
+
     def notes(self, taken: Collection[str]) -> list[str]:
-        """What cannot be had, and why: names that raydc has `taken` itself, or that several packages have."""
-        offers = self._offers()
-        return [
-            f"the {self.noun} {name!r} of {offers[name][0].package} cannot be had: raydc has one of that name"
-            for name in sorted(offers)
-            if name in taken
-        ] + [self._several(name, offers[name]) for name in sorted(offers) if len(offers[name]) > 1]
+        """What cannot be had, and why: names that raydc has `taken` itself or that several packages have, and those of
+        modules that are not there. Nothing is imported for it.
+        """
+        found = []
+        for name, offers in sorted(self._offers().items()):
+            (entry, package), problem = (offers[0].entry, offers[0].package), ""
+            if name in taken:
+                problem = "raydc has one of that name"
+            elif importlib.util.find_spec(entry.value.partition(":")[0].partition(".")[0].strip()) is None:
+                problem = (
+                    f"there is no module {entry.value.partition(':')[0]}; install the package anew, or uninstall it"
+                )
+            if problem:
+                found.append(f"the {self.noun} {name!r} of {package} cannot be had: {problem}")
+            elif len(offers) > 1:
+                found.append(self._several(name, offers))
+        return found
 
     def _several(self, name: str, offers: list[Offer]) -> str:
         packages = " and ".join(offer.package for offer in offers)
@@ -146,9 +164,11 @@ def _installed(path: tuple[str, ...]) -> tuple[dict[str, dict[str, list[Offer]]]
             if package.name in seen:  # hidden by the one before it on the path
                 continue
             seen.add(package.name)
+            said = [file for file in package.files or () if file.name == "entry_points.txt"]
+            folder = str(Path(str(said[0].locate())).parent) if said else None
             for entry in package.entry_points:
                 if entry.group.startswith(PREFIX):
-                    offer = Offer(entry, f"{package.name} {package.version}")
+                    offer = Offer(entry, f"{package.name} {package.version}", folder)
                     found.setdefault(entry.group, {}).setdefault(entry.name, []).append(offer)
         except Exception as problem:  # whatever lies on the path
             problems.append(f"{getattr(package, '_path', 'a package')}: its entry points cannot be read: {problem}")
