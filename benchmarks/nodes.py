@@ -26,7 +26,7 @@ def rate(folder: Path, workers: int, rows: int, epochs: int, batch_size: int) ->
     """Rows a second of one training."""
     flat = {
         "method.name": "ae_kmeans", "method.n_clusters": 10, "data.path": str(folder / "rows.parquet"),
-        "method.denoise.length": "0 epochs", "method.pretrain.length": f"{epochs + 1} epochs",
+        "method.pretrain.length": f"{epochs + 1} epochs",
         "training.workers": workers, "training.batch_size": batch_size, "output.out": tempfile.mkdtemp(dir=folder),
     }  # fmt: skip
     ends: list[float] = []

@@ -137,6 +137,7 @@ class Study:
         extra: dict[str, Any] = {f"{at}.{key}": value for at, group in shared.items() for key, value in _leaves(group)}
         for path in config.method.idle(self.source.shape):
             extra.pop(f"method.{path}", None)
+        extra["method.bias_rate"] = config.method.bias_rate
         extra["data.scaling"] = kind.scaling if config.data.scaling == "auto" else config.data.scaling
         extra["training.batch_size"] = config.training.batch_size or kind.batch_size
         return self.config("ae_kmeans", seed, extra)

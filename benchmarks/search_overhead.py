@@ -21,7 +21,6 @@ from raydc.search import SearchState, SearchWatch, TuneSettings, tune
 
 FIXED = {
     "method.network.hidden": (64, 64),
-    "method.denoise.length": "0 steps",
     "method.pretrain.length": "10 epochs",
     "method.cluster.length": "10 epochs",
     "method.restarts": 3,

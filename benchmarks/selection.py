@@ -53,14 +53,13 @@ def space(trial, rows):
 """
 FIXED = {
     "method.network.hidden": (128, 128),
-    "method.denoise.length": "100 steps",
     "method.pretrain.length": "300 steps",
     "method.cluster.length": "150 steps",
     "training.batch_size": 128,
     "training.precision": "fp32",
 }
 """Of every trial of every case, decided before any case was run."""
-QUICK = FIXED | {f"method.{phase}.length": "20 steps" for phase in ("denoise", "pretrain", "cluster")}
+QUICK = FIXED | {f"method.{phase}.length": "20 steps" for phase in ("pretrain", "cluster")}
 RESAMPLES = 2000
 
 

@@ -182,7 +182,6 @@ def _config(name: str, epochs: int) -> Any:
     """500-500-2000-10, Adam at 1e-3 and then 1e-4, uncorrupted, never stopped early."""
     settings = {
         "n_clusters": K,
-        "denoise.length": 0,
         "pretrain.length": epochs,
         "pretrain.optimizer.schedule": "constant",
         "cluster.length": epochs,
@@ -263,7 +262,7 @@ def _worker(rank: int, count: int, address: str, x: torch.Tensor, rows: int, epo
     shard = Shard(own, dealt[rank], sizes)
     torch.manual_seed(0)
     method = methods.load("ae_kmeans")(
-        build(methods.load("ae_kmeans").Config, unflatten({"denoise.length": 0, "pretrain.length": epochs + 1})),
+        build(methods.load("ae_kmeans").Config, unflatten({"pretrain.length": epochs + 1})),
         tuple(x.shape[1:]),
     )
     loop = Loop(method, shard, CollectiveClusters(shard, 0), rows * count, bf16=bf16)

@@ -27,7 +27,7 @@ from raydc.metrics import external
 
 CLUSTERS = 10
 SPACE = Path(__file__).parents[1] / "tune_spaces" / "imsat.py"
-SHORT = ("method.denoise.length=20", "method.pretrain.length=20")
+SHORT = ("method.pretrain.length=40",)
 """Of the autoencoder that every search compares with."""
 
 
@@ -73,7 +73,7 @@ def main() -> int:
     store = f"sqlite:///{out}/mlflow.db"
     common = ["--n-clusters", str(CLUSTERS), "--register", "digits", "--tracking-uri", store]
     common += ["--data", str(train_path), "--label-column", "y", "--id-column", "id", "--data.shape", "8,8"]
-    lengths = [f"--method.{phase}.length={given.epochs} epochs" for phase in ("denoise", "pretrain", "cluster")]
+    lengths = [f"--method.{phase}.length={given.epochs} epochs" for phase in ("pretrain", "cluster")]
     short = [word for setting in SHORT for word in ("--set", setting)]
     search = ["--space", str(SPACE), "--trials", str(given.trials), "--promote", "true", *short]
     rows = ["--data", str(new_path), "--id-column", "id", "--tracking-uri", store]

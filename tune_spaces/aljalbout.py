@@ -5,7 +5,7 @@ from typing import Any
 
 def space(trial: Any) -> dict[str, Any]:
     trial.suggest_int("method.network.latent", 5, 150, log=True)
-    trial.suggest_float("method.denoise.corruption", 0.0, 0.4)
+    trial.suggest_float("method.pretrain.corruption", 0.0, 0.4)
     trial.suggest_categorical("method.pretrain.length", ["50 epochs", "150 epochs", "300 epochs"])
     trial.suggest_float("method.pretrain.optimizer.lr", 3e-4, 3e-3, log=True)
     trial.suggest_float("method.nu", 0.5, 2.0)

@@ -36,17 +36,17 @@ class Aljalbout(DEC):
     scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(DEC.Config):
-        network: Network = Network(family="conv", latent=120, initial="glorot")
+        network: Network = Network(family="conv", latent=120)
         cluster: Joint = Joint(length="100 epochs", optimizer=SGD, alpha=0.5, tolerance=1e-3)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
+            "image": DEC.Config.recipes["image"],
             "paper": {
-                "denoise.length": "0 steps",
                 **{f"pretrain.optimizer.{key}": value for key, value in SGD.model_dump().items()},
                 "pretrain.optimizer.schedule": "step",
                 "pretrain.optimizer.factor": 0.9999,
                 "pretrain.optimizer.every": "1 epochs",
-            }
+            },
         }
 
     @torch.no_grad()

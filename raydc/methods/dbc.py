@@ -2,7 +2,7 @@
 
 DEC with a convolutional autoencoder trained end to end and a boosted target r proportional to s^alpha, alpha > 1.
 The paper's normaliser, its alpha for each data set and its network could not be verified: here alpha is `power` = 2,
-divided by the clusters' frequencies, which is DEC's target, and the network that of Aljalbout et al.
+divided by the clusters' frequencies, which is DEC's target, and the network that of Aljalbout et al., with its code.
 """
 
 from dataclasses import replace
@@ -19,6 +19,6 @@ class DBC(DEC):
     scaling: ClassVar[ScalingKind] = "unit"
 
     class Config(DEC.Config):
-        network: Network = Network(family="conv", initial="glorot")
+        network: Network = Network(family="conv", latent=120)
 
-        recipes: ClassVar[dict[str, dict[str, Any]]] = {}
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {"image": DEC.Config.recipes["image"]}

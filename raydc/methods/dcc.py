@@ -6,8 +6,8 @@ non-convexity); clusters are the connected components of what came within delta,
 
 From the authors' code: normalisation by the batch (rows times features), a row's terms weighted by the share of its
 edges that the batch holds, so that it counts once an epoch, lambda and the scales' starts and floors, biases at twice
-the rate, Adam begun anew with beta1 = .99, 128 edges a step. Decided here: rows are scaled to a mean square of 1 over
-all rows, not each; autoencoder as DEC's; no noise is added to the codes that representatives start from; an update is
+the rate, Adam begun anew with beta1 = .99, 128 edges a step, rows in [0, 1]. Decided here: one scale for all features
+of one unit; pretraining as all methods'; no noise is added to the codes that representatives start from; an update is
 due every 20 epochs (the code looks after every one), and is both the annealing step and the look at the components;
 once the pairs' scale is at its floor, the third look at which fewer than .1% of the edges have changed between same
 and other cluster ends it. Every worker knows all edges.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from raydc.clustering import Clusters
 from raydc.clustering.graph import EdgeGraph
-from raydc.data import Batch, Shard
+from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
 from raydc.methods.base import AutoencoderMethod, FoundInRows, Group, MethodInfo, Parts, Player, StepState
@@ -42,6 +42,7 @@ class DCC(AutoencoderMethod):
         after="connected components",
         refuses="dcc's clusters are components of its training rows' graph, of which a new row is no part",
     )
+    scaling: ClassVar[ScalingKind] = "unit"
     renames: ClassVar[bool] = True
 
     class Config(AutoencoderMethod.Config):
@@ -53,9 +54,13 @@ class DCC(AutoencoderMethod):
         """Share of the edges, the shortest, whose mean length is delta; more make fewer and larger clusters."""
         edges: int = Field(128, ge=1)
         """Edges of a global batch, once clustering has begun."""
+        bias_rate: float = Field(2.0, gt=0)
+        """Learning rate of the network's biases, times that of its weights."""
         settled: float = Field(1e-3, ge=0, lt=1)
         """Stop after three looks at which fewer than this share of the edges changed, the pairs' scale at its floor."""
         cluster: Clustering = Clustering(length="500 epochs", optimizer=Optimizer(beta1=0.99), update_every="20 epochs")
+
+        unreset: ClassVar[str] = "the scales of the representatives would be annealed anew"
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {
         "neighbours": 30,
@@ -85,8 +90,8 @@ class DCC(AutoencoderMethod):
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
             return super().players(phase)
-        w, b = ([p for p in self.net.parameters() if (p.dim() > 1) == many] for many in (True, False))
-        return {"all": Player([Group(w), Group(b, 2.0), Group([self.rows["representative"]], local=True)], fresh=True)}
+        representatives = Group([self.rows["representative"]], local=True)
+        return {"all": Player([*self.groups(self.net.parameters()), representatives], fresh=True)}
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         self.graph = EdgeGraph.mutual(shard.map(lambda x: x.flatten(1)), self.config.neighbours, clusters)

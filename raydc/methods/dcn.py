@@ -1,12 +1,14 @@
 """Deep Clustering Network. Yang, Fu, Sidiropoulos & Hong, ICML 2017, arXiv:1610.04794.
 
-Reconstruction plus lambda / 2 times the k-means loss, both summed over features; network and centroids in turn: after
-each step the batch's rows are assigned anew and every centroid moves towards its rows by 1 / count. The paper does this
-row by row; here by sums over the batch and all workers, which is the same for any number of workers.
+Reconstruction plus a weight times the k-means loss, both squared norms; network and centroids in turn: after each step
+the batch's rows are assigned anew and every centroid moves towards its rows by 1 / count. The paper does this row by
+row; here by sums over the batch and all workers, which is the same for any number of workers.
 
-From the authors' code: counts start at 100. Decided here: counts are capped at 10 N / K, so that centroids can follow
-the encoder; a centroid that no row has chosen since the last update, and none would now, is put on the farthest row.
-"paper": lambda .05 with 50 epochs; pretraining as DEC's, for the authors' layer-wise stage has the same form.
+From the authors' code: weight 1, a decoder with the encoder's weights, without which the codes shrink under that
+weight, N(0, 1 / fan_in) at the start, biases at twice the rate, counts that start at 100, and every 10 epochs k-means
+from the present centroids, which also fills empty clusters. Decided here: pretraining as all methods', and Adam, for
+SGD's steps along a sum over features depend on their number. "paper": lambda = .05, which the paper halves; SGD a layer
+at a time, of the authors' rate on MNIST, and no corruption.
 """
 
 from typing import Any, ClassVar
@@ -15,12 +17,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raydc.clustering import Clusters
+from raydc.clustering import Clusters, KMeansResult
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import squared_distances
 from raydc.losses.kmeans import kmeans_loss
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, Parts, StepState
+from raydc.networks import Network
 from raydc.settings.schedule import Clustering, Optimizer, Phase
 
 
@@ -36,11 +39,34 @@ class DCN(CentroidMethod, AutoencoderMethod):
     )
 
     class Config(AutoencoderMethod.Config):
-        weight: float = Field(0.05, gt=0)
-        """lambda, the weight of the k-means loss (halved, as in the paper)."""
+        network: Network = Network(initial="lecun_normal", tied=True)
+        bias_rate: float = Field(2.0, gt=0)
+        """Learning rate of the network's biases, times that of its weights."""
+        weight: float = Field(1.0, gt=0)
+        """Weight of the k-means loss; the paper's lambda / 2."""
         first_count: float = Field(100.0, gt=0)
         """Rows that each centroid is taken to stand for at the start: damps its first moves."""
-        cluster: Clustering = Clustering(length="50 epochs", optimizer=Optimizer(lr=1e-4))
+        cluster: Clustering = Clustering(length="50 epochs", optimizer=Optimizer(lr=1e-4), update_every="10 epochs")
+
+        recipes: ClassVar[dict[str, dict[str, Any]]] = {
+            "image": AutoencoderMethod.Config.recipes["image"],
+            "paper": {
+                "weight": 0.025,
+                "layerwise.corruption": 0.0,
+                **{
+                    f"{phase}.{key}": value
+                    for phase in ("layerwise", "pretrain")
+                    for key, value in {
+                        "length": "250 epochs",
+                        "optimizer.name": "sgd",
+                        "optimizer.lr": 0.2,  # theirs is 1e-4, of a sum over 784 features whose mean square is 2.92
+                        "optimizer.momentum": 0.9,
+                        "optimizer.nesterov": True,
+                        "optimizer.schedule": "constant",
+                    }.items()
+                },
+            },
+        }
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}
     config: Config
@@ -49,11 +75,7 @@ class DCN(CentroidMethod, AutoencoderMethod):
         super().__init__(config, shape)
         self.hold_centroids(self.net.latent)
         self.register_buffer("counts", torch.full((config.n_clusters,), config.first_count))
-        self.register_buffer("chosen", torch.zeros(config.n_clusters))
-        self.register_buffer("cap", torch.tensor(float("inf")))
         self.counts: Tensor
-        self.chosen: Tensor
-        self.cap: Tensor
 
     def phases(self) -> dict[str, Phase]:
         return super().phases() | {"cluster": self.config.cluster}
@@ -66,13 +88,15 @@ class DCN(CentroidMethod, AutoencoderMethod):
         pulled = kmeans_loss(z, self.centroids, self.rows["label"][batch.row])
         return {
             "network": (1.0, batch.mean(rebuilt)),
-            "clustering": (self.config.weight / 2, batch.mean(pulled)),
+            "clustering": (self.config.weight, batch.mean(pulled)),
         }
 
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        found = clusters.kmeans(shard.map(self.features), self.n_clusters)
+        self.counts.fill_(self.config.first_count)
+        return self._take(clusters.kmeans(shard.map(self.features), self.n_clusters))
+
+    def _take(self, found: KMeansResult) -> Tensor:
         self.centroids.copy_(found.centroids)
-        self.cap.fill_(max(10 * shard.total / self.n_clusters, self.config.first_count))
         self.rows["label"] = found.labels.clone()
         return found.labels
 
@@ -85,24 +109,7 @@ class DCN(CentroidMethod, AutoencoderMethod):
         sums = clusters.total(torch.cat([one_hot.T @ z, one_hot.sum(0)[:, None]], 1))
         moved, count = sums[:, :-1], sums[:, -1]
         self.centroids += (moved - count[:, None] * self.centroids) / (self.counts + count)[:, None]
-        self.counts.copy_((self.counts + count).clamp_max(self.cap))
-        self.chosen += count
+        self.counts += count
 
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
-        z = shard.map(self.features).to(self.centroids)
-        distance, label = squared_distances(z, self.centroids).min(1)
-        counts = clusters.total(label.bincount(minlength=self.n_clusters))
-        empty = ((self.chosen == 0) & (counts == 0)).nonzero()[:, 0]
-        if len(empty):
-            self._refill(z, clusters, distance, empty)
-            label = squared_distances(z, self.centroids).argmin(1)
-        self.chosen.zero_()
-        self.rows["label"] = label
-        return label
-
-    def _refill(self, z: Tensor, clusters: Clusters, distance: Tensor, empty: Tensor) -> None:
-        """Put each centroid that nobody chose on one of the globally farthest rows."""
-        far = clusters.fetch(z, clusters.largest(distance, len(empty)))
-        empty = empty[: len(far)]
-        self.centroids[empty] = far
-        self.counts[empty] = self.config.first_count
+        return self._take(clusters.kmeans(shard.map(self.features), self.n_clusters, centroids=self.centroids))

@@ -48,10 +48,10 @@ class DSC(AutoencoderMethod):
 
     class Config(AutoencoderMethod.Config):
         network: Strided = Strided(family="conv")
-        denoise: Pretraining = Pretraining(length="0 epochs", corruption=0.2)
         pretrain: Pretraining = Pretraining(length="300 epochs")
         cluster: Clustering = Clustering(length="30 epochs", update_every="10 epochs")
         recipes: ClassVar[dict[str, dict[str, Any]]] = {}
+        unreset: ClassVar[str] = "the coefficients express the codes that they began with"
         penalty: float = Field(1.0, ge=0)
         """Weight of the squared coefficients."""
         expression: float = Field(150.0, gt=0)
@@ -64,7 +64,6 @@ class DSC(AutoencoderMethod):
         """Exponent of the affinity."""
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {
-        "denoise.length": "0 epochs",
         "network.channels": (8,),
         "pretrain.length": "30 epochs",
     }
@@ -80,7 +79,7 @@ class DSC(AutoencoderMethod):
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
             return super().players(phase)
-        groups = [Group([*self.net.parameters()]), Group([self.rows["expression"]], local=True)]
+        groups = [*self.groups(self.net.parameters()), Group([self.rows["expression"]], local=True)]
         return {"all": Player(groups, fresh=True)}
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:

@@ -54,7 +54,7 @@ class VaDE(AutoencoderMethod):
         cluster: Joint = Joint(length="300 epochs", optimizer=ADAM, alpha=0.5, ramp=1 / 6)
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = {
-            "paper": AutoencoderMethod.Config.recipes["paper"] | {"cluster.length": "3000 epochs", "cluster.ramp": 0.0},
+            "paper": AutoencoderMethod.Config.recipes["paper"] | {"cluster.length": "3000 epochs", "cluster.ramp": 0.0}
         }
 
     quick: ClassVar[dict[str, Any]] = AutoencoderMethod.quick | {"cluster.length": "20 epochs"}
@@ -76,7 +76,7 @@ class VaDE(AutoencoderMethod):
         if phase != "cluster":
             return super().players(phase)
         mixture = Group([self.weights, self.means, self.log_variances], rate=self.config.mixture_rate)
-        return {"all": Player([Group([*self.net.parameters()]), mixture], fresh=True)}
+        return {"all": Player([*self.groups(self.net.parameters()), mixture], fresh=True)}
 
     @property
     def prior(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,6 +109,7 @@ class VaDE(AutoencoderMethod):
 
     @torch.no_grad()
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
+        self.weights.zero_()
         labels = self._fit(shard, clusters, None)
         self.net.log_variance.bias.copy_(self.log_variances.mean(0) + NOISE)
         return labels

@@ -28,7 +28,7 @@ class Network(Settings):
     """Channels of the conv stages; each halves height and width."""
     kernel: int = Field(5, ge=1)
     """Kernel size of the conv stages."""
-    initial: Initial = "kaiming"
+    initial: Initial = "glorot"
     """Weights at the start: uniform in +-1 / sqrt(fan_in), Glorot's or Kaiming's bounds, or normal with variance
     1 / fan_in or .01^2."""
 

@@ -22,6 +22,10 @@ class Autoencoder(nn.Module):
         """What `encode` depends on: all but the modules named `decoder...` and `back`."""
         return [p for name, p in self.named_parameters() if not name.startswith(("decoder", "back"))]
 
+    def hidden_layers(self) -> list[nn.Module]:
+        """Linear and convolutional layers of the encoder before the one that gives the code."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 

@@ -36,6 +36,9 @@ class ConvAutoencoder(Autoencoder):
         self.decoder_norms = nn.ModuleList(BatchNorm(c) for c in reversed(widths[1:-1]))
         begin(self, initial)
 
+    def hidden_layers(self) -> list[nn.Module]:
+        return [*self.encoder]
+
     def encode(self, x: Tensor) -> Tensor:
         for conv, norm in zip(self.encoder, self.encoder_norms, strict=True):
             x = F.max_pool2d(F.relu(norm(conv(x))), 2, ceil_mode=True)

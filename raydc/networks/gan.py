@@ -118,8 +118,8 @@ class AdversarialNetwork(Settings):
     """Widths of the dense layers; conv takes the last one alone."""
     channels: tuple[PositiveInt, ...] = Field((64, 128), min_length=2, max_length=2)
     """Channels of the two convolutions."""
-    leak: float = Field(0.1, ge=0, lt=1)
-    """Slope of the critic's leaky ReLU (.01 in the authors' code)."""
+    leak: float = Field(0.01, ge=0, lt=1)
+    """Slope of the critic's leaky ReLU; the authors' code has .01, their paper's table .1."""
 
     def convolutional(self, shape: tuple[int, ...]) -> bool:
         """Whether the network for rows of this shape is the conv one: images of at least 4 x 4."""

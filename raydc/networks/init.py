@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Initial = Literal["fan_in", "glorot", "kaiming", "kaiming_normal", "lecun_normal", "normal"]
@@ -27,6 +28,18 @@ _DRAWS: dict[Initial, Callable[[Tensor], object]] = {
     "lecun_normal": partial(nn.init.kaiming_normal_, nonlinearity="linear"),
     "normal": partial(nn.init.normal_, std=0.01),
 }
+
+
+@torch.no_grad()
+def redraw(layer: nn.Module, keep: float) -> None:
+    """keep * p + (1 - keep) * draw for the weight and bias of a linear or convolutional layer, in place.
+
+    The draws are uniform: weights within +-sqrt(6 / fan_in), biases within +-1 / sqrt(fan_in).
+    """
+    fan_in = layer.get_parameter("weight")[0].numel()
+    for p in layer.parameters():
+        bound = math.sqrt((6 if p.dim() > 1 else 1) / fan_in)
+        p.lerp_(bound * (2 * torch.rand_like(p) - 1), 1 - keep)
 
 
 def begin(network: nn.Module, initial: Initial) -> None:

@@ -55,13 +55,19 @@ class MLPAutoencoder(Autoencoder):
     def decode(self, z: Tensor) -> Tensor:
         return run(self.decoder, z)
 
+    def hidden_layers(self) -> list[nn.Module]:
+        return [*self.encoder[:-1]]
+
     def reconstruct_layer(self, x: Tensor, layer: int, corruption: float) -> tuple[Tensor, Tensor]:
-        """All but the code and the reconstructed row pass a ReLU (Vincent et al., JMLR 2010; Xie et al. 2016)."""
+        """All but the code and the reconstructed row pass a ReLU (Vincent et al., JMLR 2010; Xie et al. 2016).
+
+        Corrupted are, as in DEC's Caffe code, a layer's inputs but the rows, and its outputs but the code.
+        """
         with torch.no_grad():
             below = run(self.encoder[:layer], x.flatten(1), linear_end=False)
-        hidden = self.encoder[layer](F.dropout(below, corruption))
+        hidden = self.encoder[layer](F.dropout(below, corruption) if layer else below)
         if layer + 1 < self.layers:
-            hidden = F.relu(hidden)
+            hidden = F.dropout(F.relu(hidden), corruption)
         back = self.decoder[self.layers - 1 - layer](hidden)
         return below, F.relu(back) if layer else back
 

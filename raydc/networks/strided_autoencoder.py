@@ -42,6 +42,9 @@ class StridedAutoencoder(Autoencoder):
         )
         begin(self, initial)
 
+    def hidden_layers(self) -> list[nn.Module]:
+        return [*self.encoder[:-1]]
+
     def encode(self, x: Tensor) -> Tensor:
         for conv in self.encoder:
             x = F.relu(conv(x))

@@ -45,6 +45,7 @@ class Optimizer(Settings):
     acts_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {
         "momentum": ("name", ("sgd", "rmsprop")),
         "nesterov": ("name", ("sgd",)),
+        "momentum_ramp": ("name", ("sgd",)),
         "beta1": ("name", ("adam",)),
         "beta2": ("name", ("adam",)),
         "eps": ("name", ("adam", "rmsprop")),
@@ -61,6 +62,8 @@ class Optimizer(Settings):
     """Momentum of sgd and rmsprop."""
     nesterov: bool = False
     """Nesterov's form of sgd's momentum."""
+    momentum_ramp: Length = "0 steps"
+    """Over which sgd's momentum rises evenly from 0, at the start of a phase and wherever moments are cleared."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(0.999, ge=0, lt=1)
@@ -116,6 +119,24 @@ class Pretraining(Phase):
 
     corruption: float = Field(0.0, ge=0, lt=1)
     """Share of the network's inputs set to zero (denoising)."""
+
+
+class Reset(Settings):
+    """Networks drawn anew in part while clusters form (Miklautz et al., "Breaking the reclustering barrier")."""
+
+    every: Length = "0 epochs"
+    """How often the encoder's hidden layers are drawn anew in part, clusters made anew from the codes and moments
+    cleared (BRB; its authors took 20 epochs); 0 never. The phase's stop rule acts after the last reset."""
+    keep: float = Field(0.8, ge=0, lt=1)
+    """Share of each weight that a reset keeps."""
+
+    @property
+    def never(self) -> bool:
+        """Whether nothing is reset."""
+        return not steps(self.every, 1)
+
+    def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
+        return {"keep": "nothing is reset"} if self.never else {}
 
 
 class Clustering(Phase):

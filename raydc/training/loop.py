@@ -157,7 +157,7 @@ class Loop:
         done, stopped = 0, False
         while self.phase_step < length and not stopped:
             state = self._step_state(name, phase, length)
-            stopped = isinstance(phase, Clustering) and self._cluster(state, phase)
+            stopped = isinstance(phase, Clustering) and self._cluster(state, phase, length)
             if stopped:
                 break
             self._train_step(state, phase, players, length, sums)
@@ -175,23 +175,31 @@ class Loop:
         progress = self.phase_step / length
         return StepState(name, phase.alpha_at(progress), progress, self.phase_step // self.per_epoch, self.step)
 
-    def _cluster(self, state: StepState, phase: Clustering) -> bool:
-        """Begin clustering or update it, where it is due; whether the phase's stop rule or the method's own holds.
+    def _cluster(self, state: StepState, phase: Clustering, length: int) -> bool:
+        """Begin clustering, reset it or update it, where due; whether the phase's stop rule or the method's own holds.
 
-        A later phase starts with an update, so that a method can turn to that phase's targets; it stops none.
+        A later phase starts with an update, so that a method can turn to that phase's targets; it stops none. Nor does
+        what has settled while a reset is still to come.
         """
-        due = self.phase_step % steps(phase.update_every, self.per_epoch) == 0
-        if self.begun and not due:
+        resets = steps(self.method.reset_every, self.per_epoch)
+        reset = bool(resets) and self.begun and self.phase_step > 0 and self.phase_step % resets == 0
+        if self.begun and not reset and self.phase_step % steps(phase.update_every, self.per_epoch):
             return False
         torch.manual_seed(seed_of(self.seed, "update", self.step))
         failpoint("update" if self.begun else "begin")
         with self._evaluating(), self._autocast(), torch.no_grad():
-            if self.begun:
+            if reset:
+                self.method.reset_network()
+            if self.begun and not reset:
                 labels = self.method.update_clusters(self.shard, self.clusters, state)
             else:
                 labels, self.begun = self.method.init_clusters(self.shard, self.clusters), True
         if labels is not None:
             self._judge(labels)
+        if reset or (self.phase_step > 0 and self.method.clears_moments):
+            self.optimizers = self._new_optimizers(cleared=True)
+        if resets and (self.phase_step // resets + 1) * resets < length:
+            return False
         settled = labels is not None and phase.tolerance > 0 and self._settled(labels, phase.tolerance)
         return self.phase_step > 0 and (settled or self.method.converged())
 
@@ -244,6 +252,8 @@ class Loop:
             rate = rule.lr * _decay(rule, self.phase_step, length, self.per_epoch)
             for settings, group in zip(optimizer.param_groups, player.groups, strict=True):
                 settings["lr"] = max(rate, rule.floor) * group.rate
+                if rule.name == "sgd":
+                    settings["momentum"] = rule.momentum * self._momentum_share(rule, phase)
             optimizer.step()
             for part, (_, value) in parts.items():
                 key = part if len(players) == 1 else f"{name} {part}"
@@ -268,10 +278,18 @@ class Loop:
         epochs = -(-length // self.per_epoch)
         return Progress(name, epoch, epochs, self.step, losses, *self._clustered, last)
 
-    def _new_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The phase's optimizers. A parameter that was stepped by the same rule before keeps its moments, unless its
-        player says fresh: Adam without them takes its first steps at full length, and throws away what the phase
-        before had found; with those of a far smaller loss, at several times that.
+    def _momentum_share(self, rule: Optimizer, phase: Phase) -> float:
+        """How much of its momentum sgd has now: it rises from 0 where moments began."""
+        ramp = steps(rule.momentum_ramp, self.per_epoch)
+        since = self.phase_step
+        if isinstance(phase, Clustering) and self.method.clears_moments:
+            since %= steps(phase.update_every, self.per_epoch)
+        return min(1.0, since / ramp) if ramp else 1.0
+
+    def _new_optimizers(self, cleared: bool = False) -> dict[str, torch.optim.Optimizer]:
+        """The phase's optimizers. A parameter that was stepped by the same rule before keeps its moments, unless they
+        are cleared or its player says fresh: Adam without them takes its first steps at full length, and throws away
+        what the phase before had found; with those of a far smaller loss, at several times that.
         """
         name, phase = self._phase()
         players = self.method.players(name)
@@ -280,7 +298,7 @@ class Loop:
         }
         for key, optimizer in optimizers.items():
             before = self.optimizers.get(key)
-            if type(before) is type(optimizer) and not players[key].fresh:
+            if type(before) is type(optimizer) and not (cleared or players[key].fresh):
                 stepped = [p for group in optimizer.param_groups for p in group["params"]]
                 optimizer.state.update({p: before.state[p] for p in stepped if p in before.state})
                 if any("momentum_buffer" in optimizer.state[p] for p in stepped if p in optimizer.state):

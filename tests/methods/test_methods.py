@@ -237,7 +237,10 @@ def test_no_setting_is_without_effect(name: str) -> None:
     layers = load(name)(settings(name), tuple(blobs(load(name), 4)[0].shape[1:])).phases()
     for path, field in fields(load(name).Config):
         group, _, leaf = path.partition(".")
-        own = group not in ("network", "augment", "generator", "recipe", "n_clusters") and "optimizer" not in leaf
+        own = (
+            group not in ("network", "augment", "generator", "recipe", "n_clusters", "reset")
+            and "optimizer" not in leaf
+        )
         reached = path not in (f.removeprefix(f"{name}.") for f in LATER) and (
             group != "layerwise" or "layer 1" in layers
         )

@@ -109,6 +109,12 @@ def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
             with torch.no_grad():
                 method.eval().update_clusters(shard, clusters, state)
             found |= step(method, shard, clusters, state, f"{phase_name}, updated")
+        if clustering and hasattr(method.config, "reset") and "reset.every" not in method.config.idle(method.shape):
+            torch.manual_seed(3)
+            with torch.no_grad():
+                method.reset_network()
+                method.eval().init_clusters(shard, clusters)
+            found |= step(method, shard, clusters, state, f"{phase_name}, reset")
     if not loop.phases:
         found["labels"] = clusters.gather(method.eval().finalize_clusters(shard, clusters))
     return found

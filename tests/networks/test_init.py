@@ -50,3 +50,18 @@ def test_a_tied_decoder_has_the_encoders_weights_and_biases_of_its_own() -> None
         first += first.grad
     assert not torch.equal(net.decode(z), before)
     assert len([*net.parameters()]) == 9
+
+
+def test_a_layer_is_pretrained_on_clean_rows_and_dropped_hidden_values() -> None:
+    """DEC's Caffe code: rows and the code stay as they are; a hidden layer's inputs and outputs are dropped."""
+    net = Network(hidden=(50, 40), latent=3).build((30,))
+    x = torch.rand(20, 30)
+    with torch.no_grad():
+        _, first = net.reconstruct_layer(x, 0, 1 - 1e-9)
+        assert torch.equal(first, net.decoder[-1](torch.zeros(20, 50)))
+        torch.manual_seed(0)
+        kept = torch.nn.functional.dropout(torch.relu(net.encoder[0](x)), 0.5)
+        torch.manual_seed(0)
+        assert torch.equal(net.reconstruct_layer(x, 0, 0.5)[1], net.decoder[-1](kept))
+        below, last = net.reconstruct_layer(x, 2, 1 - 1e-9)
+        assert below.any() and torch.equal(last, torch.relu(net.decoder[0](net.encoder[2](torch.zeros(20, 40)))))

@@ -205,7 +205,7 @@ def test_a_space_may_not_suggest_what_has_no_effect_on_the_rows(data: str, tmp_p
 
 MIDDLE = {
     "method.network.latent": 10,
-    "method.denoise.corruption": 0.2,
+    "method.pretrain.corruption": 0.2,
     "method.pretrain.length": "50 epochs",
     "method.pretrain.optimizer.lr": 1e-3,
     "method.nu": 1.0,
@@ -217,7 +217,7 @@ MIDDLE = {
 
 def test_what_is_fixed_takes_the_effect_from_what_a_space_suggests() -> None:
     space = load_space(SPACES / "dec.py")
-    fixed = {"method.denoise.length": 0}
+    fixed = {"method.pretrain.length": 0}
     point = suggest(space, optuna.trial.FixedTrial(MIDDLE), (4, 4), fixed=fixed)
-    assert "method.denoise.corruption" not in point
-    assert "method.denoise.corruption" in suggest(space, optuna.trial.FixedTrial(MIDDLE), (4, 4))
+    assert "method.pretrain.corruption" not in point
+    assert "method.pretrain.corruption" in suggest(space, optuna.trial.FixedTrial(MIDDLE), (4, 4))

@@ -110,6 +110,7 @@ def test_none_is_nothing_but_where_it_is_a_choice():
         ({"factor": 0.5}, "factor .* schedule is step or inverse, and it is constant"),
         ({"schedule": "inverse", "every": "3 epochs"}, "every .* step, and it is inverse"),
         ({"schedule": "cosine", "power": 0.5}, "power .* inverse, and it is cosine"),
+        ({"momentum_ramp": "9 steps"}, "momentum_ramp .* sgd, and it is adam"),
         ({"floor": 1e-5}, "floor .* step or cosine or inverse, and it is constant"),
     ],
 )
@@ -137,6 +138,12 @@ def test_another_step_rule_drops_what_the_methods_own_one_had():
         ("dac", (1, 8, 8), {"network": {"hidden": (4,)}}, "method.network.hidden"),
         ("dbc", (1, 8, 8), {"layerwise": {"length": "5 epochs"}}, "method.layerwise.length: 5 epochs"),
         ("dec", (1, 8, 8), {"augment": {"interpolation": "nearest"}}, "method.augment.interpolation"),
+        ("idec", (6,), {"recipe": "image"}, "method.recipe: image has no effect on rows of shape .* data.shape"),
+        ("dec", (6,), {"reset": {"keep": 0.5}}, "method.reset.keep: 0.5 .* nothing is reset"),
+        ("ae_kmeans", (6,), {"reset": {"every": 5}}, "method.reset.every: 5 epochs .* nothing is clustered while"),
+        ("dcc", (6,), {"reset": {"every": 5}}, "method.reset.every: 5 epochs .* annealed anew"),
+        ("dsc", (6,), {"reset": {"every": 5}}, "method.reset.every: 5 epochs .* codes that they began with"),
+        ("dcn", (6,), {"reset": {"every": 5}, "network": {"hidden": ()}}, "method.reset.every: .* no hidden layer"),
     ],
 )
 def test_settings_without_effect_on_the_rows_are_refused(method, shape, given, says):

@@ -17,7 +17,7 @@ from tests.support.method_cases import K, blobs, loop_over
 
 def clustering_steps(x, **cluster: object) -> int:
     """Steps of DEC's clustering phase, in batches of 50 rows."""
-    settings = {"network.hidden": (16,), "denoise.length": "0 steps", "pretrain.length": "10 steps"}
+    settings = {"network.hidden": (16,), "pretrain.length": "10 steps"}
     settings |= {f"cluster.{key}": value for key, value in cluster.items()}
     config = build(load("dec").Config, {"n_clusters": K} | unflatten(settings), at="method")
     shard = Shard.of(x)
@@ -45,7 +45,7 @@ def test_the_stop_rule_compares_labels_that_had_time_to_change(rows, settings, s
 @pytest.mark.parametrize(("name", "kept"), [("dec", 10), ("vade", 0), ("dsc", 0), ("dcc", 0)])
 def test_a_phase_keeps_moments_unless_its_loss_is_on_another_scale(name, kept):
     x, _ = blobs(load(name))
-    settings = {"network.hidden": (16,), "denoise.length": "0 steps", "pretrain.length": "10 steps"}
+    settings = {"network.hidden": (16,), "pretrain.length": "10 steps"}
     settings["cluster.length"] = "3 epochs"
     clusters = {} if load(name).finds_clusters() else {"n_clusters": K}
     config = build(load(name).Config, clusters | unflatten(settings), at="method")
@@ -54,6 +54,82 @@ def test_a_phase_keeps_moments_unless_its_loss_is_on_another_scale(name, kept):
     next(progress for progress in loop if progress.phase == "cluster")
     moments = loop.optimizers["all"].state
     assert {int(moments[p]["step"]) for p in loop.method.net.encoder.parameters()} == {kept + loop.phase_step}
+
+
+def loop_of(name: str, x: torch.Tensor, **settings: object) -> Loop:
+    """In batches of 50 rows, over a small network."""
+    changes = {"network.hidden": (16,), "network.channels": (4,), "pretrain.length": "4 steps"}
+    own = {path: value for path, value in changes.items() if path not in load(name).Config().idle(tuple(x.shape[1:]))}
+    config = build(load(name).Config, {"n_clusters": K} | unflatten(own | settings), at="method")
+    shard = Shard.of(x)
+    torch.manual_seed(0)
+    return Loop(load(name)(config, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), 50)
+
+
+@pytest.mark.parametrize("name", ["dec", "idec", "dcn", "vade", "dbc", "aljalbout"])
+def test_a_reset_keeps_its_share_of_the_hidden_layers_and_makes_clusters_and_moments_anew(name, monkeypatch):
+    x, _ = blobs(load(name))
+    loop = loop_of(name, x, **{"cluster.length": "24 steps", "reset.every": "1 epochs", "reset.keep": 0.6})
+    made, reset, init = [], loop.method.reset_network, loop.method.init_clusters
+
+    def spied_reset() -> None:
+        before = {key: value.clone() for key, value in loop.method.net.named_parameters()}
+        reset()
+        hidden = {id(p) for layer in loop.method.net.hidden_layers() for p in layer.parameters()}
+        for key, value in loop.method.net.named_parameters():
+            drawn = (value - 0.6 * before[key]) / 0.4
+            if id(value) not in hidden:
+                assert torch.equal(value, before[key])
+            elif value.dim() > 1:
+                bound = (6 / value[0].numel()) ** 0.5
+                assert 0.9 * bound < drawn.abs().max() < bound + 1e-5
+            else:
+                assert drawn.std() > 0
+        made.append(("reset", loop.phase_step))
+
+    def spied_init(shard: Shard, clusters: CollectiveClusters) -> torch.Tensor:
+        made.append(("clusters", loop.phase_step))
+        return init(shard, clusters)
+
+    monkeypatch.setattr(loop.method, "reset_network", spied_reset)
+    monkeypatch.setattr(loop.method, "init_clusters", spied_init)
+    for progress in loop:
+        if progress.phase == "cluster" and not progress.last:
+            moments = loop.optimizers["all"].state[next(loop.method.net.parameters())]
+    assert made == [("clusters", 0), ("reset", 8), ("clusters", 8), ("reset", 16), ("clusters", 16)]
+    assert int(moments["step"]) == 8 if "step" in moments else moments["momentum_buffer"].any()
+
+
+@pytest.mark.parametrize(("every", "steps"), [("0 epochs", 144), ("10 epochs", 304)])
+def test_what_settles_before_a_reset_to_come_ends_no_phase(every, steps):
+    x, _ = blobs(load("dec"))
+    loop = loop_of("dec", x, **{"cluster.length": "25 epochs", "cluster.tolerance": 0.9, "reset.every": every})
+    for _ in loop:
+        pass
+    assert loop.step - 4 == min(steps, 200)
+
+
+def test_momentum_rises_from_where_moments_were_cleared():
+    """As in DEC's Caffe code, whose solver begins anew at each refresh of the target."""
+    x, _ = blobs(load("dec"))
+    given = {f"cluster.optimizer.{key}": value for key, value in {"name": "sgd", "lr": 0.01, "momentum": 0.9}.items()}
+    given |= {
+        "cluster.length": "12 steps",
+        "cluster.update_every": "5 steps",
+        "cluster.optimizer.momentum_ramp": "4 steps",
+    }
+    for restart, expected in ((False, [0, 1, 2, 3] + 8 * [4]), (True, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1])):
+        loop, seen = loop_of("dec", x, restart=restart, **given), []
+        train_step = loop._train_step
+
+        def spied(*args: object, loop: Loop = loop, seen: list = seen, train_step: object = train_step) -> None:
+            train_step(*args)
+            seen.append(loop.optimizers["all"].param_groups[0].get("momentum", 0.0) / 0.9 * 4)
+
+        loop._train_step = spied
+        for _ in loop:
+            pass
+        assert seen[4:] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("sizes", [(100, 100), (40, 160), (25,) * 8, (70, 61, 69), (8, 8)])
