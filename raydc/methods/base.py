@@ -76,8 +76,14 @@ def _not_given(value: Any) -> Any:
     return value
 
 
-FoundInRows = Annotated[Literal[0], BeforeValidator(_not_given)]
+FoundInRows = Annotated[
+    Literal[0], BeforeValidator(_not_given), Field(description="Not given: the number of clusters is found.")
+]
 """The type of `n_clusters = 0` in a method that finds their number; any other value is refused with the reason."""
+
+BiasRate = Annotated[
+    float, Field(gt=0, description="Learning rate of the network's biases, times that of its weights.")
+]
 
 
 class Method(nn.Module):
@@ -379,6 +385,8 @@ class CentroidMethod(Method):
 class AutoencoderMethod(Method):
     """Shared by the methods that pretrain an autoencoder on its reconstruction loss and then cluster its code.
 
+    Their phases are those of pretraining, and then each of the settings' own that clusters.
+
     Pretraining is the same for every data set: Glorot's weights and 300 epochs of Adam, rate .001 falling as a cosine,
     on rows as they are; a method whose source has another says so in its own settings. Recipes: "paper" is DEC's Caffe
     code: every layer 50,000 steps as a denoising autoencoder, then the whole 100,000 steps, by SGD whose rate is
@@ -391,8 +399,7 @@ class AutoencoderMethod(Method):
         layerwise: Pretraining = Pretraining(length="0 steps", corruption=0.2)
         denoise: Pretraining = Pretraining(length="0 epochs", corruption=0.2)
         pretrain: Pretraining = Pretraining(length="300 epochs", optimizer=Optimizer(schedule="cosine"))
-        bias_rate: float = Field(1.0, gt=0)
-        """Learning rate of the network's biases, times that of its weights."""
+        bias_rate: BiasRate = 1.0
         reset: Reset = Reset()
 
         unreset: ClassVar[str] = ""
@@ -470,7 +477,9 @@ class AutoencoderMethod(Method):
     def phases(self) -> dict[str, Phase]:
         config = self.config
         stages: dict[str, Phase] = {f"layer {i + 1}": config.layerwise for i in range(self.net.layers)}
-        return stages | {"denoise": config.denoise, "pretrain": config.pretrain}
+        own = {name: getattr(config, name) for name in type(config).model_fields}
+        clustering = {name: phase for name, phase in own.items() if isinstance(phase, Clustering)}
+        return stages | {"denoise": config.denoise, "pretrain": config.pretrain} | clustering
 
     def players(self, phase: str) -> dict[str, Player]:
         layer = self._layer(phase)

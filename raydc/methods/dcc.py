@@ -26,8 +26,8 @@ from raydc.clustering.graph import EdgeGraph
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
-from raydc.methods.base import AutoencoderMethod, FoundInRows, Group, MethodInfo, Parts, Player, StepState
-from raydc.settings.schedule import Clustering, Optimizer, Phase
+from raydc.methods.base import AutoencoderMethod, BiasRate, FoundInRows, Group, MethodInfo, Parts, Player, StepState
+from raydc.settings.schedule import Clustering, Optimizer
 
 
 class DCC(AutoencoderMethod):
@@ -47,15 +47,13 @@ class DCC(AutoencoderMethod):
 
     class Config(AutoencoderMethod.Config):
         n_clusters: FoundInRows = 0
-        """Not given: the number of clusters is found."""
         neighbours: int = Field(10, ge=1)
         """Nearest rows (by cosine) among which mutual ones are linked."""
         shortest: float = Field(0.01, gt=0, le=1)
         """Share of the edges, the shortest, whose mean length is delta; more make fewer and larger clusters."""
         edges: int = Field(128, ge=1)
         """Edges of a global batch, once clustering has begun."""
-        bias_rate: float = Field(2.0, gt=0)
-        """Learning rate of the network's biases, times that of its weights."""
+        bias_rate: BiasRate = 2.0
         settled: float = Field(1e-3, ge=0, lt=1)
         """Stop after three looks at which fewer than this share of the edges changed, the pairs' scale at its floor."""
         cluster: Clustering = Clustering(length="500 epochs", optimizer=Optimizer(beta1=0.99), update_every="20 epochs")
@@ -83,9 +81,6 @@ class DCC(AutoencoderMethod):
     @property
     def n_clusters(self) -> int:
         return int(self.found[0])
-
-    def phases(self) -> dict[str, Phase]:
-        return super().phases() | {"cluster": self.config.cluster}
 
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":

@@ -22,9 +22,9 @@ from raydc.data import Batch, Shard
 from raydc.losses.hardening import squared_distances
 from raydc.losses.kmeans import kmeans_loss
 from raydc.losses.reconstruction import squared_error
-from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, Parts, StepState
+from raydc.methods.base import AutoencoderMethod, BiasRate, CentroidMethod, MethodInfo, Parts, StepState
 from raydc.networks import Network
-from raydc.settings.schedule import Clustering, Optimizer, Phase
+from raydc.settings.schedule import Clustering, Optimizer
 
 
 class DCN(CentroidMethod, AutoencoderMethod):
@@ -40,8 +40,7 @@ class DCN(CentroidMethod, AutoencoderMethod):
 
     class Config(AutoencoderMethod.Config):
         network: Network = Network(initial="lecun_normal", tied=True)
-        bias_rate: float = Field(2.0, gt=0)
-        """Learning rate of the network's biases, times that of its weights."""
+        bias_rate: BiasRate = 2.0
         weight: float = Field(1.0, gt=0)
         """Weight of the k-means loss; the paper's lambda / 2."""
         first_count: float = Field(100.0, gt=0)
@@ -76,9 +75,6 @@ class DCN(CentroidMethod, AutoencoderMethod):
         self.hold_centroids(self.net.latent)
         self.register_buffer("counts", torch.full((config.n_clusters,), config.first_count))
         self.counts: Tensor
-
-    def phases(self) -> dict[str, Phase]:
-        return super().phases() | {"cluster": self.config.cluster}
 
     def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         if state.phase != "cluster":

@@ -29,7 +29,7 @@ from raydc.losses.hardening import (
 from raydc.losses.posterior import held
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
-from raydc.settings.schedule import Joint, Optimizer, Phase
+from raydc.settings.schedule import Joint, Optimizer
 
 DESCENT = {
     "cluster.length": "20000 steps",
@@ -75,9 +75,6 @@ class DEC(AutoencoderMethod):
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.centroids = nn.Parameter(torch.zeros(config.n_clusters, self.net.latent))
-
-    def phases(self) -> dict[str, Phase]:
-        return super().phases() | {"cluster": self.config.cluster}
 
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":

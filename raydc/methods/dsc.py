@@ -25,7 +25,7 @@ from raydc.losses.reconstruction import squared_error
 from raydc.losses.self_expression import coefficient_energy, self_expression
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.networks.strided_autoencoder import Strided
-from raydc.settings.schedule import Clustering, Phase, Pretraining
+from raydc.settings.schedule import Clustering, Pretraining
 
 BYTES = 64
 """A pair of rows costs this much: a coefficient, its gradient and moments, and the copies of the spectral step."""
@@ -72,9 +72,6 @@ class DSC(AutoencoderMethod):
     def check_memory(self, total: int) -> None:
         advice = "train on a sample of the rows, or use a method without pairs of all rows, such as imsat or idec"
         refuse_beyond_memory("have a coefficient for every pair of them", total, BYTES, 2, advice)
-
-    def phases(self) -> dict[str, Phase]:
-        return super().phases() | {"cluster": self.config.cluster}
 
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":

@@ -26,7 +26,7 @@ from raydc.losses.information import likeliest
 from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
-from raydc.settings.schedule import Joint, Optimizer, Phase
+from raydc.settings.schedule import Joint, Optimizer
 
 ADAM = Optimizer(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)
 
@@ -68,9 +68,6 @@ class VaDE(AutoencoderMethod):
         """Logits of pi."""
         self.means = nn.Parameter(torch.zeros(size))
         self.log_variances = nn.Parameter(torch.zeros(size))
-
-    def phases(self) -> dict[str, Phase]:
-        return super().phases() | {"cluster": self.config.cluster}
 
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
