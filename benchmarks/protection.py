@@ -24,7 +24,7 @@ from raydc.utils.storage import Store
 def measure(folder: Path, source: ArraySource, epochs: int, checkpoint_every: float, protected: bool) -> float:
     """CPU milliseconds a step of DEC, its network (500, 500, 2000, 10)."""
     flat = {
-        "method.name": "dec", "method.n_clusters": 10, 
+        "method.name": "dec", "method.n_clusters": 10,
         "method.pretrain.length": f"{epochs} epochs", "method.cluster.length": f"{epochs} epochs",
         "method.cluster.tolerance": 0.0, "data.path": "made up", "training.workers": 0, "output.out": str(folder),
         "training.checkpoint_every": checkpoint_every,
