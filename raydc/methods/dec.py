@@ -59,13 +59,17 @@ class DEC(AutoencoderMethod):
         centroid_rate: float = Field(1.0, gt=0)
         """Learning rate of the centroids, times the network's."""
         cluster: Joint = Joint(length="100 epochs", optimizer=Optimizer(lr=1e-4), alpha=1.0, tolerance=1e-3)
-        restart: bool = False
+        clear_moments: bool = False
         """Whether steps begin without moments at each refresh of the target."""
 
         recipes: ClassVar[dict[str, dict[str, Any]]] = AutoencoderMethod.Config.recipes | {
             "paper": AutoencoderMethod.Config.recipes["paper"]
             | DESCENT
-            | {"cluster.update_every": "160 steps", "cluster.optimizer.momentum_ramp": "1000 steps", "restart": True},
+            | {
+                "cluster.update_every": "160 steps",
+                "cluster.optimizer.momentum_ramp": "1000 steps",
+                "clear_moments": True,
+            },
             "keras": AutoencoderMethod.Config.recipes["keras"] | DESCENT | {"cluster.update_every": "140 steps"},
         }
 
@@ -87,7 +91,7 @@ class DEC(AutoencoderMethod):
 
     @property
     def clears_moments(self) -> bool:
-        return self.config.restart
+        return self.config.clear_moments
 
     def soft(self, x: Tensor) -> Tensor:
         return student_t(self.features(x), self.centroids, self.config.nu)

@@ -257,7 +257,8 @@ def suggest(
     if "method.n_clusters" not in found and takes_clusters(found):
         k = captured.suggest_int("method.n_clusters", low, high, log=high >= 4 * low) if low < high else low
         found["method.n_clusters"] = k
-    lost = _idle(found | dict(fixed), rows.shape) - _idle(found, rows.shape) if fixed else set()
+    own = {name: value for name, value in found.items() if name not in fixed or name == "method.name"}
+    lost = _idle(found | dict(fixed), rows.shape) - _idle(own, rows.shape) if fixed else set()
     return {name: value for name, value in found.items() if name not in lost}
 
 

@@ -118,8 +118,8 @@ def test_momentum_rises_from_where_moments_were_cleared():
         "cluster.update_every": "5 steps",
         "cluster.optimizer.momentum_ramp": "4 steps",
     }
-    for restart, expected in ((False, [0, 1, 2, 3] + 8 * [4]), (True, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1])):
-        loop, seen = loop_of("dec", x, restart=restart, **given), []
+    for cleared, expected in ((False, [0, 1, 2, 3] + 8 * [4]), (True, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1])):
+        loop, seen = loop_of("dec", x, clear_moments=cleared, **given), []
         train_step = loop._train_step
 
         def spied(*args: object, loop: Loop = loop, seen: list = seen, train_step: object = train_step) -> None:
