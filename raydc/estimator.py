@@ -1,45 +1,103 @@
 """The scikit-learn face: in this process, without Ray, without files."""
 
+import difflib
+import inspect
 import warnings
 from collections.abc import Mapping
 from numbers import Number
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
-from sklearn.utils import ClassifierTags
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils import ClassifierTags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from raydc import methods
 from raydc.artifacts.model import Assigned, ClusteringModel
-from raydc.data import ArraySource, DataWarning
+from raydc.data import ArraySource, DataSettings, DataWarning
+from raydc.methods import index
 from raydc.metrics.monitors import collapsed
-from raydc.settings import SettingsError, unflatten
-from raydc.training.config import RunConfig
+from raydc.settings import SettingsError, fields, unflatten
+from raydc.training.config import RunConfig, Training
 from raydc.training.worker_job import in_process, prepare
 
+OWN = ("method", "n_clusters", "settings", "random_state")
+"""Parameters that are no settings."""
+FIXED = {"training.workers": 0, "data.path": "memory", "output.out": "memory"}
+"""Settings of an estimator: it works in this process, on the rows it is given, and writes nothing."""
 
-class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
+
+def keyword(path: str) -> str:
+    """A dotted setting as a keyword argument: method.network.latent is network__latent, as scikit-learn joins names."""
+    return path.removeprefix("method.").replace(".", "__")
+
+
+def dotted(keyword: str) -> str:
+    """The setting of a keyword argument."""
+    path = keyword.replace("__", ".")
+    return path if path.partition(".")[0] in ("data", "training", "output") else f"method.{path}"
+
+
+class DeepClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, BaseEstimator):
     """A raydc method as a scikit-learn clusterer and transformer.
 
-    `settings` are dotted, as everywhere: {"method.nu": 2.0, "training.seed": 1, "data.shape": (28, 28)}. After `fit`:
-    labels_ (int64 [n]), model_ (a `ClusteringModel`), history_ (one entry an epoch), n_features_in_. With
-    `n_clusters` None the method's own default holds: 10, or as many as a method such as dcc finds.
+    Every setting is a keyword argument, with two underscores for a dot, and so a parameter that `get_params` has and
+    `GridSearchCV` may vary: DeepClustering("dec", 10, nu=2.0, network__latent=5, data__scaling="unit"). `settings` are
+    the same with dots: {"method.nu": 2.0, "data.shape": (28, 28)}. `random_state` seeds weights, batches and k-means;
+    None is 0, so that a fit can always be repeated. With `n_clusters` None the method's own default holds: 10, or as
+    many as a method such as dcc finds.
+
+    After `fit`: labels_ (int64 [n]), model_ (a `ClusteringModel`), history_ (one entry an epoch), n_iter_ (epochs, at
+    least 1), n_features_in_, and cluster_centers_ where the method has centroids.
     """
 
     def __init__(
-        self, method: str = "dec", n_clusters: int | None = None, settings: Mapping[str, Any] | None = None
+        self,
+        method: str = "dec",
+        n_clusters: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        random_state: int | np.random.RandomState | None = None,
+        **keywords: Any,
     ) -> None:
         self.method = method
         self.n_clusters = n_clusters
         self.settings = settings
+        self.random_state = random_state
+        for name, value in keywords.items():
+            setattr(self, name, value)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """All parameters: also those settings that were given as keyword arguments."""
+        given = {name: value for name, value in vars(self).items() if name not in OWN and not _fitted(name)}
+        return super().get_params(deep=False) | given
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters. ValueError, with the nearest one, for a name that is no setting of the method.
+
+        Where there is no such method, `fit` says so.
+        """
+        try:
+            known = keywords_of(str(params.get("method", self.method)))
+        except SettingsError:
+            known = [*params]
+        for name in params:
+            if name not in (*OWN, *known):
+                near = difflib.get_close_matches(name, [*OWN, *known], n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {[*OWN, *known]}"
+                raise ValueError(f"Invalid parameter {name!r} for estimator {self}: {hint}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
 
     @classmethod
     def of(cls, model: ClusteringModel) -> Self:
         """A fitted estimator around a trained model, such as `registry.load("models:/digits@champion")`."""
         finds = methods.load(model.method_name).finds_clusters()
         estimator = cls(model.method_name, None if finds else model.n_clusters)
-        estimator.model_, estimator.n_features_in_ = model, model.n_features
+        estimator._hold(model)
+        estimator.n_features_in_ = model.n_features
         return estimator
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -60,12 +118,22 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
             warnings.warn("\n".join(job.profile.notes), DataWarning, stacklevel=2)
         outcome = in_process(job)
         self.labels_ = outcome.labels
-        self.model_ = outcome.model
+        self._hold(outcome.model)
         collapse = collapsed(np.bincount(self.labels_, minlength=self.model_.n_clusters))
         if collapse is not None:
             warnings.warn(collapse, DataWarning, stacklevel=2)
         self.history_ = outcome.history
+        self.n_iter_ = max(len(outcome.history), 1)
         return self
+
+    @property
+    def cluster_centers_(self) -> NDArray[np.float32]:
+        """Centroids [K, D] in the embedding that `transform` gives; AttributeError where the method has none."""
+        check_is_fitted(self)
+        centroids = getattr(self.model_.method, "centroids", None)
+        if centroids is None:
+            raise AttributeError(f"{self.model_.method_name} has no centroids, so there are no cluster_centers_")
+        return centroids.detach().cpu().numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Cluster of each row, int64 [n]; NotImplementedError, with the reason, where the method has no answer."""
@@ -87,33 +155,80 @@ class DeepClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         dtype = checked.dtype if checked.dtype in (np.float32, np.float64) else np.float32
         return self.model_.transform(checked).astype(dtype)
 
+    def _hold(self, model: ClusteringModel) -> None:
+        self.model_ = model
+        self._n_features_out = model.transform(np.zeros((1, model.n_features), np.float32)).shape[1]
+
     def _checked(self, X: Any) -> Any:
         check_is_fitted(self)
         return validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", reset=False)
 
     def _config(self) -> RunConfig:
+        if not isinstance(self.settings, Mapping | None):
+            raise SettingsError(f"settings: expected a dict of dotted settings, got {self.settings!r}")
         own: dict[str, Any] = {"method.name": self.method}
         if self.n_clusters is not None:
             own["method.n_clusters"] = self.n_clusters
-        if not isinstance(self.settings, Mapping | None):
-            raise SettingsError(f"settings: expected a dict of dotted settings, got {self.settings!r}")
+        if self.random_state is not None:
+            own["training.seed"] = _seed(self.random_state)
+        keywords = {dotted(name): value for name, value in self.get_params().items() if name not in OWN}
         given = dict(self.settings or {})
-        for name in own.keys() & given.keys():
-            raise SettingsError(f"{name}: give it as an argument of DeepClustering, not in settings")
-        fixed = {"training.workers": 0, "data.path": "memory", "output.out": "memory"}
-        for name, value in given.items():
-            if (name in fixed or name.startswith("output.")) and value != fixed.get(name):
+        for one, other in ((own, given), (own, keywords), (keywords, given)):
+            for name in one.keys() & other.keys():
+                raise SettingsError(
+                    f"{name}: is given twice; give it as one argument of DeepClustering, not in settings"
+                )
+        for name, value in (given | keywords).items():
+            if (name in FIXED or name.startswith("output.")) and value != FIXED.get(name):
                 raise SettingsError(
                     f"{name}: DeepClustering works in this process, on the rows it is given, and writes nothing; use "
                     "raydc train"
                 )
-        return RunConfig.of(unflatten(given | own | fixed))
+        return RunConfig.of(unflatten(given | keywords | own | FIXED))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.classifier_tags = ClassifierTags()  # scikit-learn's checks read them of whatever has predict_proba
         return tags
+
+
+def keywords_of(method: str) -> list[str]:
+    """Keyword arguments of an estimator of this method. SettingsError if there is none of that name."""
+    return [keyword(path) for path in (*methods.describe(method).settings, *_paths_of_rows()) if path not in REST]
+
+
+def _paths_of_rows() -> list[str]:
+    """Settings of rows and training that an estimator has."""
+    paths = [path for cls, at in ((DataSettings, "data"), (Training, "training")) for path, _ in fields(cls, at)]
+    return [path for path in paths if path not in FIXED]
+
+
+REST = ("method.n_clusters", "training.seed")
+"""Settings that have parameters of other names."""
+
+
+def _signature() -> inspect.Signature:
+    """That of the estimator with a keyword for each setting of each method of raydc, for completion in notebooks."""
+    *first, keywords = inspect.signature(DeepClustering.__init__).parameters.values()
+    paths = dict.fromkeys(path for entry in index.read().values() for path in entry.settings)
+    names = [keyword(path) for path in (*paths, *_paths_of_rows()) if path not in REST]
+    offered = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    return inspect.Signature([*first[1:], *offered, keywords])
+
+
+DeepClustering.__signature__ = _signature()
+
+
+def _fitted(name: str) -> bool:
+    """Whether an attribute is made by `fit`, or is scikit-learn's."""
+    return name.startswith("_") or (name.endswith("_") and not name.endswith("__"))
+
+
+def _seed(random_state: int | np.random.RandomState) -> int:
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 def _unequal(sample_weight: Any, rows: int) -> np.ndarray | None:

@@ -1,8 +1,11 @@
+import inspect
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from raydc import DataWarning, DeepClustering
@@ -15,7 +18,10 @@ SMALL = {
     "method.cluster.length": "4 epochs",
     "training.precision": "fp32",
 }
-ESTIMATORS = [DeepClustering("kmeans", 4), DeepClustering("dec", 4, SMALL)]  # the checks' y has four classes
+ESTIMATORS = [
+    DeepClustering("kmeans", 4, restarts=2),
+    DeepClustering("dec", 4, SMALL),
+]  # the checks' y has four classes
 
 
 def unlike(estimator):
@@ -34,6 +40,91 @@ def test_scikit_learns_checks(estimator, check):
 def test_clone_keeps_every_setting():
     estimator = DeepClustering("dec", 4, {**SMALL, "method.nu": 2.0})
     assert clone(estimator).get_params() == estimator.get_params()
+
+
+def test_settings_are_keyword_arguments():
+    estimator = DeepClustering("dec", 4, random_state=7, nu=2.0, network__latent=3, data__scaling="standard")
+    assert estimator.get_params() == {
+        "method": "dec",
+        "n_clusters": 4,
+        "settings": None,
+        "random_state": 7,
+        "nu": 2.0,
+        "network__latent": 3,
+        "data__scaling": "standard",
+    }
+    estimator.set_params(network__hidden=(8,), denoise__length=0, pretrain__length=1, cluster__length=1, nu=3.0)
+    assert clone(estimator).get_params() == estimator.get_params() and "nu=3.0" in repr(estimator)
+    config = estimator.fit(np.repeat(np.eye(4), 20, axis=0)).model_.config
+    assert (config["nu"], config["network"]["latent"], config["network"]["hidden"]) == (3.0, 3, [8])
+    assert estimator.model_.scaling.kind == "standard" and estimator.n_iter_ == len(estimator.history_) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"nuu": 1}, r"method\.nuu: no such setting; did you mean method\.nu\?"),
+        ({"nu": 1.0, "settings": {"method.nu": 2.0}}, r"method\.nu: is given twice"),
+        ({"random_state": 1, "training__seed": 2}, r"training\.seed: is given twice"),
+        ({"training__workers": 2}, r"training\.workers: DeepClustering works in this process"),
+        ({"output__register_as": "x"}, r"output\.register_as: DeepClustering works in this process"),
+    ],
+)
+def test_keywords_that_cannot_be_taken_are_named(given, said):
+    with pytest.raises(ValueError, match=said):
+        DeepClustering("dec", 2, **given).fit(np.eye(4))
+
+
+def test_a_parameter_that_the_method_lacks_is_refused_when_set():
+    with pytest.raises(ValueError, match=r"Invalid parameter 'restart' for estimator .* did you mean 'restarts'"):
+        DeepClustering("kmeans", 2).set_params(restart=2)
+    with pytest.raises(ValueError, match="Invalid parameter 'restarts'"):
+        DeepClustering("kmeans", 2).set_params(method="dec", restarts=2)
+
+
+def test_a_grid_search_varies_settings():
+    x, _ = make_blobs(60, 3, centers=3, random_state=0)
+    grid = {"n_clusters": [2, 3], "data__scaling": ["none", "power"], "restarts": [1, 2]}
+    found = GridSearchCV(DeepClustering("kmeans", random_state=0), grid, scoring=clusters_used, cv=2).fit(x)
+    assert found.best_params_["n_clusters"] == 3 and len(found.cv_results_["params"]) == 8
+
+
+def clusters_used(estimator, x, y=None):
+    return len(set(estimator.predict(x)))
+
+
+def test_the_random_state_is_the_seed():
+    x = np.random.default_rng(0).normal(size=(80, 5))
+    hashes = [
+        DeepClustering("kmeans", 4, **seeded).fit(x).model_.weights_hash()
+        for seeded in ({}, {"random_state": 0}, {"random_state": 5}, {"training__seed": 5})
+    ]
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
+    states = [np.random.RandomState(1), np.random.RandomState(1)]
+    one, other = (DeepClustering("kmeans", 4, random_state=state).fit(x).model_.weights_hash() for state in states)
+    assert one == other
+
+
+def test_centres_lie_where_transform_puts_rows():
+    x, _ = make_blobs(90, 4, centers=3, cluster_std=0.3, random_state=0)
+    for fitted in (DeepClustering("kmeans", 3).fit(x), DeepClustering("dec", 3, SMALL).fit(x)):
+        squared = ((fitted.transform(x)[:, None] - fitted.cluster_centers_[None]) ** 2).sum(2)
+        assert (squared.argmin(1) == fitted.labels_).all()
+    with pytest.raises(AttributeError, match="imsat has no centroids"):
+        DeepClustering("imsat", 3, cluster__length=1, network__hidden=(8,)).fit(x).cluster_centers_  # noqa: B018
+
+
+def test_features_have_names_and_may_be_a_frame():
+    x, _ = make_blobs(60, 3, centers=3, random_state=0)
+    fitted = DeepClustering("dec", 3, SMALL).set_output(transform="pandas").fit(x)
+    names = [f"deepclustering{i}" for i in range(4)]
+    assert list(fitted.get_feature_names_out()) == list(fitted.transform(x).columns) == names
+
+
+def test_a_notebook_completes_settings():
+    offered = inspect.signature(DeepClustering).parameters
+    assert {"nu", "network__latent", "cluster__length", "data__scaling", "training__batch_size"} <= offered.keys()
+    assert not {"n_clusters__", "training__workers", "data__path", "training__seed"} & offered.keys()
 
 
 def test_agrees_with_scikit_learn_on_separated_blobs():
