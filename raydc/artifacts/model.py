@@ -19,7 +19,9 @@ from torch import Tensor
 from raydc import methods
 from raydc.artifacts.labels import NOWHERE, Asked, LabelMap, cells_of, memberships_of
 from raydc.clustering.distances import Distances
-from raydc.data.inputs import rows_of
+from raydc.data import encoding as coding
+from raydc.data.encoding import Encoding
+from raydc.data.inputs import is_table, rows_of
 from raydc.data.scaling import Scaling
 from raydc.losses.hardening import exact_squared_distances
 from raydc.methods.base import Method, in_batches
@@ -35,7 +37,7 @@ DISTANCES, LABELS = "distances.safetensors", "labels.json"
 CODE = "method.py"
 """The code of a method that a file of its own defines."""
 FILE = re.compile(
-    r"model\.json|labels\.json|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py"
+    r"model\.json|labels\.json|encoding\.(json|safetensors)|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py"
 )
 """Names of a model's files; its folder holds no others."""
 ALLOW_CODE = "RAYDC_ALLOW_CODE"
@@ -100,6 +102,8 @@ class ModelFacts:
     """Ids, ascending."""
     shape: tuple[int, ...]
     columns: tuple[str, ...]
+    encoding: Encoding | None
+    """How columns become features, where they are no numbers already."""
 
     @property
     def n_features(self) -> int:
@@ -125,6 +129,8 @@ class ClusteringModel:
     """How far the training rows lie from their centres; none before the end of a training."""
     id_column: str | None = None
     """The column that identified the training rows, for tables to be assigned; it says nothing of clusters."""
+    encoding: Encoding | None = None
+    """How columns become features, where they are no numbers already."""
     renamed: LabelMap | None = None
     """What the clusters are called; none where each has the method's own number."""
 
@@ -158,9 +164,13 @@ class ClusteringModel:
     def rows(self, data: Any) -> Tensor:
         """x [B, ...] of a DataFrame (columns by name), an array or a tensor, in the data's units: checked, scaled.
 
-        ValueError says what is wrong. Whatever asks this model takes rows in the data's units, and scales them here.
+        Where columns are encoded, an array holds rows that are encoded already. ValueError says what is wrong. Whatever
+        asks this model takes rows in the data's units, and scales them here.
         """
-        return self.scaling.apply(rows_of(data, self.columns, self.shape, self.n_features))
+        if self.encoding is None:
+            return self.scaling.apply(rows_of(data, self.columns, self.shape, self.n_features))
+        encoded = self.encoding.rows(data) if is_table(data) else data
+        return self.scaling.apply(rows_of(encoded, (), self.shape, self.n_features))
 
     def memberships(self, data: Any) -> np.ndarray:
         """Memberships in the clusters by ascending id, float32 [B, K], as `assign` says.
@@ -283,6 +293,8 @@ class ClusteringModel:
         files |= {_replica(i): _state(replica.method) for i, replica in enumerate(self.replicas)}
         if self.distances is not None:
             files[DISTANCES] = _tensors(vars(self.distances))
+        if self.encoding is not None:
+            files |= self.encoding.files()
         code = source_file.of(type(self.method))
         if code is not None:
             files[CODE] = code.text.encode()
@@ -362,6 +374,7 @@ class ClusteringModel:
                 ),
                 distances=Distances(**tensors(DISTANCES)) if DISTANCES in about["sha256"] else None,
                 id_column=about["id_column"],
+                encoding=_encoding_of(files),
                 renamed=_labels_of(files, trained.n_clusters),
             )
 
@@ -371,7 +384,8 @@ def facts_of(folder: str | Path) -> ModelFacts:
     with _complaining(str(folder)):
         files = _read_folder(folder)
         about, clusters = _checked(files), _labels_of(files).cells.alive
-        return ModelFacts(about["method"], clusters, tuple(about["shape"]), tuple(about["columns"]))
+        shape, columns = tuple(about["shape"]), tuple(about["columns"])
+        return ModelFacts(about["method"], clusters, shape, columns, _encoding_of(files))
 
 
 def _read_folder(folder: str | Path) -> dict[str, bytes]:
@@ -405,6 +419,16 @@ def _checked(files: Mapping[str, bytes]) -> dict[str, Any]:
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise ModelError(f"{name} is damaged: it does not have the checksum that {ABOUT} states; {ANEW}")
     return about
+
+
+def _encoding_of(files: Mapping[str, bytes]) -> Encoding | None:
+    """How columns are encoded, where they are."""
+    if coding.ABOUT not in files:
+        return None
+    try:
+        return Encoding.of(files)
+    except (ValueError, TypeError, SafetensorError) as damage:
+        raise ModelError(f"{coding.ABOUT} holds no encoding of columns: {damage}; {ANEW}") from None
 
 
 def _labels_of(files: Mapping[str, bytes], n_clusters: int | None = None) -> LabelMap:

@@ -55,6 +55,10 @@ class ArraySource(Source):
         name = self.settings.path
         if self.settings.columns is not None:
             raise DataError(f"data.columns: {name} is an array, whose features have no names; leave data.columns out")
+        if self.settings.types or self.settings.missing != "error":
+            raise DataError(
+                f"data.types and data.missing say what columns of a table are, and {name} is an array; leave them out"
+            )
         self.kind = "sparse" if sparse.issparse(x) else "array"
         self._x = sparse.csr_array(x) if sparse.issparse(x) else _array(x)
         if not is_real(self._x.dtype):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raydc.data.kinds import TENSORS, extension_of, identifies, is_list, is_number, is_text, plain, storage_of
+from raydc.data.kinds import TENSORS, extension_of, identifies, is_list, is_number, plain, storage_of, stored_as
 from raydc.data.settings import DataSettings
 from raydc.data.source import DataError, Layout
 
@@ -35,6 +35,8 @@ class Columns:
     """The parts that the columns of a table play."""
 
     features: tuple[str, ...]
+    encoded: bool
+    """Features are learned to be numbers, as some are none, or are to be taken for something else."""
     listed: bool
     """One column holds all features of a row, as a list or tensor."""
     layout: Layout | None
@@ -117,6 +119,7 @@ def choose(schema: pa.Schema, settings: DataSettings, apart: Mapping[str, str] |
             f"{settings.path}: column {id_column} is {schema.field(id_column).type}; ids are integers or text, or what "
             "is written down as text: uuids, bytes (as hex), decimals, dates and times"
         )
+    _need(settings.typed, known, "data.types", settings.path)
     if settings.columns is not None:
         features = _named(schema, settings)
         if id_column in features and settings.id_column is None:
@@ -128,7 +131,14 @@ def choose(schema: pa.Schema, settings: DataSettings, apart: Mapping[str, str] |
     first = schema.field(features[0])
     listed = is_list(storage_of(first))
     layout = _layout(first, settings) if listed else Layout.of((len(features),))
-    return Columns(features, listed, layout, label, id_column, weight, tuple(notes))
+    asked = bool(settings.types) or settings.missing != "error"
+    if listed and asked:
+        raise DataError(
+            f"data.types and data.missing say what columns of a table are, and {first.name} in {settings.path} holds "
+            "all features of a row; leave them out"
+        )
+    encoded = not listed and (asked or not all(is_number(schema.field(name).type) for name in features))
+    return Columns(features, encoded, listed, layout, label, id_column, weight, tuple(notes))
 
 
 def _need(names: Iterable[str], known: Sequence[str], setting: str, path: str) -> None:
@@ -152,16 +162,20 @@ def _named(schema: pa.Schema, settings: DataSettings) -> tuple[str, ...]:
     for name in names:
         field = schema.field(name)
         _need_known_extension(field, settings.path)
-        if not lists and not is_number(field.type):
-            what = "text" if is_text(field.type) else str(field.type)
-            raise DataError(f"data.columns: {name} in {settings.path} is {what}; features must be numbers")
+        if not lists and stored_as(field.type) is None:
+            raise DataError(
+                f"data.columns: {name} in {settings.path} is {field.type}; features must be numbers, truth values, "
+                "texts or dates"
+            )
     return names
 
 
 def _found(
     schema: pa.Schema, settings: DataSettings, id_column: str | None, apart: Mapping[str, str], notes: list[str]
 ) -> tuple[str, ...]:
-    """The features when none were named: the one list column, else every number that is no label, id or `apart`."""
+    """The features when none were named: the one list column, else every number, text and date that is no label, id or
+    `apart`.
+    """
     taken = {settings.label_column, settings.weight_column, id_column}
     others = [field for field in schema if field.name not in taken and field.name not in apart]
     for reason in dict.fromkeys(apart.values()):
@@ -171,19 +185,20 @@ def _found(
     lists = [field.name for field in others if is_list(storage_of(field))]
     if len(lists) > 1:
         raise DataError(f"{settings.path}: {_listed(lists)} each hold a list per row; choose one with --columns")
-    numbers = [field.name for field in others if is_number(field.type) and extension_of(field) is None]
+    fit = [field.name for field in others if extension_of(field) is None and stored_as(field.type) is not None]
     if lists:
         _need_known_extension(schema.field(lists[0]), settings.path)
-        if numbers:
-            notes.append(f"features are column {lists[0]}; left out: {_listed(numbers)} (classes: --label-column)")
+        if fit:
+            notes.append(f"features are column {lists[0]}; left out: {_listed(fit)} (classes: --label-column)")
         return (lists[0],)
-    labels = [name for name in numbers if LOOKS_LIKE_LABEL.fullmatch(name)]
-    ids = [name for name in numbers if LOOKS_LIKE_ID.fullmatch(name)]
-    features = tuple(name for name in numbers if name not in labels and name not in ids)
-    rest = [f"{field.name} ({field.type})" for field in others if field.name not in numbers]
+    labels = [name for name in fit if LOOKS_LIKE_LABEL.fullmatch(name) and name not in settings.typed]
+    ids = [name for name in fit if LOOKS_LIKE_ID.fullmatch(name) and name not in settings.typed]
+    features = tuple(name for name in fit if name not in labels and name not in ids)
+    rest = [f"{field.name} ({field.type})" for field in others if field.name not in fit]
     if not features:
         kinds = _listed([f"{field.name} ({field.type})" for field in schema])
-        raise DataError(f"{settings.path}: no column of numbers to cluster; name some with --columns. Columns: {kinds}")
+        raise DataError(f"{settings.path}: no column to cluster; name some with --columns. Columns: {kinds}")
+    numbers = [name for name in fit if is_number(schema.field(name).type)]
     coordinates = {"x", "y"} <= {name.lower() for name in numbers}
     if coordinates and any(name.lower() == "y" for name in labels):
         raise DataError(
@@ -195,7 +210,7 @@ def _found(
     if ids:
         notes.append(f"left out as ids: {_listed(ids)}; take with --id-column, or name in --columns")
     if rest:
-        notes.append(f"left out, not numbers: {_listed(rest)}")
+        notes.append(f"left out, neither numbers, texts nor dates: {_listed(rest)}")
     return features
 
 

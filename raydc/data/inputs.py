@@ -25,7 +25,7 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
     """
     shape = tuple(shape)
     expected = prod(shape) if n_features is None else n_features
-    rows = _table(rows)
+    rows = table_of(rows)
     if isinstance(rows, pd.DataFrame):
         values = _from_frame(rows, list(columns), expected)
     elif isinstance(rows, Tensor):
@@ -55,7 +55,20 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
     return np.ascontiguousarray(x).reshape(-1, *shape)
 
 
-def _table(rows: Any) -> Any:
+def is_table(rows: Any) -> bool:
+    """Whether these have columns by name."""
+    return isinstance(table_of(rows), pd.DataFrame)
+
+
+def as_frame(rows: Any, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of a table, as `rows_of` takes one; DataError if one is missing or there twice, or it is none."""
+    table = table_of(rows)
+    if not isinstance(table, pd.DataFrame):
+        raise DataError(f"the rows are {type(rows).__name__}, expected a table with columns {_listed(columns[:12])}")
+    return _chosen(table, list(columns))
+
+
+def table_of(rows: Any) -> Any:
     """What has columns by name as a DataFrame; anything else as it is. DataError where it may mean two things."""
     if isinstance(rows, pd.Series):
         raise DataError(
@@ -77,19 +90,22 @@ def _table(rows: Any) -> Any:
         raise DataError(f"the rows: expected as many values in every column: {error}") from error
 
 
+def _chosen(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    known = [str(name) for name in frame.columns]
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        near = difflib.get_close_matches(missing[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {_listed(known[:12])}"
+        raise DataError(f"the frame lacks {len(missing)} of {len(columns)} columns, such as {missing[0]}; {hint}")
+    chosen = frame[columns]
+    if chosen.shape[1] != len(columns):
+        twice = next(name for name in columns if known.count(str(name)) > 1)
+        raise DataError(f"the frame has column {twice} {known.count(str(twice))} times: leave one of them")
+    return chosen
+
+
 def _from_frame(frame: pd.DataFrame, columns: list[str], n_features: int) -> np.ndarray:
-    chosen = frame
-    if columns:
-        known = [str(name) for name in frame.columns]
-        missing = [name for name in columns if name not in frame.columns]
-        if missing:
-            near = difflib.get_close_matches(missing[0], known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {_listed(known[:12])}"
-            raise DataError(f"the frame lacks {len(missing)} of {len(columns)} columns, such as {missing[0]}; {hint}")
-        chosen = frame[columns]
-        if chosen.shape[1] != len(columns):
-            twice = next(name for name in columns if known.count(str(name)) > 1)
-            raise DataError(f"the frame has column {twice} {known.count(str(twice))} times: leave one of them")
+    chosen = _chosen(frame, columns) if columns else frame
     if chosen.shape[1] == 1 and (n_features > 1 or any(map(np.ndim, chosen.iloc[:1, 0]))):
         name = chosen.columns[0]
         cells = [np.asarray(cell) for cell in chosen.iloc[:, 0]]

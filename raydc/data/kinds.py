@@ -1,6 +1,7 @@
 """Types of columns: which are numbers, lists, text or ids, and what two files' types of one column are together."""
 
 from collections.abc import Container, Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,8 @@ import pyarrow as pa
 TENSORS = {"arrow.fixed_shape_tensor", "ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"}
 """Extension types that are read, by their storage alone; any other could carry code in its metadata."""
 UUID = "arrow.uuid"
+Stored = Literal["truth", "integer", "number", "text", "date"]
+"""How values are held before they are encoded as numbers."""
 
 
 def extension_of(field: pa.Field) -> str | None:
@@ -64,6 +67,20 @@ def identifies(field: pa.Field) -> bool:
     exact = pa.types.is_integer(kind) or pa.types.is_decimal(kind)
     timed = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
     return exact or timed or is_text(kind) or is_binary(kind)
+
+
+def stored_as(kind: pa.DataType) -> Stored | None:
+    """How values of this type are held before they are encoded; None where they are nothing that is."""
+    kind = plain(kind)
+    if pa.types.is_boolean(kind):
+        return "truth"
+    if pa.types.is_integer(kind):
+        return "integer"
+    if is_number(kind):
+        return "number"
+    if is_text(kind):
+        return "text"
+    return "date" if pa.types.is_date(kind) or pa.types.is_timestamp(kind) else None
 
 
 def is_wide_integer(field: pa.Field) -> bool:

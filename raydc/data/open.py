@@ -9,6 +9,7 @@ import pyarrow.fs as pafs
 from raydc.data.arrays import open_array, open_digits
 from raydc.data.columnar import ColumnFile
 from raydc.data.delimited import Index
+from raydc.data.encoding import ARROW
 from raydc.data.files import open_columns
 from raydc.data.listing import listed
 from raydc.data.settings import SOURCES, TAKEN, DataSettings
@@ -46,7 +47,10 @@ def open_source(settings: DataSettings) -> Source:
 
 
 def _columns(filesystem: pafs.FileSystem, settings: DataSettings, path: str, index: Index | None) -> ColumnFile:
-    return open_columns(filesystem, path, {}, settings.null_values, index)
+    types = {name: pa.string() for name, kind in settings.typed.items() if kind in ("category", "text")}
+    if settings.encoding is not None:
+        types |= {one.name: ARROW[one.stored] for one in settings.encoding.columns if one.stored != "date"}
+    return open_columns(filesystem, path, types, settings.null_values, index)
 
 
 def added_by(path: str) -> str | None:

@@ -488,6 +488,8 @@ def _with_notes(source: Source, found: DataProfile) -> DataProfile:
     spread, size = np.sqrt(found.variance), np.abs(found.mean)
     blurred = found.constant & (spread > np.maximum(4 * np.finfo(np.float64).eps * size, FINE))
     still = found.constant & ~blurred
+    if source.encoding is not None:
+        still &= ~source.encoding.spare
     stored = "float64" if found.eps < 1e-15 else "float32"
     if still.all():
         notes.append("every row is the same: there is one cluster at most")

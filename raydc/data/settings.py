@@ -1,9 +1,10 @@
 """What data to take and how."""
 
 import csv
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
 
-from pydantic import AfterValidator, BeforeValidator, PositiveInt, field_validator
+from pydantic import AfterValidator, BeforeValidator, PositiveInt, PrivateAttr, field_validator
 
 from raydc.data.formats import TABLES
 from raydc.settings import Settings, public
@@ -12,6 +13,7 @@ from raydc.utils.registries import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raydc.data.encoding import Encoding
     from raydc.data.source import Source
 
 SOURCES: "Registry[Callable[[DataSettings], Source]]" = Registry("raydc.sources", "source")
@@ -20,6 +22,8 @@ SCHEMES = ("digits", "file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss
 TAKEN = (*SCHEMES, ".npy", ".npz", *(suffix for suffixes in TABLES.values() for suffix in suffixes))
 """Names that sources of others cannot have: what raydc opens itself."""
 ScalingKind = Literal["none", "power", "centred", "standard", "unit", "unit_each", "symmetric", "symmetric_each"]
+Kind = Literal["number", "category", "text", "date"]
+Missing = Literal["error", "impute", "indicate"]
 ScalingSetting = Literal["auto"] | ScalingKind
 Storage = Literal["auto", "device", "memory", "disk"]
 
@@ -32,15 +36,24 @@ def _parts(value: Any) -> Any:
     return (value,) if isinstance(value, int) else value
 
 
+def _columns(value: Any) -> Any:
+    return None if value == "auto" else _parts(value)
+
+
+def _types(value: Any) -> Any:
+    """{"a": "text"} or 'a=text, "b,c"=date' as ("a=text", ...); anything else as it is."""
+    return tuple(f"{name}={kind}" for name, kind in value.items()) if isinstance(value, Mapping) else _parts(value)
+
+
 class DataSettings(Settings):
     """Where the rows are, which columns are features, and what happens to them before a network sees them."""
 
     path: Annotated[str, AfterValidator(public)]
     """Rows: Parquet, CSV, JSON Lines, Arrow or ORC (a file or a folder of them), .npy, .npz (X, optional y), SciPy's
     sparse .npz, a URI of one, or digits."""
-    columns: Annotated[tuple[str, ...] | None, BeforeValidator(_parts)] = None
-    """Feature columns by name: a,b,c, and a name that holds a comma in double quotes: '"a,b",c'; by default all numeric
-    ones that do not look like a label, an id or an index."""
+    columns: Annotated[tuple[str, ...] | None, BeforeValidator(_columns)] = None
+    """Feature columns by name: a,b,c, and a name that holds a comma in double quotes: '"a,b",c'; auto: all numbers,
+    truth values, dates and texts that do not look like a label, an id or an index."""
     label_column: str | None = None
     """Column of known classes, read for the final scores alone; never a feature."""
     id_column: str | None = None
@@ -50,6 +63,12 @@ class DataSettings(Settings):
     """Column of how much each row counts, 0 or more, in a method that takes weights (kmeans); never a feature."""
     shape: Annotated[tuple[PositiveInt, ...] | None, BeforeValidator(_parts)] = None
     """Shape of a row that is an image: height,width or channels,height,width; by default as the data say."""
+    types: Annotated[tuple[str, ...], BeforeValidator(_types)] = ()
+    """What columns are, where values are not to tell: country=category,note=text; number, category, text or date."""
+    missing: Missing = "error"
+    """What a row without a number or date is, in a table: one that cannot be used (on_bad_row), or taken for the mean
+    (impute), with a feature of its own that says so (indicate). A missing category is one of its own, a missing text is
+    empty."""
     null_values: Annotated[tuple[str, ...], BeforeValidator(_parts)] = ()
     """Texts of CSV files that stand for no value, such as ?, beside the empty cell and, among numbers, NA and NaN."""
     on_bad_row: Literal["error", "drop"] = "error"
@@ -61,6 +80,34 @@ class DataSettings(Settings):
     """Where a worker keeps its rows: device, memory, local disk (memory-mapped); auto: the first that fits. kmeans
     keeps in memory what half of the free memory has room for, or all (memory), or none (disk), and reads the others
     again in each iteration."""
+
+    _encoding: "Encoding | None" = PrivateAttr(None)
+
+    @property
+    def encoding(self) -> "Encoding | None":
+        """What was learned of a table's columns: no setting, but it goes with them wherever the rows are opened."""
+        return self._encoding
+
+    def with_encoding(self, encoding: "Encoding | None") -> Self:
+        """The same settings, of rows that are encoded like this."""
+        changed = self.model_copy()
+        changed._encoding = encoding
+        return changed
+
+    @property
+    def typed(self) -> Mapping[str, Kind]:
+        """What columns are said to be, by name."""
+        pairs = [entry.rpartition("=") for entry in self.types]
+        return {name: cast(Kind, kind) for name, _, kind in pairs}
+
+    @field_validator("types")
+    @classmethod
+    def _a_kind_each(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in types:
+            name, _, kind = entry.rpartition("=")
+            if not name or kind not in get_args(Kind):
+                raise ValueError(f"expected NAME=KIND with a kind of {', '.join(get_args(Kind))}, got {entry}")
+        return types
 
     @field_validator("shape")
     @classmethod

@@ -5,13 +5,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from raydc.data.settings import DataSettings
 from raydc.data.shard import split
+
+if TYPE_CHECKING:
+    from raydc.data.encoding import Encoding
 
 HUGE = np.float64(1e15)
 """Values beyond this have no useful square in float32, so they count as unusable."""
@@ -120,6 +123,8 @@ class Source(ABC):
     """What the rows' weights are called, where they have any."""
     identified: str | None = None
     """What the rows' ids are called, where they have any."""
+    encoding: "Encoding | None" = None
+    """How columns became numbers, where they are encoded: features are the encoding's then, and of one unit."""
     layout: Layout
     dtype: np.dtype
     files: dict[str, str]
@@ -152,11 +157,14 @@ class Source(ABC):
         Other values may have the same: a profile's checksums tell those apart.
         """
         weights = [self.weights] if self.weights else []
-        lines = [*self.files.values(), *self.columns, *weights, str(self.layout)]
+        encoded = [self.encoding.digest] if self.encoding else []
+        lines = [*self.files.values(), *self.columns, *weights, *encoded, str(self.layout)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def name_of(self, feature: int) -> str:
         """What a feature is called in messages."""
+        if self.encoding is not None:
+            return self.encoding.features[feature]
         if len(self.columns) > 1:
             return self.columns[feature]
         return f"{self.columns[0] if self.columns else 'X'}[{feature}]"
@@ -177,6 +185,8 @@ class Source(ABC):
 def features_named(columns: Sequence[str], shape: Sequence[int], most: int = 8) -> str:
     """What is clustered, in words: how many features, and the first of them by name."""
     values = prod(shape)
+    if 1 < len(columns) < values:
+        return f"features: {values:,}, of {features_named(columns, [len(columns)], most).removeprefix('features: ')}"
     if len(columns) == 1 and values > 1:
         return f"features: {values:,}, the values of column {columns[0]}"
     if not columns:

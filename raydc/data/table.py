@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 from raydc.data.columnar import ColumnFile
 from raydc.data.columns import INDEX, KEY, KEY_ROWS, PARTITION, PARTLY, Columns, choose, is_key, pandas_index
 from raydc.data.delimited import Index, LineColumns
+from raydc.data.fitting import fit
 from raydc.data.kinds import (
     UUID,
     differences,
     extension_of,
     is_binary,
     is_list,
+    is_number,
     is_text,
     is_wide_integer,
     numpy_type,
@@ -36,8 +38,8 @@ CHUNK_VALUES = 2**23
 """Values that are decoded together, about: 32 MB as float32."""
 WIDE = 16
 """Columns that are put side by side together: a line of the cache of float32."""
-LABELS = 2**16
-"""Labels that are decoded together."""
+TOGETHER = 2**16
+"""Rows that are decoded together of columns that are gone through once."""
 PLACES, PLACE_ROWS = 8, 256
 """Places all over the data, and rows in each at most, where the length of lists is looked up."""
 
@@ -47,10 +49,11 @@ Open = Callable[[str, Index | None], ColumnFile]
 
 
 class TableSource(Source):
-    """A fixed-size-list, list or tensor column, or columns of numbers, in the files of a listing.
+    """A fixed-size-list, list or tensor column, or columns of numbers, texts and dates, in the files of a listing.
 
-    Opening reads what the files say of themselves (files of lines from begin to end), and where lengths of lists or
-    keys must be told a few rows; raises DataError if the files cannot be read, hold no rows, or do not go together.
+    Opening reads what the files say of themselves (files of lines from begin to end), where lengths of lists or keys
+    must be told a few rows, and where columns are to be encoded and the settings do not say how, these; raises
+    DataError if the files cannot be read, hold no rows, or do not go together.
     """
 
     kind = "table"
@@ -81,7 +84,7 @@ class TableSource(Source):
         self._choose(schemas, [*known.values()], [group for group in row_groups if group[2]])
         if empty := [path for path in self.files if path not in schemas]:
             self.notes += (f"{len(empty)} of {len(self.files)} files hold no rows, such as {empty[0]}",)
-        self.layout = resolve_layout(self._chosen.layout or self._measure(row_groups), settings)
+        self.layout = resolve_layout(self._layout() or self._measure(row_groups), settings)
         self.pieces = cut(row_groups, self.n_features)
         size = max(piece.rows for piece in self.pieces)
         self._chunk_rows = size * max(1, CHUNK_VALUES // (size * self.n_features))
@@ -98,20 +101,59 @@ class TableSource(Source):
         apart = {name: INDEX for schema in distinct for name in sorted(pandas_index(schema))}
         apart |= {field.name: PARTITION for field in folders}
         everywhere = set.intersection(*(set(schema.names) for schema in distinct))
-        apart |= {name: PARTLY for name in sorted(inside - everywhere) if name.lower() == "id"}
-        self._take(choose(self._schema, self.settings, apart))
+        apart |= {
+            name: PARTLY
+            for name in sorted(inside - everywhere - {*self.settings.typed})
+            if name.lower() == "id" or not is_number(self._schema.field(name).type)
+        }
+        known = self.settings.encoding
+        named = self.settings if known is None else self.settings.model_copy(update={"columns": known.names})
+        self._take(choose(self._schema, named, apart))
         self._compare(schemas)
-        if self.settings.columns is None and not self._chosen.listed:
-            keys = self._keys(row_groups)
+        if named.columns is None and not self._chosen.listed:
+            keys = [name for name in self._keys(row_groups) if name not in named.typed]
             if len(keys) < len(self.columns):
-                self._take(choose(self._schema, self.settings, apart | dict.fromkeys(keys, KEY)))
+                self._take(choose(self._schema, named, apart | dict.fromkeys(keys, KEY)))
         self.notes += self._chosen.notes
+        if known is None and self._chosen.encoded:
+            features = pa.schema([self._schema.field(name) for name in self.columns])
+            found = fit(partial(self._all, row_groups), features, named)
+            self.notes += found.notes
+            known = found.encoding
+            if known is None:  # recorded, so that others who open these rows need not go through all of them
+                self.settings = self.settings.model_copy(update={"columns": found.columns})
+                self._take(choose(self._schema, self.settings, apart))
+        if known is not None:
+            self.settings, self.encoding = self.settings.with_encoding(known), known
+            self.columns, self.dtype = known.names, np.dtype(np.float32)
 
     def _take(self, chosen: Columns) -> None:
         self._chosen = chosen
         self.columns, self.weights, self.identified = chosen.features, chosen.weight, chosen.id
-        kinds = [storage_of(self._schema.field(name)) for name in chosen.features]
-        self.dtype = numpy_type([kind.value_type if is_list(kind) else kind for kind in kinds])
+        if not chosen.encoded:
+            kinds = [storage_of(self._schema.field(name)) for name in chosen.features]
+            self.dtype = numpy_type([kind.value_type if is_list(kind) else kind for kind in kinds])
+
+    def _layout(self) -> Layout | None:
+        return self._chosen.layout if self.encoding is None else Layout.of((len(self.encoding.features),))
+
+    def _all(self, row_groups: Sequence[tuple[str, int, int]], names: Sequence[str]) -> Iterator[pa.Table]:
+        """All rows of these columns, some at a time."""
+        for path, number, _ in row_groups:
+            for batch in self._batches(path, number, names):
+                yield self._with_folders(pa.Table.from_batches([batch]), path, names)
+
+    def _batches(self, path: str, number: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        inside = [name for name in names if name not in self._folders]
+        batches = careful(lambda: self._file(path).batches(number, inside, TOGETHER), path)
+        while (batch := careful(lambda: next(batches, None), path)) is not None:
+            yield batch
+
+    def _with_folders(self, table: pa.Table, path: str, names: Iterable[str]) -> pa.Table:
+        """The table, with those of the columns that folders' names give."""
+        for name in self._folders.intersection(names):
+            table = table.append_column(name, self._of_folder(path, name, table.num_rows))
+        return table
 
     def _keys(self, row_groups: Sequence[tuple[str, int, int]]) -> list[str]:
         """Features of integers that number or name the rows, by a few rows from all over the data."""
@@ -193,7 +235,7 @@ class TableSource(Source):
         if name in self._folders:
             batches: Iterable[pa.Array] = [self._of_folder(path, name, sum(file.groups))]
         else:
-            groups = (file.batches(group, [name], LABELS) for group, rows in enumerate(file.groups) if rows)
+            groups = (file.batches(group, [name], TOGETHER) for group, rows in enumerate(file.groups) if rows)
             batches = (batch[name] for group in groups for batch in group)
         return [np.asarray(_plain(batch).to_pandas(integer_object_nulls=True)) for batch in batches]
 
@@ -206,10 +248,11 @@ class TableSource(Source):
         """A chunk of a row group: several pieces, as decoding many columns a few rows at a time is slow."""
         names = [*dict.fromkeys([*self.columns, *filter(None, (self.identified, self.weights))])]
         table = self._table(path, row_group, first, [name for name in names if name not in self._folders])
-        for name in self._folders.intersection(names):
-            table = table.append_column(name, self._of_folder(path, name, table.num_rows))
+        table = self._with_folders(table, path, names)
         broken: dict[int, tuple[str, str]] = {}
-        if self._chosen.listed:
+        if self.encoding is not None:
+            x, nulls = self.encoding.encode(table)
+        elif self._chosen.listed:
             x, nulls = _lists(table[self.columns[0]], self.columns[0], self.n_features, self.dtype, broken)
             x = self.layout.arrange(x)
             nulls = None if nulls is None else self.layout.arrange(nulls)

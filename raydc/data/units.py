@@ -46,8 +46,8 @@ MEANING: Mapping[str, str] = MappingProxyType(
 def suited(setting: ScalingSetting, usual: ScalingKind, profile: DataProfile, source: Source) -> ScalingKind:
     """The setting, or where it is auto the scaling of these rows by a method whose `usual` one is for one unit.
 
-    One unit: images, one list or tensor column, sparse rows, and features of like ranges keep the method's own scaling,
-    which subtracts a large common offset. Several units: each feature is scaled by itself.
+    One unit: images, one list or tensor column, sparse or encoded rows, and features of like ranges keep the method's
+    own scaling, which subtracts a large common offset. Several units: each feature is scaled by itself.
     """
     if setting != "auto":
         return setting
@@ -58,7 +58,8 @@ def suited(setting: ScalingSetting, usual: ScalingKind, profile: DataProfile, so
 
 def one_unit(profile: DataProfile, source: Source) -> bool:
     """Whether all features are of one kind: declared so by how they are stored, or of like ranges."""
-    declared = source.kind == "sparse" or len(source.shape) == 3 or (len(source.columns) == 1 and source.n_features > 1)
+    listed = len(source.columns) == 1 and source.n_features > 1
+    declared = source.kind == "sparse" or source.encoding is not None or len(source.shape) == 3 or listed
     ranges = (profile.highest - profile.lowest)[~profile.constant]
     if declared or len(ranges) < 2:
         return True

@@ -147,13 +147,13 @@ def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]
 
 
 def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
-    """Settings that take the model's own columns and shape where the user names none."""
+    """Settings that take the model's own columns and shape where the user names none, and always its encoding."""
     changes: dict[str, Any] = {}
     if data.columns is None and model.columns and not by_position(data):
         changes["columns"] = model.columns
     if data.shape is None and len(model.shape) == 3:
         changes["shape"] = model.shape
-    return data.model_copy(update=changes)
+    return data.model_copy(update=changes).with_encoding(model.encoding)
 
 
 def cut(pieces: Sequence[Piece], chunk_rows: int) -> list[Chunk]:
@@ -175,6 +175,7 @@ def identity(model: ClusteringModel) -> str:
     rest += [hashes, [replica.names.tolist() for replica in model.replicas]]
     rest.append([] if model.distances is None else [model.distances.digest()])
     rest.append(model.labels.model_dump(mode="json"))
+    rest.append([] if model.encoding is None else [model.encoding.digest])
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 

@@ -75,7 +75,8 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
     missing: list[str] = []
     sample, names = None, [f"feature {i}" for i in range(model.n_features)]
     try:
-        source = open_source(settings or build(DataSettings, config["data"], at="data"))
+        given = settings or build(DataSettings, config["data"], at="data")
+        source = open_source(given.with_encoding(model.encoding))
         names = [source.name_of(i) for i in range(source.n_features)]
         sample = draw(source, store, model)
     except DataError as problem:

@@ -125,7 +125,8 @@ class Context:
         values["training"] = values.get("training", {}) | training
         values["output"] = {"out": (store / "run").root}
         config = RunConfig.of(values)
-        config = replace(config, method=kind.settled(config.method, self.shape))
+        data = config.data.with_encoding(settings.data.encoding)
+        config = replace(config, method=kind.settled(config.method, self.shape), data=data)
         found = subsample(self.profile, self.kept(task)) if task.replica else self.profile
         scaled = Scaling.of(scaling, self.profile)
         source = opened(settings.data, self.profile.fingerprint) if workers == 1 else None

@@ -54,7 +54,9 @@ def environment() -> dict[str, str]:
 
 
 def example_rows(model: ModelFacts, rows: int = 2) -> Any:
-    """Rows of zeros as the model takes them: a DataFrame where it has columns, else an array."""
+    """Made-up rows as the model takes them: a DataFrame where it has columns, else an array."""
+    if model.encoding is not None:
+        return model.encoding.example(rows)
     x = np.zeros((rows, *model.shape), np.float32)
     if not model.columns:
         return x

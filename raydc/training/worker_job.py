@@ -117,6 +117,7 @@ class Job:
             notes={"rows": [*self.profile.notes]},
             distances=distances,
             id_column=self.id_column,
+            encoding=self.config.data.encoding,
         )
 
     def checked(self, here: bool) -> Method:
@@ -169,7 +170,8 @@ def prepare(
     training = config.training
     if training.init_from is not None:
         training = training.model_copy(update={"init_from": Store(training.init_from).root})
-    config = replace(config, data=opened.settings if source is None else config.data, training=training)
+    data = opened.settings if source is None else config.data.with_encoding(source.encoding)
+    config = replace(config, data=data, training=training)
     if opened.weights and not kind.weighs_rows:
         raise DataError(
             f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "

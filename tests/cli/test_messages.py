@@ -72,8 +72,10 @@ case(
     FEW,
     data=write({"x": [1.0], "y": [1.0]}),
 )
-case("C3", "text", DATA_ERROR, "no column of numbers|t (string)", FEW, data=write({"t": ["a"] * 9}))
-case("C3", "text asked for", DATA_ERROR, "t in|is text; features must be", FEW, "--columns=t", data=write({"t": ["a"]}))
+case("C3", "text", DATA_ERROR, "no column to cluster|t: of one value in all rows", FEW, data=write({"t": ["a"] * 9}))
+case(
+    "C3", "bytes asked for", DATA_ERROR, "t in|is binary; features must", FEW, "--columns=t", data=write({"t": [b"a"]})
+)
 case(
     "C3",
     "text in an array",

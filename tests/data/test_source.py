@@ -163,7 +163,7 @@ def test_label_and_id_columns_are_not_features(tmp_path: Path) -> None:
     assert source.columns == ("a", "b")
     assert ids(source).tolist() == list("abcdefghij")
     notes = "\n".join(source.notes)
-    assert "labels: Y" in notes and "ids: customer_id" in notes and "text (string)" in notes
+    assert "labels: Y" in notes and "ids: customer_id" in notes and "of one value in all rows: text" in notes
     assert open_at(tmp_path / "t.pq", columns="a,Y").columns == ("a", "Y")
     assert ids(open_at(tmp_path / "t.pq", id_column="customer_id")).tolist() == list(range(10))
     assert open_at(tmp_path / "t.pq", label_column="a").columns == ("b",)
@@ -319,11 +319,15 @@ BAD = {
     "0 bytes": (raw("a.parquet", b""), {}, r"a\.parquet: 0 bytes, so not a Parquet file"),
     "not Parquet": (raw("a.parquet", b"x" * 100), {}, r"a\.parquet: cannot be decoded"),
     "no rows": (write({"x": pa.array([], pa.float64())}), {}, "no rows in 1 file"),
-    "text named": (write({"x": [1.0], "t": ["a"]}), {"columns": "x,t"}, "columns: t in .* is text; features must be"),
+    "bytes named": (
+        write({"x": [1.0], "t": [b"a"]}),
+        {"columns": "x,t"},
+        "columns: t in .* is binary; features must be",
+    ),
     "unknown column": (write({"width": [1.0]}), {"columns": "widht"}, "no column widht; did you mean width"),
     "unknown label": (write({"x": [1.0]}), {"label_column": "q"}, "data.label_column: .* no column q; its columns: x"),
-    "only labels": (write({"y": [1.0]}), {}, "no column of numbers to cluster; .* Columns: y .double"),
-    "only text": (write({"t": ["a"]}), {}, "no column of numbers to cluster; .* Columns: t .string"),
+    "only labels": (write({"y": [1.0]}), {}, "no column to cluster; .* Columns: y .double"),
+    "only text": (write({"t": ["a"]}), {}, "no column to cluster; .* t: of one value in all rows"),
     "label as feature": (write({"y": [1.0]}), {"columns": "y", "label_column": "y"}, "y is data.label_column too"),
     "two lists": (write({"a": [[1.0]], "b": [[1.0]]}), {}, "a, b each hold a list per row; choose one"),
     "list and number": (write({"a": [[1.0]], "b": [1.0]}), {"columns": "a,b"}, "a holds a list in each row, so it"),

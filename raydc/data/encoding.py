@@ -1,0 +1,292 @@
+"""Columns of a table as numbers: what was learned of each column of the training rows, and how a row is encoded by it.
+
+Numbers become standard scores; a category becomes a place among those of its column, so that two different ones lie as
+far apart as numbers one standard deviation apart (k-prototypes with gamma 1: Huang, Data Mining and Knowledge
+Discovery 1998); a date becomes its day as a standard score, and the time of year, week and day on circles of radius
+one; a text becomes the leading components of its tf-idf, which together vary like one standard score. So all encoded
+features have one unit. An encoding is part of the model, as plain JSON and safetensors.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.numpy
+
+from raydc.data.inputs import as_frame
+from raydc.data.kinds import Stored, is_text
+from raydc.data.source import DataError, usable
+from raydc.data.words import Vocabulary, projected
+
+ABOUT, ARRAYS = "encoding.json", "encoding.safetensors"
+"""The files that make an encoding."""
+APART = math.sqrt(0.5)
+"""What stands in a category's place, so that two categories are 1 apart."""
+OTHER, MISSING = "(other)", "(missing)"
+ARROW: Mapping[Stored, pa.DataType] = {
+    "truth": pa.bool_(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "text": pa.string(),
+    "date": pa.timestamp("us"),
+}
+"""How values of a column are held before they are encoded, whatever file or frame they come from."""
+DAY = 86_400_000_000
+"""Microseconds of a day."""
+CYCLES = {"year": ("day_of_year", 366.0), "week": ("day_of_week", 7.0), "day": ("hour", 24.0)}
+"""Circles of dates: what is taken of a date, and after how many of it the circle closes."""
+
+
+@dataclass(frozen=True)
+class NumberCode:
+    """Standard scores."""
+
+    mean: float
+    spread: float
+    kind: Literal["number"] = "number"
+
+    @property
+    def parts(self) -> list[str]:
+        return [""]
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        numbers = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy(zero_copy_only=False)
+        return ((numbers - self.mean) / self.spread)[:, None]
+
+
+@dataclass(frozen=True)
+class CategoryCode:
+    """A place for each level, one for all others, and one for missing values where the training rows had any."""
+
+    levels: tuple[str, ...]
+    missing: bool
+    kind: Literal["category"] = "category"
+
+    @property
+    def parts(self) -> list[str]:
+        return [f"={level}" for level in (*self.levels, OTHER, *([MISSING] if self.missing else []))]
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        names = values.cast(pa.string())
+        at = pc.index_in(names, pa.array(self.levels, pa.string())).fill_null(len(self.levels)).to_numpy()
+        if self.missing:
+            at = np.where(names.is_null().to_numpy(zero_copy_only=False), len(self.levels) + 1, at)
+        return APART * np.eye(len(self.parts))[at]
+
+
+@dataclass(frozen=True)
+class DateCode:
+    """The day as a standard score, and where it is on circles of time."""
+
+    mean: float
+    """Days since 1970."""
+    spread: float
+    cycles: tuple[str, ...]
+    kind: Literal["date"] = "date"
+
+    @property
+    def parts(self) -> list[str]:
+        return [": day", *(f": time of {name}, {wave}" for name in self.cycles for wave in ("cos", "sin"))]
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        days = values.cast(pa.int64()).cast(pa.float64()).fill_null(math.nan).to_numpy(zero_copy_only=False) / DAY
+        columns = [(days - self.mean) / self.spread]
+        for name in self.cycles:
+            what, around = CYCLES[name]
+            at = getattr(pc, what)(values).cast(pa.float64()).fill_null(math.nan).to_numpy(zero_copy_only=False)
+            columns += [wave(2 * math.pi * at / around) for wave in (np.cos, np.sin)]
+        return np.stack(columns, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class TextCode:
+    """Components of tf-idf; a text without a known word lies at 0."""
+
+    vocabulary: Vocabulary
+    directions: np.ndarray
+    """float64 [V, k]."""
+    factor: float
+    kind: Literal["text"] = "text"
+
+    @property
+    def parts(self) -> list[str]:
+        return [f"[{i}]" for i in range(self.directions.shape[1])]
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        texts = values.fill_null("").to_pylist()
+        return self.factor * projected(self.vocabulary.weighed(texts), self.directions)
+
+
+Code = NumberCode | CategoryCode | DateCode | TextCode
+"""What was learned of a column: `parts` are what its features are called behind its name, and `encode` takes values as
+held to float64 [n, features], NaN where a missing value has no number of its own."""
+CODES: Mapping[str, Any] = {"number": NumberCode, "category": CategoryCode, "date": DateCode}
+"""Codes that JSON holds as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class CodedColumn:
+    """A column, how its values are held, and what was learned of them."""
+
+    name: str
+    stored: Stored
+    code: Code
+    indicated: bool = False
+    """Whether a feature of its own says where values are missing."""
+
+    @property
+    def features(self) -> list[str]:
+        own = [f"{self.name}{part}" for part in self.code.parts]
+        return [*own, f"{self.name} {MISSING}"] if self.indicated else own
+
+    def encode(self, values: pa.Array, impute: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Features [n, F] float32 of values as held; and which rows lack a value that cannot be done without, [n]."""
+        x = self.code.encode(values)
+        missing = np.isnan(x).any(axis=1)
+        if impute:
+            x[missing] = 0.0
+        if self.indicated:
+            x = np.column_stack([x, missing])
+        return x.astype(np.float32), missing & (not impute)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """How rows of a table become rows of numbers, as the training rows did."""
+
+    columns: tuple[CodedColumn, ...]
+    impute: bool
+    """Whether missing numbers and dates are taken for the mean; else their rows cannot be used."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoding) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns that are encoded."""
+        return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """What the encoded features are called, after the columns that they come from."""
+        return tuple(feature for column in self.columns for feature in column.features)
+
+    @cached_property
+    def spare(self) -> np.ndarray:
+        """bool [D], features that training rows need not have: places for categories that are new."""
+        return np.array([feature.endswith(f"={OTHER}") for feature in self.features])
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all of it."""
+        return hashlib.sha256(b"".join(self.files().values())).hexdigest()
+
+    def encode(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows [n, D] float32, and which of their cells were null [n, D]; None where none was.
+
+        Raises DataError where a column does not hold what it held in training.
+        """
+        found = [
+            column.encode(held(table[column.name], column.name, column.stored), self.impute) for column in self.columns
+        ]
+        widths = [x.shape[1] for x, _ in found]
+        x = np.concatenate([x for x, _ in found], axis=1)
+        nulls = np.stack([missing for _, missing in found], axis=1).repeat(widths, axis=1)
+        return x, nulls if nulls.any() else None
+
+    def rows(self, data: Any) -> np.ndarray:
+        """Rows [n, D] float32 of a frame, as `raydc.data.rows_of` takes it. DataError says which row cannot be used."""
+        table = _arrow(as_frame(data, self.names))
+        x, _ = self.encode(table)
+        good = usable(x)
+        if not good.all():
+            row, feature = (int(i) for i in np.argwhere(~good)[0])
+            bad = int((~good.all(axis=1)).sum())
+            raise DataError(
+                f"row {row}, {self.features[feature]}: {x[row, feature]:g} or null; {bad} row(s) cannot be used, leave "
+                "them out"
+            )
+        return x
+
+    def example(self, rows: int) -> pd.DataFrame:
+        """Rows as the model takes them, made up."""
+        values: dict[Stored, Any] = {
+            "truth": True, "integer": 0, "number": 0.0, "text": "a", "date": pd.Timestamp("2020-01-01")
+        }  # fmt: skip
+        return pd.DataFrame({column.name: [values[column.stored]] * rows for column in self.columns})
+
+    def files(self) -> dict[str, bytes]:
+        """The encoding as files by name."""
+        about, arrays = [], dict[str, np.ndarray]()
+        for at, column in enumerate(self.columns):
+            entry = {"name": column.name, "stored": column.stored, "indicated": column.indicated}
+            code = column.code
+            if isinstance(code, TextCode):
+                arrays |= {f"{at}.idf": code.vocabulary.idf, f"{at}.directions": code.directions}
+                about.append(entry | {"kind": "text", "words": code.vocabulary.words, "factor": code.factor})
+            else:
+                about.append(entry | asdict(code))
+        text = json.dumps({"impute": self.impute, "columns": about}, indent=1, ensure_ascii=False)
+        arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        return {ABOUT: text.encode(), ARRAYS: safetensors.numpy.save(arrays)}
+
+    @staticmethod
+    def of(files: Mapping[str, bytes]) -> "Encoding":
+        """What `files` gave; KeyError, ValueError or SafetensorError where they are damaged."""
+        about, arrays = json.loads(files[ABOUT]), safetensors.numpy.load(files[ARRAYS])
+        columns = []
+        for at, entry in enumerate(about["columns"]):
+            name, stored, indicated, kind = (entry.pop(key) for key in ("name", "stored", "indicated", "kind"))
+            if kind == "text":
+                vocabulary = Vocabulary(tuple(entry["words"]), arrays[f"{at}.idf"])
+                code: Code = TextCode(vocabulary, arrays[f"{at}.directions"], entry["factor"])
+            else:
+                code = CODES[kind](**{key: _frozen(value) for key, value in entry.items()})
+            columns.append(CodedColumn(name, stored, code, indicated))
+        return Encoding(tuple(columns), about["impute"])
+
+
+def held(column: pa.ChunkedArray, name: str, stored: Stored) -> pa.Array:
+    """A column's values as they are held; an empty text is null. DataError where they cannot be."""
+    values = column.combine_chunks()
+    values = values.dictionary_decode() if isinstance(values, pa.DictionaryArray) else values
+    if is_text(values.type) and stored in ("integer", "number"):
+        raise DataError(f"column {name}: expected numbers, got text such as {_some(values)}")
+    if pa.types.is_timestamp(values.type) and stored == "date":
+        values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
+    try:
+        values = values.cast(ARROW[stored])
+    except pa.ArrowException as error:
+        raise DataError(
+            f"column {name}: {values.type}, such as {_some(values)}, where {stored} was trained on: {error}"
+        ) from error
+    if stored == "text":
+        values = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+    return values
+
+
+def _some(values: pa.Array) -> str:
+    present = values.drop_null()
+    return repr(str(present[0])[:40]) if len(present) else "null"
+
+
+def _arrow(frame: pd.DataFrame) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError) as error:
+        raise DataError(f"the rows: expected values of one type in each column: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
