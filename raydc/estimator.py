@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from raydc import methods
 from raydc.artifacts.model import Assigned, ClusteringModel
-from raydc.data import ArraySource, DataSettings, DataWarning
+from raydc.data import ArraySource, DataSettings, DataWarning, Source, is_mixed, is_table, open_frame
+from raydc.data.inputs import table_of
 from raydc.methods import index
 from raydc.metrics.monitors import collapsed
 from raydc.settings import SettingsError, fields, unflatten
@@ -103,17 +104,18 @@ class DeepClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerM
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train on rows X [n, D], of which each counts as much as its sample_weight [n]; y is ignored.
 
+        X may be a table (of pandas, polars or Arrow) with categories, texts and dates, as files have them.
+
         Raises ValueError where X or a setting cannot be used, and for unequal weights where the method takes none.
         Warns (`raydc.DataWarning`) of what the profile of the rows notes, such as features that never change, and of
         clusters that stay empty.
         """
-        X = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", ensure_min_samples=2)
         config = self._config()
+        source = self._source(X, sample_weight, config)
         k = config.method.n_clusters
-        if k is not None and X.shape[0] < k:
-            raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={k}")
-        weights = None if sample_weight is None else _unequal(sample_weight, X.shape[0])
-        job = prepare(config, ArraySource(X, weights=weights, settings=config.data))
+        if k is not None and source.n_rows < k:
+            raise ValueError(f"n_samples={source.n_rows} should be >= n_clusters={k}")
+        job = prepare(config, source)
         if job.profile.notes:
             warnings.warn("\n".join(job.profile.notes), DataWarning, stacklevel=2)
         outcome = in_process(job)
@@ -152,15 +154,30 @@ class DeepClustering(ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerM
     def transform(self, X: Any) -> np.ndarray:
         """Embedding [n, D] in which the clusters lie, of X's own precision."""
         checked = self._checked(X)
-        dtype = checked.dtype if checked.dtype in (np.float32, np.float64) else np.float32
+        dtype = checked.dtype if getattr(checked, "dtype", None) in (np.float32, np.float64) else np.float32
         return self.model_.transform(checked).astype(dtype)
 
     def _hold(self, model: ClusteringModel) -> None:
         self.model_ = model
         self._n_features_out = model.transform(np.zeros((1, model.n_features), np.float32)).shape[1]
 
+    def _source(self, X: Any, sample_weight: Any, config: RunConfig) -> Source:
+        """The rows to be trained on, remembering what they look like."""
+        if not is_mixed(X):
+            X = validate_data(
+                self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", ensure_min_samples=2
+            )
+            weights = None if sample_weight is None else _unequal(sample_weight, X.shape[0])
+            return ArraySource(X, weights=weights, settings=config.data)
+        weights = None if sample_weight is None else _unequal(sample_weight, len(table_of(X)))
+        source = open_frame(X, config.data, weights)
+        self.feature_names_in_, self.n_features_in_ = np.array(source.columns, object), len(source.columns)
+        return source
+
     def _checked(self, X: Any) -> Any:
         check_is_fitted(self)
+        if self.model_.columns and is_table(X):
+            return X  # the model takes its columns by name, and says what is wrong with them
         return validate_data(self, X, dtype=[np.float64, np.float32, np.uint8], accept_sparse="csr", reset=False)
 
     def _config(self) -> RunConfig:

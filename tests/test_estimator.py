@@ -1,10 +1,13 @@
 import inspect
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -197,3 +200,28 @@ def test_a_method_that_finds_the_number_of_clusters_needs_none():
     fitted = DeepClustering("dcc", settings=settings | {"method.cluster.length": 20}).fit(np.repeat(np.eye(4), 15, 0))
     assert np.array_equal(fitted.labels_.reshape(4, 15), np.repeat(fitted.labels_[::15, None], 15, 1)), "copies"
     assert clone(DeepClustering.of(fitted.model_)).n_clusters is None
+
+
+def test_a_table_of_mixed_columns_is_fitted_and_predicted_as_it_is():
+    draw = np.random.default_rng(0)
+    kind = draw.integers(3, size=150)
+    frame = pd.DataFrame(
+        {
+            "income": 20_000 + 15_000 * kind + draw.normal(0, 2_000, 150),
+            "plan": np.array(["free", "basic", "pro"])[kind],
+            "joined": pd.Timestamp("2024-01-01") + pd.to_timedelta(draw.integers(90, size=150), unit="D"),
+            "name": [f"person {i}" for i in range(150)],
+        }
+    )
+    with pytest.warns(DataWarning, match=r"categories: plan \(3\)"):
+        estimator = DeepClustering("kmeans", 3).fit(frame)
+    assert adjusted_rand_score(kind, estimator.labels_) > 0.95
+    assert list(estimator.feature_names_in_) == ["income", "plan", "joined"]
+    for same in (frame, pa.Table.from_pandas(frame), frame.to_dict("list")):
+        np.testing.assert_array_equal(estimator.predict(same), estimator.labels_)
+    assert estimator.transform(frame).shape[0] == 150
+    with pytest.raises(ValueError, match="lacks 1 of 3 columns, such as plan"):
+        estimator.predict(frame.drop(columns="plan"))
+    with pytest.warns(DataWarning):
+        heavy = DeepClustering("kmeans", 3).fit(frame, sample_weight=1 + kind)
+    np.testing.assert_array_equal(heavy.predict(frame), heavy.labels_)

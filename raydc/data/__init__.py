@@ -6,9 +6,9 @@ from raydc.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from raydc.data.arrays import ArraySource
-    from raydc.data.inputs import rows_of
+    from raydc.data.inputs import is_mixed, is_table, rows_of
     from raydc.data.load import SparseRows, load_shard, read_group, read_labels
-    from raydc.data.open import open_source, opened
+    from raydc.data.open import open_frame, open_source, opened
     from raydc.data.profile import (
         DataProfile,
         Fault,
@@ -51,8 +51,11 @@ __all__ = [
     "changes",
     "dropped_table",
     "features_named",
+    "is_mixed",
+    "is_table",
     "load_shard",
     "look",
+    "open_frame",
     "open_source",
     "opened",
     "partition",
@@ -70,9 +73,9 @@ __getattr__ = lazily(
     __name__,
     {
         "arrays": ["ArraySource"],
-        "inputs": ["rows_of"],
+        "inputs": ["is_mixed", "is_table", "rows_of"],
         "load": ["SparseRows", "load_shard", "read_group", "read_labels"],
-        "open": ["open_source", "opened"],
+        "open": ["open_frame", "open_source", "opened"],
         "table": ["TableSource"],
         "profile": [
             "DataProfile",

@@ -2,8 +2,8 @@
 
 Numbers become standard scores; a category becomes a place among those of its column, so that two different ones lie as
 far apart as numbers one standard deviation apart (k-prototypes with gamma 1: Huang, Data Mining and Knowledge
-Discovery 1998); a date becomes its day as a standard score, and the time of year, week and day on circles of radius
-one; a text becomes the leading components of its tf-idf, which together vary like one standard score. So all encoded
+Discovery 1998); a date becomes its day, and the time of year, week and day on circles; a text becomes the leading
+components of its tf-idf. What a date or a text becomes varies together like one standard score. So all encoded
 features have one unit. An encoding is part of the model, as plain JSON and safetensors.
 """
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.numpy
 
-from raydc.data.inputs import as_frame
+from raydc.data.inputs import as_frame, to_arrow
 from raydc.data.kinds import Stored, is_text
 from raydc.data.source import DataError, usable
 from raydc.data.words import Vocabulary, projected
@@ -84,7 +84,7 @@ class CategoryCode:
 
 @dataclass(frozen=True)
 class DateCode:
-    """The day as a standard score, and where it is on circles of time."""
+    """The day as a standard score, and where it is on circles of time: together they vary like one standard score."""
 
     mean: float
     """Days since 1970."""
@@ -103,7 +103,7 @@ class DateCode:
             what, around = CYCLES[name]
             at = getattr(pc, what)(values).cast(pa.float64()).fill_null(math.nan).to_numpy(zero_copy_only=False)
             columns += [wave(2 * math.pi * at / around) for wave in (np.cos, np.sin)]
-        return np.stack(columns, axis=1)
+        return np.stack(columns, axis=1) / math.sqrt(1 + len(self.cycles))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,7 @@ class Encoding:
 
     def rows(self, data: Any) -> np.ndarray:
         """Rows [n, D] float32 of a frame, as `raydc.data.rows_of` takes it. DataError says which row cannot be used."""
-        table = _arrow(as_frame(data, self.names))
+        table = to_arrow(as_frame(data, self.names))
         x, _ = self.encode(table)
         good = usable(x)
         if not good.all():
@@ -279,13 +279,6 @@ def held(column: pa.ChunkedArray, name: str, stored: Stored) -> pa.Array:
 def _some(values: pa.Array) -> str:
     present = values.drop_null()
     return repr(str(present[0])[:40]) if len(present) else "null"
-
-
-def _arrow(frame: pd.DataFrame) -> pa.Table:
-    try:
-        return pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowException, TypeError) as error:
-        raise DataError(f"the rows: expected values of one type in each column: {error}") from error
 
 
 def _frozen(value: Any) -> Any:

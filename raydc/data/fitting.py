@@ -265,7 +265,7 @@ def _taken(tallies: Sequence[Tally], codes: Mapping[str, Code]) -> Iterator[str]
             other = next(level for level in tally.levels if not NUMBER.fullmatch(level))
             yield (
                 f"column {tally.name} is text, but {numbers:,} of its {tally.count:,} values are numbers, and others "
-                f"such as {other[:40]!r} are not; where those stand for no value, name them in --data.null-values"
+                f"such as {other[:40]!r} are not; where those stand for no value, name them in --data.null_values"
             )
         if codes[tally.name].kind == "text" and (empty := _wordless(tally)):
             yield f"column {tally.name}: {empty:,} texts are empty or without a word, and lie at 0"

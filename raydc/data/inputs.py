@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import sparse
 from torch import Tensor
 
@@ -58,6 +59,20 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
 def is_table(rows: Any) -> bool:
     """Whether these have columns by name."""
     return isinstance(table_of(rows), pd.DataFrame)
+
+
+def is_mixed(rows: Any) -> bool:
+    """Whether these have columns by name, and some that are no numbers."""
+    table = table_of(rows)
+    return isinstance(table, pd.DataFrame) and not all(map(_is_number, table.dtypes))
+
+
+def to_arrow(frame: pd.DataFrame) -> pa.Table:
+    """The frame without its index; DataError where a column holds values of several types."""
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError) as error:
+        raise DataError(f"the rows: expected values of one type in each column: {error}") from error
 
 
 def as_frame(rows: Any, columns: Sequence[str]) -> pd.DataFrame:

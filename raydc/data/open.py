@@ -2,20 +2,27 @@
 
 import os
 from functools import lru_cache, partial
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raydc.data.arrays import open_array, open_digits
+from raydc.data.arrow import HeldColumns
 from raydc.data.columnar import ColumnFile
 from raydc.data.delimited import Index
 from raydc.data.encoding import ARROW
 from raydc.data.files import open_columns
-from raydc.data.listing import listed
+from raydc.data.inputs import table_of, to_arrow
+from raydc.data.listing import Listing, listed
 from raydc.data.settings import SOURCES, TAKEN, DataSettings
 from raydc.data.source import DataError, RowsChanged, Source
 from raydc.data.table import TableSource, careful
 from raydc.utils.registries import PluginError
+
+WEIGHTS = "sample_weight"
+"""The column of weights that are given beside a table in memory."""
 
 
 def open_source(settings: DataSettings) -> Source:
@@ -44,6 +51,21 @@ def open_source(settings: DataSettings) -> Source:
         return open_array(settings, filesystem, info)
     listing = careful(partial(listed, filesystem, info), settings.path)
     return TableSource(settings, listing, partial(_columns, filesystem, settings))
+
+
+def open_frame(rows: Any, settings: DataSettings, weights: np.ndarray | None = None) -> TableSource:
+    """The rows of a table in memory, as `raydc.data.rows_of` takes one, with how much each counts; else as files are.
+
+    Raises DataError as `open_source` does.
+    """
+    table = to_arrow(table_of(rows))
+    if weights is not None:
+        if WEIGHTS in table.column_names:
+            raise DataError(f"the rows have a column {WEIGHTS}; name it data.weight_column, or call it otherwise")
+        table = table.append_column(WEIGHTS, pa.array(weights, pa.float64()))
+        settings = settings.model_copy(update={"weight_column": WEIGHTS})
+    listing = Listing((pafs.FileInfo(settings.path, pafs.FileType.File, mtime_ns=0, size=table.nbytes),), ({},))
+    return TableSource(settings, listing, lambda path, index: HeldColumns(table))
 
 
 def _columns(filesystem: pafs.FileSystem, settings: DataSettings, path: str, index: Index | None) -> ColumnFile:

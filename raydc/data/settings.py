@@ -1,7 +1,7 @@
 """What data to take and how."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BeforeValidator, PositiveInt, PrivateAttr, field_validator
@@ -11,8 +11,6 @@ from raydc.settings import Settings, public
 from raydc.utils.registries import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from raydc.data.encoding import Encoding
     from raydc.data.source import Source
 

@@ -90,8 +90,9 @@ def test_features_are_named_after_columns_and_have_one_unit(table: Source) -> No
     assert [table.name_of(i) for i in range(5)] == ["income", "plan=basic", "plan=free", "plan=pro", "plan=(other)"]
     assert units.one_unit(profile_rows(table), table)
     assert of("income", table, x).std() == pytest.approx(1, abs=1e-4)
-    assert of("joined", table, x)[:, 0].std() == pytest.approx(1, abs=1e-4)
-    np.testing.assert_allclose(np.square(of("joined", table, x)[:, 1:]).sum(axis=1), 2, rtol=1e-5)
+    joined = of("joined", table, x)
+    assert joined[:, 0].var() == pytest.approx(1 / 3, abs=1e-4)
+    np.testing.assert_allclose(np.square(joined[:, 1:]).sum(axis=1), 2 / 3, rtol=1e-5)
     assert of("note", table, x).var(axis=0).sum() == pytest.approx(1, abs=1e-4)
     plans = np.unique(of("plan", table, x), axis=0)
     apart = np.linalg.norm(plans[:, None] - plans[None], axis=2)

@@ -1,0 +1,62 @@
+"""From a raw file of mixed columns to its clusters: training, assignment, the model of the registry say the same."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from raydc.artifacts.model import ClusteringModel
+from raydc.cli.main import main
+from raydc.data import DataSettings
+from raydc.pipelines.assign import assign
+from raydc.report import facts, report
+from raydc.utils.storage import Store
+from tests.data.test_encoding import FRAME
+from tests.support import run_cases
+
+RAW = FRAME.assign(plan=FRAME["plan"].where(FRAME.index % 9 > 0)).drop(columns="nothing")
+
+
+def _clusters(folder: Path | str) -> np.ndarray:
+    found: np.ndarray = pd.read_parquet(folder).sort_values("row")["cluster"].to_numpy()
+    return found
+
+
+def test_a_raw_file_gets_the_clusters_of_its_training_again(tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    RAW.to_csv(data, index=False)
+    trained = run_cases.finished(tmp_path / "run", str(data), **run_cases.KMEANS, **{"data.label_column": "label"})
+    expected = _clusters(f"{trained}/assignments")
+    assign(trained, DataSettings(path=str(data)), str(tmp_path / "assigned"))
+    np.testing.assert_array_equal(_clusters(tmp_path / "assigned"), expected)
+    model = ClusteringModel.load(f"{trained}/model")
+    np.testing.assert_array_equal(model.predict(pd.read_csv(data)), expected)
+    np.testing.assert_array_equal(model.predict(RAW), expected)
+    RAW.to_json(tmp_path / "rows.jsonl", orient="records", lines=True, date_format="iso")
+    assign(trained, DataSettings(path=str(tmp_path / "rows.jsonl")), str(tmp_path / "lines"))
+    np.testing.assert_array_equal(_clusters(tmp_path / "lines"), expected)
+    found = facts.gather(Store(trained))
+    assert found.sample is not None and not found.missing and "plan=(missing)" in found.feature_names
+    assert "features.png" in report(trained, str(tmp_path / "page"))
+
+
+@pytest.mark.slow
+def test_workers_and_the_registry_say_the_same(tmp_path: Path) -> None:
+    data, uri = tmp_path / "rows.csv", f"sqlite:///{tmp_path}/mlflow.db"
+    RAW.to_csv(data, index=False)
+    clusters = []
+    for workers in ("0", "2"):
+        out = tmp_path / workers
+        line = ["train", "--data", str(data), "--method", "kmeans", "--n-clusters", "3", "--workers", workers]
+        assert main([*line, "--out", str(out), "--register", "customers", "--tracking-uri", uri]) == 0
+        clusters.append(_clusters(out / "assignments"))
+    np.testing.assert_array_equal(*clusters)
+    name = "models:/customers@champion"
+    line = ["assign", "--model", name, "--data", str(data), "--out", str(tmp_path / "assigned"), "--workers", "2"]
+    assert main([*line, "--tracking-uri", uri]) == 0
+    np.testing.assert_array_equal(_clusters(tmp_path / "assigned"), clusters[0])
+    mlflow.set_tracking_uri(uri)
+    served = mlflow.pyfunc.load_model(name)
+    np.testing.assert_array_equal(served.predict(pd.read_csv(data))["cluster"], clusters[0])
