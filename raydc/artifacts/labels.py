@@ -153,6 +153,11 @@ class LabelMap(Settings):
         found.cells  # noqa: B018 - complains of what cannot be done
         return found
 
+    def with_tree(self, joins: Sequence[tuple[int, int, float]]) -> "LabelMap":
+        """The map with a tree of the method's clusters: first, second and strength of each join."""
+        tree = tuple(Join(first=one, second=other, strength=strength) for one, other, strength in joins)
+        return LabelMap(given=self.given, names=self.names, free=self.free, joins=tree, revisions=self.revisions)
+
     def undone(self) -> "LabelMap":
         """The map before its last revision. ValueError if it has none."""
         if not self.revisions:

@@ -67,6 +67,7 @@ def write(facts: Facts, to: Store) -> list[str]:
         ),
         page.table(*_measures(facts)),
     ]
+    parts += _levels(facts)
     if summary.get("labels"):
         parts += [
             page.heading("Against known classes"),
@@ -162,6 +163,25 @@ def _verdict(facts: Facts) -> list[str]:
     """How far the clusters can be trusted, and by which rule; nothing where none was given."""
     verdict = facts.summary.get("verdict")
     return [] if verdict is None else [page.heading(words.told(verdict)), page.note(words.rule(verdict))]
+
+
+def _levels(facts: Facts) -> list[str]:
+    """What the tree of clusters joins at each level, and how stable that is; nothing where it was not measured."""
+    found, joins = facts.summary.get("levels") or {}, facts.model.labels.joins
+    if not found:
+        return []
+    rows = [
+        (int(level), f"{joins[-int(level)].first} and {joins[-int(level)].second}", value)
+        for level, value in found.items()
+    ]
+    return [
+        page.heading("The tree of clusters"),
+        page.note(
+            "raydc assign --level L joins the clusters to L of them, each called by its lowest number. Stability: how "
+            "alike the trees of random halves of the rows join them (adjusted Rand index); below .75 it may be chance."
+        ),
+        page.table(("level", "joined there", "stability"), rows),
+    ]
 
 
 def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from optuna.trial import TrialState
 
 from raydc.artifacts.model import ClusteringModel, Replica
-from raydc.metrics import clarity, stability
+from raydc.metrics import clarity, hierarchy, stability
 from raydc.pipelines import assign
 from raydc.search import criteria, selector
 from raydc.search.candidate import Candidate, Standing
@@ -250,6 +250,9 @@ def _write_model(
             Replica(_model(context, other).method, stability.names_in(labels, own, model.method.n_clusters))
             for other, labels in others[:WITNESSES]
         )
+    evidence = [hierarchy.of_neighbours(own, context.graph, model.method.n_clusters)]
+    evidence += [hierarchy.of_replica(own, labels, model.method.n_clusters) for _, labels in others]
+    model.renamed = model.labels.with_tree(hierarchy.tree(evidence))
     store.delete("model")
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)

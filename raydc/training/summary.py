@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydc.artifacts.model import relabel
 from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
-from raydc.metrics import clarity, external, graph, monitors
+from raydc.metrics import clarity, external, graph, hierarchy, monitors
 from raydc.training.worker_job import Job
 from raydc.utils.storage import Store
 
@@ -27,7 +28,10 @@ def assignments(store: Store) -> Iterator[pa.Table]:
 
 
 def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
-    """Write summary.json from what the workers wrote, and return it. Labels are read here, and nowhere before."""
+    """Write summary.json from what the workers wrote, and return it. Labels are read here, and nowhere before.
+
+    The model gets the tree of its clusters, which takes all of them.
+    """
     rows, membership, counts = job.profile.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
     chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
     positions = job.profile.positions(chosen)
@@ -57,6 +61,8 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
                 f"the clusters score {measures['score']:.4f} on the rows' neighbour graph, below the "
                 f"{initial['score']:.4f} of the first ones: prefer other settings, or a baseline such as ae_kmeans"
             )
+    joins = hierarchy.tree([hierarchy.of_neighbours(labels, reference, n_clusters)])
+    relabel(store / "model", lambda named: named.with_tree(joins))
     summary = {
         "rows": rows,
         "dropped": len(job.profile.dropped_rows),
@@ -67,6 +73,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         "reference": units.space_named(f"the rows, scaled ({scaling.kind})", drawn_rows),
         "initial": initial,
         "verdict": _verdict(drawn_rows, labels, n_clusters),
+        "levels": hierarchy.stability(labels, reference, joins),
         **_against_labels(job, source, store, n_clusters),
         "warnings": warnings,
         "notes": [*job.profile.notes],

@@ -221,6 +221,22 @@ def test_a_share_of_outliers_is_that_of_the_training_rows(kind, request, tmp_pat
     assert found.drop(columns="cluster").equals(whole.drop(columns="cluster"))
 
 
+def test_a_level_joins_the_clusters_of_the_models_tree(model, data, tmp_path, capsys):
+    joins = load(model).labels.joins
+    assert len(joins) == 2
+    wanted = ["assign", f"--model={model}", f"--data={data}", "--level=2"]
+    assert main([*wanted, f"--out={tmp_path / 'two'}"]) == 0 and "500 rows in 2 clusters" in capsys.readouterr().out
+    assign(model, DataSettings(path=data), str(tmp_path / "all"))
+    whole, found = (everything(tmp_path / name)["cluster"].to_numpy() for name in ("all", "two"))
+    first, second = sorted((joins[0].first, joins[0].second))
+    np.testing.assert_array_equal(found, np.where(whole == second, first, whole))
+    rows = pq.read_table(data).to_pandas()
+    assert load(model).assign(rows, Asked(level=2)).memberships.shape == (500, 2)
+    assert load(model).memberships(rows).shape == (500, 3)
+    assert main([*wanted[:3], "--level=4", f"--out={tmp_path / 'none'}"]) == DATA_ERROR
+    assert "level: expected 1 to 3 clusters, got 4" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_assignments_with_and_without_outliers_are_not_mixed(model, data, tmp_path, capsys):
     wanted = ["assign", f"--model={model}", f"--data={data}", f"--out={tmp_path / 'out'}"]
     assert main([*wanted, "--outliers=.05"]) == 0 and "rows labelled -1" in capsys.readouterr().out

@@ -81,6 +81,7 @@ def test_an_image_run(page_of_images):
 def test_the_page_needs_nothing_else_and_holds_every_picture(page_of_images):
     folder, files = page_of_images
     text = (folder / "index.html").read_text()
+    assert "The tree of clusters" in text and "--level L" in text
     links = Links()
     links.feed(text)
     assert len(links.found) == len(files) - 1
