@@ -25,7 +25,7 @@ from raydc.training.worker_job import in_process, prepare
 
 OWN = ("method", "n_clusters", "settings", "random_state")
 """Parameters that are no settings."""
-FIXED = {"training.workers": 0, "data.path": "memory", "output.out": "memory"}
+FIXED = {"training.workers": 0, "training.align_to": None, "data.path": "memory", "output.out": "memory"}
 """Settings of an estimator: it works in this process, on the rows it is given, and writes nothing."""
 
 

@@ -97,6 +97,8 @@ class Live:
             self.console.print(f"warning: {warning}", style="yellow")
         self.console.print(measures(summary))
         _places(self.console, paths)
+        if "aligned" in summary:
+            self.console.print(words.of_alignment(summary["aligned"]), soft_wrap=True, highlight=False)
         assert self.job is not None
         config, verdict = self.job.config, summary.get("verdict")
         step = words.after_training(
@@ -194,7 +196,8 @@ def _registered(paths: Mapping[str, str]) -> str | None:
 
 def measures(summary: dict[str, Any]) -> Table:
     """A finished run's measures, beside those of the labels when clustering began, and what each means."""
-    table = Table(title=f"{summary['found']} clusters of {min(summary['sizes'])} to {max(summary['sizes'])} rows")
+    sizes = [size for size in summary["sizes"] if size]
+    table = Table(title=f"{summary['found']} clusters of {min(sizes)} to {max(sizes)} rows")
     table.add_column("measure")
     table.add_column("final", justify="right")
     table.add_column("when clustering began", justify="right")

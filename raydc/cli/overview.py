@@ -33,7 +33,7 @@ COMMANDS = {
 """A line and an example of each command, in the order in which they are needed."""
 MATTER = {
     "method.n_clusters", "data.path", "data.columns", "data.label_column", "data.id_column", "training.workers",
-    "training.seed", "training.device", "output.out", "output.register_as", "output.tracking_uri",
+    "training.seed", "training.device", "training.align_to", "output.out", "output.register_as", "output.tracking_uri",
     # of a search
     "space", "n_clusters", "trials", "concurrent", "time_budget", "seed", "out", "register_as", "tracking_uri",
 }  # fmt: skip

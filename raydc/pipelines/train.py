@@ -13,10 +13,12 @@ import torch
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Shard
 from raydc.methods.base import Method
+from raydc.pipelines import follow
 from raydc.report import report
 from raydc.settings.schedule import Clustering, Phase
+from raydc.tracking.payloads import alignment_tags
 from raydc.tracking.tracker import RecordPending, Tracker, local_folder
-from raydc.training import checkpoint, streaming_kmeans
+from raydc.training import alignment, checkpoint, streaming_kmeans
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress
 from raydc.training.trainer import Interrupted, Run, Watch, begin, check, finished, run_name, train
@@ -43,11 +45,12 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
     MLflow could not be told: `raydc registry flush`, or the same command, tells it later.
     """
     run = check(config, Watch(note=view.note, stop=stop))
-    output = config.output
+    output, earlier = config.output, followed(run)
     tracker = Tracker(run.store, output.tracking_uri)
     with alone(run.store):
         run = replace(run, finished=finished(run.store, run.job))  # another process may have ended it just now
         record = begin(run)
+        follow.keep(earlier, run.store)
         tracker.start(output.experiment, run_name(run.job, record["id"]), record["id"], run.job.config.resolved())
         view.note(f"tracking store: {tracker.server}")
         view.start(run.job, phase_steps(run.job))
@@ -76,6 +79,15 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
         return summary
 
 
+def followed(run: Run) -> follow.Earlier | None:
+    """The earlier model whose ids a run is to keep; none where it keeps none, or its directory holds it already."""
+    job, uri = run.job, run.job.config.training.align_to
+    if uri is None or run.finished or run.store.exists(alignment.VERSION):
+        return None
+    allow_code = [job.config.method_name]
+    return follow.find(uri, job.shape, job.columns, job.config.output.tracking_uri, allow_code)
+
+
 def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
     """Report, files and model of a finished run, to be put into MLflow."""
     store, output = run.store, run.job.config.output
@@ -90,6 +102,7 @@ def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
     if output.register_as:
         tags = {"raydc.method": run.job.config.method_name, "raydc.score": str(summary["measures"]["score"])}
         tags["raydc.reference"] = summary["reference"].rpartition(" ")[2]
+        tags |= alignment_tags(summary.get("aligned"))
         tracker.register(output.register_as, tags)
 
 
@@ -125,6 +138,7 @@ def plan(config: RunConfig) -> RunPlan:
     Of a method whose rows are streamed, one row group is read and counted instead.
     """
     run = check(config)
+    followed(run)
     job, workers = run.job, max(config.training.workers, 1)
     streaming = streaming_kmeans.plan_of(job, "plan")
     if streaming is not None:

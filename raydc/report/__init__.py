@@ -60,6 +60,7 @@ def write(facts: Facts, to: Store) -> list[str]:
     parts = [
         page.warnings(summary.get("warnings") or []),
         *_verdict(facts),
+        *([page.note(words.of_alignment(summary["aligned"]))] if "aligned" in summary else []),
         page.table(("what", "value"), _about(facts)),
         page.heading("Measures without labels"),
         page.note(
@@ -88,7 +89,7 @@ def write(facts: Facts, to: Store) -> list[str]:
 def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
     """Name, caption and drawing of each picture, in the order of the page."""
     summary, model, sample = facts.summary, facts.model, facts.sample
-    n_clusters, images = int(summary["n_clusters"]), len(model.shape) == 3
+    n_clusters, images = len(summary["sizes"]), len(model.shape) == 3
     found: list[tuple[str, str, Callable[[], Figure]]] = []
     if sample is not None:
         space = sample.rows if sample.embedding is None else sample.embedding

@@ -143,6 +143,21 @@ def after_assignment(summary: Mapping[str, Any]) -> str:
     return f"{where}; leave out rows with a distance above .99 where wrong clusters do harm"
 
 
+def of_alignment(aligned: Mapping[str, Any]) -> str:
+    """What became of the clusters of an earlier model."""
+    kept, lost = aligned["kept"], aligned["died"]
+    least = f" (overlap {rounded(min(kept.values()))} or more)" if kept else ""
+    parts = [f"{len(kept)} of {counted(len(kept) + len(lost), 'cluster')} of {aligned['to']} keep their ids{least}"]
+    parts += [f"new: {named(aligned['new'])}"] if aligned["new"] else []
+    parts += [f"gone: {named(lost)}"] if lost else []
+    parts += [f"{cluster} fell into {named(others)}" for cluster, others in aligned["split"].items()]
+    parts += [f"{named(others)} came together in {cluster}" for cluster, others in aligned["merged"].items()]
+    least = percent(aligned["threshold"])
+    return (
+        f"{'; '.join(parts)} (the same: {least} of the rows of either, or more, are of both; {aligned['rows']:,} rows)"
+    )
+
+
 def _labelled(summary: Mapping[str, Any]) -> str:
     """How many rows have the label -1, and why; nothing where none has and none was asked for."""
     share = summary["asked"]["outliers"]

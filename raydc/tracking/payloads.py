@@ -84,6 +84,19 @@ def summary_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(v) for name, v in named.items() if isinstance(v, (int, float))}
 
 
+def alignment_tags(aligned: Mapping[str, Any] | None) -> dict[str, str]:
+    """Tags of a version that keeps an earlier one's ids: which stayed, with their overlap, and what others became."""
+    if aligned is None:
+        return {}
+    kept = ", ".join(f"{cluster} ({overlap:.2f})" for cluster, overlap in aligned["kept"].items())
+    tags = {"raydc.aligned_to": aligned["to"], "raydc.kept": kept or "none"}
+    tags |= {f"raydc.{what}": ", ".join(map(str, aligned[what])) for what in ("new", "died") if aligned[what]}
+    for what in ("split", "merged"):
+        moves = [f"{cluster}: {', '.join(map(str, others))}" for cluster, others in aligned[what].items()]
+        tags |= {f"raydc.{what}": "; ".join(moves)} if moves else {}
+    return tags
+
+
 def beats(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     """Whether a model's evidence (tags) beats a champion's by more than the replicas' spread, on the same rows."""
     if not_comparable(ours, theirs):

@@ -30,6 +30,7 @@ SHORT = {
     "workers": "training.workers",
     "seed": "training.seed",
     "init-from": "training.init_from",
+    "align-to": "training.align_to",
     "out": "output.out",
     "register": "output.register_as",
     "tracking-uri": "output.tracking_uri",
@@ -93,6 +94,9 @@ class Training(Settings):
     init_from: Annotated[str, AfterValidator(public)] | None = None
     """A finished run's output directory, whose network, as it ended, replaces this run's pretraining: that of ae_kmeans
     ends pretrained."""
+    align_to: Annotated[str, AfterValidator(public)] | None = None
+    """An earlier model, such as models:/digits@champion or a model's folder, whose ids and names clusters keep that are
+    the same: at least half of the rows of either are those of both."""
 
     @model_validator(mode="after")
     def _nothing_without_workers(self) -> Self:

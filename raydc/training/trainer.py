@@ -16,7 +16,7 @@ from typing import Any
 from raydc.data import DataError, changes, dropped_table, opened
 from raydc.distributed import ray_cluster
 from raydc.settings import SettingsError, differences, flatten
-from raydc.training import streaming_kmeans, worker_job
+from raydc.training import alignment, streaming_kmeans, worker_job
 from raydc.training.checkpoint import CheckpointError
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress, TrainingDiverged
@@ -115,13 +115,14 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
     if job.profile.dropped and not store.exists("dropped.csv"):
         source = job.source or opened(job.config.data, job.profile.fingerprint)
         store.write_text("dropped.csv", dropped_table(source, job.profile))
+    alignment.withdraw(store)
     status = _status(job, store, watch, record["id"])
     record["seconds"] += time.time() - started
     record["status"] = status
     if status == "interrupted":
         store.write_text("run.json", json.dumps(record, indent=1))
         raise Interrupted(f"saved in {store.root}; the same command goes on from there")
-    summary = summarise(job, store, record["seconds"])
+    summary = alignment.apply(job, store, summarise(job, store, record["seconds"]))
     store.write_text("run.json", json.dumps(record, indent=1))
     store.delete("checkpoints")
     return summary

@@ -369,10 +369,11 @@ def trusted(*values: np.ndarray | None) -> dict[str, pa.Array]:
     }
 
 
-def write_assignments(store: Store, name: str, columns: dict[str, Any]) -> None:
-    """A file of assignments, with checksums in its pages."""
+def write_assignments(store: Store, name: str, columns: dict[str, Any], about: dict[str, Any] | None = None) -> None:
+    """A file of assignments, with checksums in its pages, and what it says of itself."""
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, write_page_checksum=True)
+    table = pa.table(columns).replace_schema_metadata({"raydc": json.dumps(about or {})})
+    pq.write_table(table, buffer, write_page_checksum=True)
     store.write_bytes(name, buffer.getvalue())
 
 
