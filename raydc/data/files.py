@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 from raydc.data.arrow import ArrowColumns, OrcColumns
 from raydc.data.columnar import ColumnFile
 from raydc.data.delimited import CsvRows, Index, JsonRows, LineColumns
-from raydc.data.formats import table_of
+from raydc.data.formats import format_of
 from raydc.data.parquet import ParquetColumns
 
 
@@ -26,7 +26,7 @@ def open_columns(
     `index` what an earlier opening of a file of lines found. Raises DataError and pyarrow's errors if it cannot be
     read.
     """
-    kind = table_of(path)
+    kind = format_of(path)
     if kind == "CSV":
         return LineColumns(filesystem, path, CsvRows, partial(CsvRows.begin, nulls=nulls), types, index)
     if kind == "JSON Lines":

@@ -7,9 +7,12 @@ ARROW = (".feather", ".arrow", ".ipc")
 ORC = (".orc",)
 TABLES = {"Parquet": PARQUET, "CSV": CSV, "JSON Lines": JSON_LINES, "Arrow": ARROW, "ORC": ORC}
 """Files of rows in columns, by what their names end in."""
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+FORMATS = {**TABLES, "images": IMAGES}
+"""Files that a folder of rows may hold; the first that one holds are its rows if they are Parquet."""
 READ = (
     f"raydc reads Parquet ({', '.join(PARQUET)}), CSV (.csv, .tsv, also .gz), JSON Lines (.jsonl, .ndjson), Arrow "
-    f"({', '.join(ARROW)}), ORC, .npy, .npz with X, and SciPy's sparse .npz"
+    f"({', '.join(ARROW)}), ORC, pictures ({', '.join(IMAGES)}), .npy, .npz with X, and SciPy's sparse .npz"
 )
 FRAME = '.to_parquet("rows.parquet", index=False)'
 CONVERSIONS = {
@@ -20,7 +23,7 @@ CONVERSIONS = {
     ("mat",): 'numpy.save("rows.npy", scipy.io.loadmat(PATH)[NAME])',
     ("pt", "pth"): 'numpy.save("rows.npy", torch.load(PATH, weights_only=True).numpy())',
     ("safetensors",): 'numpy.save("rows.npy", safetensors.numpy.load_file(PATH)[NAME])',
-    ("png", "jpg", "jpeg", "bmp", "tif", "tiff"): 'numpy.save("rows.npy", numpy.stack([... a picture each ...]))',
+    ("bmp", "gif", "heic"): 'numpy.save("rows.npy", numpy.stack([... a picture each ...]))',
 }
 """What makes a file that is read, by suffix."""
 PICKLES = ("pkl", "pickle", "joblib", "pkl.gz")
@@ -46,7 +49,7 @@ def conversion(path: str) -> str:
     return f"{READ}; convert it: {found.replace('PATH', repr(path))}" if found else f"{READ}; write the rows as such"
 
 
-def table_of(path: str) -> str | None:
-    """Which of TABLES a file is by its name; None for others."""
+def format_of(path: str) -> str | None:
+    """Which of FORMATS a file is by its name; None for others."""
     name = path.lower()
-    return next((kind for kind, suffixes in TABLES.items() if name.endswith(suffixes)), None)
+    return next((kind for kind, suffixes in FORMATS.items() if name.endswith(suffixes)), None)

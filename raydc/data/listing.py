@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raydc.data.formats import TABLES, conversion, suffix_of, table_of
+from raydc.data.formats import FORMATS, conversion, format_of, suffix_of
 from raydc.data.source import DataError
 
 LOGS = {
@@ -32,6 +32,8 @@ class Listing:
     files: tuple[pafs.FileInfo, ...]
     partitions: tuple[dict[str, str | None], ...]
     """Of each file the values that its folders' names (key=value) give."""
+    format: str = "Parquet"
+    """Of all files, as FORMATS calls it."""
     notes: tuple[str, ...] = ()
 
 
@@ -43,7 +45,7 @@ def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
     of them count; OSError of the file system.
     """
     if info.type == pafs.FileType.File:
-        return Listing((info,), ({},))
+        return Listing((info,), ({},), format_of(info.path) or "Parquet")
     root, local = info.path.rstrip("/"), isinstance(filesystem, pafs.LocalFileSystem)
     if local:
         paths, again = _walked(root)
@@ -52,11 +54,11 @@ def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
         paths, again = [each.path for each in found if each.type == pafs.FileType.File], []
     _refuse_log(filesystem, root, [path[len(root) + 1 :] for path in paths])
     shown = sorted(path for path in paths if not any(map(_hidden, path[len(root) + 1 :].split("/"))))
-    kinds = [table_of(path) for path in shown]
-    readable = [kind for kind in TABLES if kind in kinds]
+    kinds = [format_of(path) for path in shown]
+    readable = [kind for kind in FORMATS if kind in kinds]
     if not readable:
         seen = f"{len(shown)} other files, such as {shown[0]}; {conversion(_usual(shown))}" if shown else "nothing"
-        raise DataError(f"{info.path}: no files of rows ({', '.join(TABLES)}) in it, but {seen}")
+        raise DataError(f"{info.path}: no files of rows ({', '.join(FORMATS)}) in it, but {seen}")
     if len(readable) > 1 and readable[0] != "Parquet":
         raise DataError(f"{info.path}: holds files of {' and '.join(readable)}; put rows of one format into a folder")
     rows = [path for path, kind in zip(shown, kinds, strict=True) if kind == readable[0]]
@@ -67,7 +69,7 @@ def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
     if others:
         notes.append(f"not read, as they are no {readable[0]}: {len(others)} files, such as {others[0]}")
     partitions = tuple(_partition(path[len(root) + 1 :]) for path in rows)
-    return Listing(tuple(filesystem.get_file_info(rows)), partitions, tuple(notes))
+    return Listing(tuple(filesystem.get_file_info(rows)), partitions, readable[0], tuple(notes))
 
 
 def partition_fields(partitions: Sequence[dict[str, str | None]]) -> list[pa.Field]:
@@ -113,7 +115,7 @@ def _walked(root: str) -> tuple[list[str], list[str]]:
         try:
             about = os.stat(path)
         except FileNotFoundError as error:
-            if table_of(path):
+            if format_of(path):
                 raise DataError(f"{path}: is a link to {os.path.realpath(path)}, where nothing is") from error
             continue
         if (place := (about.st_dev, about.st_ino)) in seen:

@@ -50,6 +50,10 @@ def open_source(settings: DataSettings) -> Source:
     if info.type == pafs.FileType.File and inner.lower().endswith((".npy", ".npz")):
         return open_array(settings, filesystem, info)
     listing = careful(partial(listed, filesystem, info), settings.path)
+    if listing.format == "images":
+        from raydc.data.images import ImageSource  # here, as few rows are pictures and Pillow takes time
+
+        return ImageSource(settings, filesystem, listing)
     return TableSource(settings, listing, partial(_columns, filesystem, settings))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BeforeValidator, PositiveInt, PrivateAttr, field_validator
 
-from raydc.data.formats import TABLES
+from raydc.data.formats import FORMATS
 from raydc.settings import Settings, public
 from raydc.utils.registries import Registry
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SOURCES: "Registry[Callable[[DataSettings], Source]]" = Registry("raydc.sources", "source")
 """Sources of rows that others add: NAME opens the paths NAME and NAME://..., and .NAME those that end so."""
 SCHEMES = ("digits", "file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
-TAKEN = (*SCHEMES, ".npy", ".npz", *(suffix for suffixes in TABLES.values() for suffix in suffixes))
+TAKEN = (*SCHEMES, ".npy", ".npz", *(suffix for suffixes in FORMATS.values() for suffix in suffixes))
 """Names that sources of others cannot have: what raydc opens itself."""
 ScalingKind = Literal["none", "power", "centred", "standard", "unit", "unit_each", "symmetric", "symmetric_each"]
 Kind = Literal["number", "category", "text", "date"]
@@ -47,8 +47,8 @@ class DataSettings(Settings):
     """Where the rows are, which columns are features, and what happens to them before a network sees them."""
 
     path: Annotated[str, AfterValidator(public)]
-    """Rows: Parquet, CSV, JSON Lines, Arrow or ORC (a file or a folder of them), .npy, .npz (X, optional y), SciPy's
-    sparse .npz, a URI of one, or digits."""
+    """Rows: Parquet, CSV, JSON Lines, Arrow, ORC (a file or a folder of them), a folder of pictures, .npy, .npz (X,
+    optional y), SciPy's sparse .npz, a URI of one, or digits."""
     columns: Annotated[tuple[str, ...] | None, BeforeValidator(_columns)] = None
     """Feature columns by name: a,b,c, and a name that holds a comma in double quotes: '"a,b",c'; auto: all numbers,
     truth values, dates and texts that do not look like a label, an id or an index."""
@@ -60,7 +60,8 @@ class DataSettings(Settings):
     weight_column: str | None = None
     """Column of how much each row counts, 0 or more, in a method that takes weights (kmeans); never a feature."""
     shape: Annotated[tuple[PositiveInt, ...] | None, BeforeValidator(_parts)] = None
-    """Shape of a row that is an image: height,width or channels,height,width; by default as the data say."""
+    """Shape of a row that is an image: height,width or channels,height,width; by default as the data say. Pictures in a
+    folder are brought to it (32,32)."""
     types: Annotated[tuple[str, ...], BeforeValidator(_types)] = ()
     """What columns are, where values are not to tell: country=category,note=text; number, category, text or date."""
     missing: Missing = "error"
