@@ -188,6 +188,13 @@ class Encoding:
         return np.array([feature.endswith(f"={OTHER}") for feature in self.features])
 
     @cached_property
+    def amounts(self) -> np.ndarray:
+        """bool [D], features that are a column's numbers."""
+        return np.array(
+            [column.code.kind == "number" and not i for column in self.columns for i in range(len(column.features))]
+        )
+
+    @cached_property
     def digest(self) -> str:
         """sha256 of all of it."""
         return hashlib.sha256(b"".join(self.files().values())).hexdigest()

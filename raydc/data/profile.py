@@ -6,7 +6,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from zipfile import BadZipFile
@@ -20,6 +20,10 @@ from raydc.data.sketch import KEPT, Ids
 from raydc.data.source import HUGE, Block, DataError, Piece, RowsChanged, Source, bytes_of, changes, usable
 
 SHOWN = 5
+TAIL = 20.0
+"""Standard deviations from the mean from which on a value decides clusters by itself."""
+COMPARED = 256
+"""Columns up to which it is looked whether two are the same."""
 FINE = 1e-150
 """Spreads up to this are not scaled: their squares are no numbers any more."""
 
@@ -79,6 +83,8 @@ class DataProfile:
     """Ids that were looked at, and those of them that name several rows; 0 where the data have none."""
     empty: dict[str, tuple[str, ...]]
     """Columns without a usable value in any row of a file, by file; of files whose rows are all left out."""
+    same: tuple[tuple[int, int], ...]
+    """Features that have the values of an earlier one in all rows, and that one; in tables of columns alone."""
     eps: float
     """Relative rounding of the values as they are stored."""
     notes: tuple[str, ...]
@@ -185,6 +191,8 @@ class Seen:
     """The largest of their weights as it is stored; infinite where rows have none, or none can be used."""
     empty: tuple[str, ...]
     """Columns without a usable value in any row."""
+    columns: tuple[int, ...] = ()
+    """CRC-32 of each feature's values, of tables of few columns."""
 
 
 def look(source: Source, piece: Piece) -> Seen:
@@ -206,7 +214,13 @@ def look(source: Source, piece: Piece) -> Seen:
         ids=Ids.of(ids) if source.identified else None,
         heaviest=np.inf if weights is None or not len(weights) else float(weights.max()),
         empty=() if bad is None or len(rows) < piece.rows else _empty(source, block, bad),
+        columns=_columns(x) if source.kind == "table" and 1 < len(source.columns) and x.shape[1] <= COMPARED else (),
     )
+
+
+def _columns(x: np.ndarray) -> tuple[int, ...]:
+    """CRC-32 of each column of rows [n, D]."""
+    return tuple(zlib.crc32(column.data) for column in np.ascontiguousarray(x.T))
 
 
 def _empty(source: Source, block: Block, bad: np.ndarray) -> tuple[str, ...]:
@@ -232,12 +246,14 @@ def profile_rows(
     moments = Moments.of(np.zeros((0, source.n_features)))
     ids: Ids | None = None
     heaviest, empty = 0.0, dict[str, list[str]]()
+    columns: list[tuple[int, ...]] = []
     for piece, one in zip(source.pieces, seen or (look(source, piece) for piece in source.pieces), strict=True):
         gone.append(one.bad)
         faults += one.faults[: SHOWN - len(faults)]
         empty[piece.file] = [name for name in empty.get(piece.file, one.empty) if name in one.empty]
         if one.moments.count:
             checksums.append(one.checksum)
+            columns.append(one.columns)
             moments = moments.merged(one.moments)
             heaviest = max(heaviest, one.heaviest)
             ids = one.ids if ids is None or one.ids is None else ids.merged(one.ids)
@@ -259,7 +275,15 @@ def profile_rows(
         moments.squares / moments.count,
         (0, 0) if ids is None else (len(ids.hashes), ids.repeated),
         without,
+        _same(columns),
     )
+
+
+def _same(columns: Sequence[tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
+    """Features whose checksums are those of an earlier one in all pieces, and that one."""
+    first: dict[tuple[int, ...], int] = {}
+    found = [(feature, first.setdefault(sums, feature)) for feature, sums in enumerate(zip(*columns, strict=True))]
+    return tuple((feature, earlier) for feature, earlier in found if feature != earlier)
 
 
 def _require_weight(source: Source, heaviest: float) -> None:
@@ -285,6 +309,7 @@ def _profiled(
     variance: np.ndarray,
     ids: tuple[int, int],
     empty: dict[str, tuple[str, ...]],
+    same: tuple[tuple[int, int], ...],
 ) -> DataProfile:
     groups: list[RowBlock] = []
     pieces: list[Piece] = []
@@ -311,6 +336,7 @@ def _profiled(
         variance=variance,
         ids=ids,
         empty=empty,
+        same=same,
         eps=float(np.finfo(np.float32 if source.dtype in (np.float32, np.float16) else np.float64).eps),
         notes=(),
     )
@@ -325,6 +351,7 @@ def written(found: DataProfile) -> bytes:
         "dropped": [asdict(fault) for fault in found.dropped],
         "ids": found.ids,
         "empty": found.empty,
+        "same": found.same,
     }
     file = io.BytesIO()
     np.savez(
@@ -350,12 +377,13 @@ def recalled(data: bytes, source: Source) -> DataProfile | None:
             if about["fingerprint"] != source.fingerprint or about["times"] != source.times:
                 return None
             (known, repeated), empty = about["ids"], {file: tuple(names) for file, names in about["empty"].items()}
+            same = tuple((feature, earlier) for feature, earlier in about["same"])
             faults = [Fault(**fault) for fault in about["dropped"]]
             checksums, span = kept["checksums"].tolist(), (kept["lowest"], kept["highest"])
             dropped_rows, mean, variance = kept["dropped_rows"], kept["mean"], kept["variance"]
     except (BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError):
         return None
-    return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, (known, repeated), empty)
+    return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, (known, repeated), empty, same)
 
 
 def require(found: DataProfile, n_clusters: int | None, workers: int) -> None:
@@ -506,4 +534,26 @@ def _with_notes(source: Source, found: DataProfile) -> DataProfile:
             f"{stored}, as they are stored, keeps few digits of {source.some(coarse)}: far from 0 for their spread; "
             "subtract an offset before they are stored"
         )
-    return replace(found, notes=tuple(notes))
+    return replace(found, notes=(*notes, *_oddities(source, found)))
+
+
+def _oddities(source: Source, found: DataProfile) -> Iterator[str]:
+    """What is odd of columns of a table: a few values that outweigh all others, and columns that are there twice."""
+    changing = ~found.constant
+    if doubled := [(feature, earlier) for feature, earlier in found.same if changing[feature]]:
+        named = ", ".join(f"{source.name_of(one)} is {source.name_of(other)}" for one, other in doubled[:SHOWN])
+        more = f" and {len(doubled) - SHOWN} more" if len(doubled) > SHOWN else ""
+        yield f"the same in all rows, and so counted twice: {named}{more}; leave one of each out"
+    if source.kind != "table" or len(source.columns) < 2:
+        return
+    amounts = changing & ~((found.lowest == 0) & (found.highest == 1))  # rare truth values are no amounts
+    if source.encoding is not None:
+        amounts &= source.encoding.amounts
+    beyond = np.maximum(found.highest - found.mean, found.mean - found.lowest) / np.sqrt(
+        found.variance, where=changing, out=np.ones_like(found.variance)
+    )
+    if (far := amounts & (beyond > TAIL)).any():
+        yield (
+            f"heavy tails: values of {source.some(far)} lie up to {beyond[far].max():,.0f} standard deviations from "
+            "the mean, and a few such rows may be clusters of their own; write amounts as logarithms"
+        )

@@ -26,6 +26,8 @@ from raydc.data import (
     require,
     require_same,
 )
+from raydc.data.profile import recalled
+from raydc.data.profile import written as as_written
 from raydc.data.scaling import Scaling
 from raydc.training.config import RunConfig
 from raydc.training.trainer import check, train
@@ -321,3 +323,21 @@ def test_weights_of_an_archive_and_of_memory(tmp_path: Path) -> None:
         assert shard.weights is not None and shard.weights.tolist() == [1, 2, 3]
     with pytest.raises(DataError, match=r"weights has shape \(2,\), expected one value for each of 3 rows"):
         ArraySource(np.eye(3), weights=[1, 2])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_heavy_tails_and_columns_that_are_there_twice_are_noted(mixed: bool, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    table = {"a": draw.normal(size=3000), "amount": draw.normal(size=3000), "flag": (np.arange(3000) == 7).astype(int)}
+    table["amount"][5] = 1e4
+    table |= {"copy": table["a"], "other": draw.permutation(table["a"])}
+    if mixed:
+        table["plan"] = np.array(["free", "pro", "rare"])[np.where(np.arange(3000) == 9, 2, np.arange(3000) % 2)]
+    source = written(table, tmp_path, 700)
+    found = profile_rows(source)
+    said = "\n".join(found.notes)
+    assert "the same in all rows, and so counted twice: copy is a;" in said
+    far = "amount, flag" if mixed else "amount"  # standard scores of a rare truth value are as far
+    assert f"heavy tails: values of {far} lie up to 5" in said
+    again = recalled(as_written(found), source)
+    assert again is not None and again.notes == found.notes and again.same == found.same
