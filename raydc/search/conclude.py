@@ -138,6 +138,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         "null": {"columns": band.columns, "gaussian": band.gaussian},
         "notes": notes,
         "reference": context.reference_name,
+        "view": context.space.why,
         "baselines": [str(point["method.name"]) for point in finished.first],
         "trials": [
             _entry(record, len(finished.first)) | {"finalist": record.number in finished.replicas}

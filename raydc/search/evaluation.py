@@ -28,6 +28,7 @@ from raydc.data import (
 from raydc.data.source import dense
 from raydc.distributed import ray_cluster
 from raydc.metrics import graph
+from raydc.search.reference import Reference, of_embedding, of_rows
 from raydc.search.settings import TuneSettings
 from raydc.search.space import method_settings
 from raydc.settings import unflatten
@@ -74,9 +75,8 @@ class Context:
     """[n, D], the evaluation rows as stored."""
     ids: NDArray[Any]
     """[n], theirs."""
-    reference: NDArray[np.float32]
-    """[n, F], the space in which neighbours count."""
-    graph: graph.NeighbourGraph
+    space: Reference
+    """Where neighbours count, and their graph."""
     scalings: Mapping[ScalingKind, ScalingKind]
     """What suits these rows in place of a method's usual scaling."""
 
@@ -90,10 +90,19 @@ class Context:
         return self.profile.positions(self.chosen)
 
     @property
+    def reference(self) -> NDArray[np.float32]:
+        """[n, F], the evaluation rows in the space in which neighbours count."""
+        return self.space.rows
+
+    @property
+    def graph(self) -> graph.NeighbourGraph:
+        """Of neighbours in that space."""
+        return self.space.graph
+
+    @property
     def reference_name(self) -> str:
         """Which space that is, with a hash: scores of another space are not comparable."""
-        name = self.settings.reference or f"the rows, scaled ({self.scalings['power']})"
-        return units.space_named(name, self.reference)
+        return units.space_named(self.space.name, self.reference)
 
     @property
     def reference_digest(self) -> str:
@@ -148,27 +157,32 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     trained = round(found.rows * settings.subsample)
     if trained < most:
         raise DataError(f"{found.rows} rows, of which replicas take {trained}, cannot form {most} clusters")
-    chosen = np.unique(np.linspace(0, found.rows - 1, min(settings.evaluation_rows, found.rows)).astype(np.int64))
-    if len(chosen) < most * (least := graph.least_rows(len(chosen), most, settings.allow_rare)):
+    chosen = drawn(found.rows, settings.evaluation_rows, seed_of(settings.seed, "evaluation rows"))
+    if len(chosen) < most:
         raise DataError(
-            f"{len(chosen)} evaluation rows cannot form {most} clusters of the {least} rows that one must have to be "
-            f"scored; take evaluation_rows={most * least} or more, fewer clusters, or allow_rare"
+            f"{len(chosen)} evaluation rows cannot form {most} clusters; take more of them (evaluation_rows), or fewer "
+            "clusters"
         )
-    if len(chosen) <= settings.neighbours:
-        raise DataError(f"{found.rows} rows are too few for a graph of {settings.neighbours} neighbours")
     rows, ids = stored_rows(source, found, chosen)
+    seed = seed_of(settings.seed, "views")
     if settings.reference is None:
-        reference = units.reference(found, source).apply(rows).numpy()
+        scaling = units.reference(found, source)
+        space = of_rows(scaling.apply(rows).numpy(), rows, scaling.kind, settings.neighbours, seed)
     else:
-        reference = _embedding(settings.reference, found.rows, chosen)
+        given = _embedding(settings.reference, found.rows, chosen)
+        space = of_embedding(given, settings.reference, settings.neighbours, seed)
     settings = settings.model_copy(update={"data": source.settings, "out": Store(settings.out).root})
-    built = graph.neighbour_graph(reference, settings.neighbours)
     scalings = {usual: units.suited("auto", usual, found, source) for usual in units.APART}
     asked = settings.data.scaling
     told = units.remarks(asked, scalings["power"] if asked == "auto" else asked, found, source)
-    found = replace(found, notes=(*found.notes, *told))
+    found = replace(found, notes=(*found.notes, *told, *space.warnings))
     read = (source.shape, tuple(source.columns), source.identified)
-    return Context((*loaded(), *registered()), settings, found, *read, chosen, rows, ids, reference, built, scalings)
+    return Context((*loaded(), *registered()), settings, found, *read, chosen, rows, ids, space, scalings)
+
+
+def drawn(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
+    """Ascending positions of at most as many rows, at random: evenly spaced ones alias where rows are periodic."""
+    return np.sort(np.random.default_rng(seed).permutation(n_rows)[:most])
 
 
 def stored_rows(source: Source, found: DataProfile, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -65,6 +65,7 @@ def _about(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("noise reaches", max(band[1] for band in summary["null"].values())),
         ("structure", "yes" if summary["structure"] else "no"),
         ("neighbours counted in", summary["reference"]),
+        ("why in that space", summary["view"]),
         ("trainings", cost["trainings"]),
         ("seconds of trials", cost["seconds of trials"]),
         ("seconds of replicas", cost["seconds of replicas"]),

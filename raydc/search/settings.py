@@ -85,14 +85,12 @@ class TuneSettings(Settings):
     """Share of the trials, the best ones, that get replicas; five at least."""
     early_stopping: bool = True
     """Stop the worse half of a method's trials at .3, and again at .6, of their training; two thirds of all at most."""
-    allow_rare: bool = False
-    """Whether a cluster may have less than a tenth of its even share of rows."""
     evaluation_rows: int = Field(4000, ge=20, le=20000)
-    """Rows at most, evenly spaced, on which every trial is scored."""
-    neighbours: int = Field(15, ge=1)
+    """Rows at most, drawn at random by the seed, on which every trial is scored."""
+    neighbours: int = Field(8, ge=1)
     """Neighbours of a row in the graph that scores are taken on."""
     reference: str | None = None
-    """A .npy file with an embedding [N, F] of the rows, in whose space neighbours count; default: the scaled rows."""
+    """A .npy file with an embedding [N, F] of the rows, in whose space neighbours count; by default a view of them."""
     study: str | None = None
     """Where Optuna keeps the study: a database URL, or the path of a journal file; default: sqlite under --out."""
     out: str

@@ -24,7 +24,7 @@ from raydc.methods.base import Method, in_batches
 from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
 from raydc.metrics.stability import nearest_neighbours
-from raydc.search.evaluation import Context, Labels, Task
+from raydc.search.evaluation import Context, Labels, Task, drawn
 from raydc.training import worker_job
 from raydc.training.loop import Loop, Progress, TrainingDiverged
 from raydc.training.placement import NoRoom
@@ -67,7 +67,7 @@ class Record:
     """The neighbour score: Q / (1 - sum p^2)^(1/4), or the worst."""
     measures: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    """Why it was guarded, stopped or failed."""
+    """Why it was guarded, stopped or failed; of a finished one what looks collapsed."""
     history: list[list[float]] = field(default_factory=list)
     """Score at each tenth of training."""
     n_clusters: int = 0
@@ -278,20 +278,18 @@ def _features(method: Method, x: Tensor, device: torch.device) -> NDArray[np.flo
 
 
 def _judge(context: Context, record: Record, labels: Labels, features: NDArray[np.float32] | None) -> None:
-    """Guards, then the score; labels and features of the evaluation rows are kept beside the record."""
+    """Guards, then the score; labels and features of the evaluation rows are kept beside the record.
+
+    A trial that guards pass may still have remarks among its problems.
+    """
     n_clusters = max(record.n_clusters, int(labels.max()) + 1)
     record.n_clusters = n_clusters
     kept = features if features is not None and features.shape[1] <= WIDEST_FEATURES else None
-    record.problems = graph.guards(
-        labels,
-        n_clusters,
-        loss=record.loss,
-        embeddings=kept,
-        allow_rare=context.settings.allow_rare,
-    )
+    refused = graph.guards(labels, loss=record.loss, embeddings=kept)
+    record.problems = refused or graph.remarks(labels, n_clusters, kept)
     record.measures = measures(context, labels)
-    record.status = "guarded" if record.problems else "finished"
-    record.score = WORST_SCORE if record.problems else record.measures["neighbour_score"]
+    record.status = "guarded" if refused else "finished"
+    record.score = WORST_SCORE if refused else record.measures["neighbour_score"]
     record.history.append([RUNGS, record.score])
     store = context.store / record.folder
     store.write_bytes("labels.npy", _bytes(labels.astype(np.int32)))
@@ -324,7 +322,7 @@ def ward(context: Context, task: Task) -> Labels:
     """Ward's clusters (Ward, JASA 1963) of a sample of the evaluation rows; others as their nearest neighbours."""
     keep = np.flatnonzero(context.kept(task)[context.chosen])
     if len(keep) > WARD_ROWS:
-        keep = keep[np.unique(np.linspace(0, len(keep) - 1, WARD_ROWS).astype(np.int64))]
+        keep = keep[drawn(len(keep), WARD_ROWS, context.seed(task, "ward"))]
     found = AgglomerativeClustering(_asked(task)).fit_predict(context.reference[keep]).astype(np.int64)
     return _spread(context, keep, found)
 

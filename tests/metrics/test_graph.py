@@ -11,14 +11,18 @@ from raydc.metrics.graph import (
     WORST_SCORE,
     NeighbourGraph,
     agreement,
+    distinct,
     guards,
     kappa,
     modularity,
+    nearest,
     neighbour_graph,
     neighbour_score,
     null_band,
     null_rows,
     null_scores,
+    of_neighbours,
+    remarks,
     stability_score,
 )
 
@@ -45,6 +49,26 @@ def test_graph_equals_sorted_distances():
 def test_equal_rows_are_no_neighbours_of_themselves():
     graph = neighbour_graph(np.zeros((5, 2)), 2)
     assert (graph.left < graph.right).all()
+
+
+def test_a_mutual_graph_has_the_edges_that_both_ends_name():
+    near = nearest(LINE, 1)
+    assert near.ravel().tolist() == [1, 0, 1, 4, 3, 4]
+    graph = of_neighbours(near, mutual=True)
+    assert list(zip(graph.left.tolist(), graph.right.tolist(), strict=True)) == [(0, 1), (3, 4)]
+
+
+def test_distinct_rows_are_the_first_of_equal_ones_and_not_zero():
+    rows = np.array([[0.0, 0.0], [1.0, 2.0], [0.0, -0.0], [1.0, 2.0], [-0.0, 3.0], [0.0, 3.0]])
+    assert distinct(rows).tolist() == [1, 4]
+
+
+def test_rows_that_are_not_kept_have_no_edge_and_do_not_count():
+    kept = np.array([0, 1, 2, 4, 5])
+    graph = neighbour_graph(LINE, 1, kept)
+    assert list(zip(graph.left.tolist(), graph.right.tolist(), strict=True)) == [(0, 1), (1, 2), (4, 5)]
+    for label in (0, 1, 7):
+        assert modularity([0, 0, 0, label, 1, 1], graph) == pytest.approx(1 - (0.6**2 + 0.4**2))
 
 
 def test_graph_refuses_too_few_rows():
@@ -105,34 +129,51 @@ def test_final_score():
     assert stability_score(0.8, -0.1) == 0
 
 
-def test_guards_pass_what_is_sound():
+def test_guards_and_remarks_pass_what_is_sound():
     labels = np.arange(300) % 3
     rows = np.random.default_rng(0).normal(size=(300, 4))
-    assert guards(labels, 3, loss=0.1, embeddings=rows) == []
+    assert guards(labels, loss=0.1, embeddings=rows) == remarks(labels, 3, rows) == []
 
 
-def test_each_guard_names_its_numbers():
-    labels = np.repeat([0, 1, 2], [150, 140, 10])
-    assert guards(labels, 4, allow_rare=True) == ["1 of 4 clusters have no rows"]
-    assert guards(np.repeat([0, 1, 2], [150, 146, 4]), 3) == ["the smallest cluster has 4 rows, expected at least 10"]
-    assert (
-        guards(np.repeat([0, 1, 2], [194, 193, 13]), 3)[0] == "the smallest cluster has 13 rows, expected at least 14"
-    )
-    assert guards(np.repeat([0, 1, 2], [150, 146, 4]), 3, allow_rare=True) == []
-    assert guards(labels, 3, loss=math.nan) == ["the loss is nan"]
-    [few] = guards(np.repeat([0, 1, 2, 3], [285, 5, 5, 5]), 4, allow_rare=True)
-    assert few.startswith("the sizes are those of 1.3 equal clusters, expected at least 2")
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ((600, 150, 100, 51, 40, 30, 20, 9), ["the sizes are those of 3.8 equal clusters"]),
+        ((50,) * 19 + (0,), ["1 of 20 clusters have no rows"]),
+        ((150, 146, 4), []),
+    ],
+    ids=["unbalanced classes", "one empty cluster of 20", "a small cluster"],
+)
+def test_sizes_are_told_and_forbid_nothing(sizes, said):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    assert guards(labels, loss=0.1) == [] and remarks(labels, len(sizes)) == said
 
 
-def test_guard_on_embeddings():
+def test_an_empty_cluster_costs_what_it_costs():
+    """Of 20 groups two in one cluster: above k-means's own errors, and below the groups."""
+    rows, groups = make_blobs(1000, centers=20, n_features=8, cluster_std=1.5, random_state=0)
+    graph = neighbour_graph(rows)
+    merged = np.where(groups == 19, 18, groups)
+    halves = np.arange(1000) % 2
+    mixed = np.where(groups >= 14, 14 + halves, groups)
+    assert neighbour_score(groups, graph) > neighbour_score(merged, graph) > neighbour_score(mixed, graph)
+
+
+def test_guards_refuse_what_is_no_clustering():
+    labels, rows = np.arange(90) % 3, np.random.default_rng(0).normal(size=(90, 2))
+    assert guards(labels, loss=math.nan) == ["the loss is nan"]
+    assert guards(np.full(90, 2)) == ["all rows are in one cluster"]
+    rows[4, 1] = np.inf
+    assert guards(labels, embeddings=rows) == ["1 rows have embeddings that are not finite"]
+
+
+def test_remarks_on_embeddings():
     labels = np.arange(90) % 3
     line = np.linspace(0, 1, 90)[:, None] * [[1.0, 2.0]]
-    assert "effective rank of 1.00" in guards(labels, 3, embeddings=line)[0]
-    assert "effective rank of 0.00" in guards(labels, 3, embeddings=np.ones((90, 2)))[0]
-    assert guards(labels % 2, 2, embeddings=line) == []  # two clusters may lie on a line
-    assert guards(labels, 3, embeddings=line[:, :1]) == []
-    line[4, 1] = np.inf
-    assert guards(labels, 3, embeddings=line) == ["1 rows have embeddings that are not finite"]
+    assert remarks(labels, 3, line) == ["the embeddings have an effective rank of 1.00"]
+    assert remarks(labels, 3, np.ones((90, 2))) == ["the embeddings have an effective rank of 0.00"]
+    assert remarks(labels % 2, 2, line) == []  # two clusters may lie on a line
+    assert remarks(labels, 3, line[:, :1]) == []
 
 
 def test_null_rows_keep_what_they_promise():

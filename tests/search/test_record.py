@@ -65,6 +65,7 @@ def summary() -> dict[str, Any]:
         "null": {"columns": [0.1, 0.2], "gaussian": [0.1, 0.3]},
         "notes": ["a note"],
         "reference": "the rows, 100 rows, sha256 0123",
+        "view": "whitened, modularity of communities 0.810 (rows 0.700)",
         "trials": trials,
         "finalists": finalists,
         "importance": {"method.nu": 0.8, "method.update": 0.2},

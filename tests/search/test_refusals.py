@@ -31,10 +31,7 @@ def data(tmp_path: Path) -> str:
         ({"fixed": {"method.restarts": 0}}, "method.restarts"),
         ({"space": "none.py"}, "no file none.py"),
         ({"n_clusters": 300}, "cannot form 300 clusters"),
-        (
-            {"n_clusters": "4..60"},
-            "240 evaluation rows cannot form 60 clusters of the 5 .* evaluation_rows=300 or more",
-        ),
+        ({"n_clusters": "4..60", "evaluation_rows": 50}, r"50 evaluation rows cannot form 60 .*\(evaluation_rows\)"),
         ({"reference": "none.npy"}, "reference: none.npy cannot be read"),
     ],
 )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from raydc.artifacts.model import TRUST, ClusteringModel
+from raydc.metrics import graph
 from raydc.metrics.stability import row_agreement
 from raydc.pipelines.assign import read
 from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune
@@ -20,7 +21,7 @@ from raydc.search.conclude import _write_evaluated, _write_model, importance
 from raydc.search.driver import room
 from raydc.search.evaluation import Task, baselines, halfway, kmeans_curve, prepare, subsample
 from raydc.search.planner import Planner
-from raydc.search.trial import STOP, Flags, FlagWatch, Record, run_task
+from raydc.search.trial import STOP, Flags, FlagWatch, Record, _judge, run_task
 from raydc.settings import SettingsError
 from raydc.utils.storage import Store
 from tests.support.searches import SPACES, asked, rows, states, table, written
@@ -87,9 +88,9 @@ def test_the_number_of_clusters_is_found(data: str, tmp_path: Path) -> None:
 
 
 def test_the_curve_leaves_out_no_number_beside_the_best(data: str, tmp_path: Path) -> None:
-    few = kmeans_curve(prepare(asked(data, tmp_path / "out", n_clusters="2..18", allow_rare=True)))
+    few = kmeans_curve(prepare(asked(data, tmp_path / "out", n_clusters="2..18")))
     assert [*few] == [*range(2, 19)]
-    many = kmeans_curve(prepare(asked(data, tmp_path / "out", n_clusters="2..60", allow_rare=True)))
+    many = kmeans_curve(prepare(asked(data, tmp_path / "out", n_clusters="2..60")))
     best = max(many, key=lambda k: many[k])
     assert [*many] == sorted(many) and {2, best - 1, best, best + 1, 60} <= set(many) and len(many) < 40
     assert halfway({2: 0.1, 10: 0.5, 19: 0.3, 40: 0.9, 60: 0.2}) == [29, 50]
@@ -135,6 +136,19 @@ def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path)
     assert record.score == scores[-1] and len(scores) < 9
     assert Record.read(context.store, 4) == record
     assert not context.store.exists("trials/0004/run/checkpoints")
+
+
+def test_a_trial_with_an_empty_cluster_is_scored(data: str, tmp_path: Path) -> None:
+    """One of 20 without rows: an ACC of .55 once counted for less than the .46 of k-means."""
+    context = prepare(asked(data, tmp_path / "out", n_clusters=20))
+    record = Record(0, 0, {"method.name": "dec"}, "finished", n_clusters=20)
+    labels = np.arange(240) * 19 // 240
+    _judge(context, record, labels, None)
+    assert (record.status, record.problems) == ("finished", ["1 of 20 clusters have no rows"])
+    assert record.score == graph.neighbour_score(labels, context.graph)
+    one = Record(1, 0, {"method.name": "dec"}, "finished", n_clusters=20)
+    _judge(context, one, np.zeros(240, np.int64), None)
+    assert (one.status, one.score, one.problems) == ("guarded", graph.WORST_SCORE, ["all rows are in one cluster"])
 
 
 def test_a_trial_is_judged_by_the_model_that_it_leaves(data: str, tmp_path: Path) -> None:

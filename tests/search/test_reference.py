@@ -1,0 +1,108 @@
+"""The space in which neighbours count, chosen without labels, and the rows and the graph in it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydc.data import DataError
+from raydc.metrics import graph
+from raydc.metrics.external import accuracy, contingency
+from raydc.search import views
+from raydc.search.evaluation import drawn, plain_kmeans, prepare
+from raydc.search.reference import Reference, of_embedding, of_rows
+from tests.support.searches import asked, rows, written
+
+GROUPS = np.repeat(np.arange(4), 60)
+
+
+def planted(kind: str) -> np.ndarray:
+    """Rows [240, 80] with four groups that one view shows and others hide."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 80))
+    if kind == "directions":  # lengths of all sizes
+        return (np.exp(2 * rng.normal(size=(240, 1))) * (centres[GROUPS] + 2 * rng.normal(size=(240, 80)))).astype("f4")
+    if kind == "units":  # one column in another unit
+        found = centres[GROUPS] + rng.normal(size=(240, 80))
+        found[:, 0] = 200 * rng.random(240)
+        return found.astype("f4")
+    return (centres[GROUPS] + 0.4 * rng.normal(size=(240, 80))).astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("kind", "one_of"),
+    [
+        ("plain", {views.USUAL}),
+        ("directions", {"cosine", "cosine of principal components"}),
+        ("units", {"standardised", "whitened", "cosine of whitened"}),
+    ],
+)
+def test_the_view_that_shows_the_groups_is_chosen(kind: str, one_of: set[str]) -> None:
+    """In the usual view neighbours across groups are as near as those within."""
+    found = planted(kind)
+    chosen = views.choose(found, 0)
+    assert chosen.view.name in one_of
+    purity = graph.agreement(GROUPS, graph.neighbour_graph(chosen.view.apply(found), 8))
+    assert purity > 0.9
+    assert kind == "plain" or purity > 0.1 + graph.agreement(GROUPS, graph.neighbour_graph(found, 8))
+
+
+def test_zero_and_equal_rows_are_not_in_the_graph() -> None:
+    found = planted("plain")
+    found[5], found[17], found[30], found[31] = 0.0, -0.0, found[2], found[2]
+    reference = of_rows(found, found, "none", 8, 0)
+    ends = np.concatenate([reference.graph.left, reference.graph.right])
+    assert set(range(240)) - set(ends.tolist()) == {5, 17, 30, 31}
+    others = GROUPS.copy()
+    others[[5, 17, 30, 31]] = 3
+    assert graph.neighbour_score(others, reference.graph) == graph.neighbour_score(GROUPS, reference.graph)
+
+
+def test_zero_rows_are_no_hubs() -> None:
+    """Rows without a word are the neighbours of all text, by distance: they joined what has nothing in common."""
+    rng = np.random.default_rng(0)
+    text = np.zeros((300, 400), np.float32)
+    for row, topic in zip(text, np.arange(300) % 10, strict=True):
+        row[rng.choice(np.arange(topic * 40, topic * 40 + 40), 4, replace=False)] = 0.5
+    text[:6] = 0
+    with_them, without = graph.neighbour_graph(text, 8), graph.neighbour_graph(text, 8, graph.distinct(text))
+    topics = np.arange(300) % 10
+    assert graph.agreement(topics, without) > graph.agreement(topics, with_them) + 0.1
+
+
+def test_too_few_rows_that_differ_are_refused() -> None:
+    found = np.tile(np.eye(4, dtype=np.float32), (20, 1))
+    with pytest.raises(DataError, match=r"4 of 80 evaluation rows differ from each other and from zero: too few .* 8"):
+        of_rows(found, found, "none", 8, 0)
+    with pytest.raises(DataError, match="4 of 80"):
+        of_embedding(found, "codes.npy", 8, 0)
+
+
+def test_evaluation_rows_do_not_alias() -> None:
+    """Every fourth row is of one class: evenly spaced, a sample held that class alone."""
+    classes = np.arange(8000) % 4
+    shares = np.bincount(classes[drawn(8000, 2000, 7)], minlength=4) / 2000
+    assert shares.min() > 0.2
+    assert (drawn(8000, 2000, 7) == drawn(8000, 2000, 7)).all() and (drawn(8000, 2000, 7) != drawn(8000, 2000, 8)).any()
+    assert drawn(50, 2000, 0).tolist() == [*range(50)]
+
+
+def test_the_same_rows_and_seed_give_the_same_reference(tmp_path: Path) -> None:
+    settings = asked(written(tmp_path), tmp_path / "out", evaluation_rows=150)
+    one, other = prepare(settings), prepare(settings)
+    assert (one.chosen == other.chosen).all() and one.reference_name == other.reference_name
+    assert (one.graph.left == other.graph.left).all() and (one.graph.right == other.graph.right).all()
+    assert one.reference_name.startswith("principal components of the rows, scaled (power), 150 rows")
+    again = prepare(settings.model_copy(update={"seed": 1}))
+    assert (one.chosen != again.chosen).any() and accuracy(
+        contingency(plain_kmeans(again.reference, 4, 0), rows()[1][again.chosen], 4, 4)
+    ) == 1
+
+
+def test_what_is_said_of_the_view() -> None:
+    found = planted("directions")
+    reference = of_rows(found, found, "none", 8, 0)
+    assert reference.why.startswith(f"{reference.view}, modularity of communities ") and reference.warnings == []
+    assert all(f"{name} 0." in reference.why for name in reference.modularity if name != reference.view)
+    weak = Reference("x", found, reference.graph, {"as given": 0.41}, "as given", 7.25)
+    assert "skewness 7.2, more than 5" in weak.warnings[0] and "modularity 0.41, below 0.5" in weak.warnings[1]
