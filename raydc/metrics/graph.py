@@ -6,9 +6,9 @@ no score here does, and nothing inside can tell.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,8 @@ LEAST_RANK = 1.05
 """Effective rank under which embeddings lie on a line."""
 
 Labels = NDArray[np.int64]
-Rows = NDArray[np.float64]
+Rows = NDArray[np.floating[Any]]
+NullKind = Literal["columns", "gaussian"]
 
 
 @dataclass(frozen=True)
@@ -188,21 +189,47 @@ def remarks(labels: ArrayLike, n_clusters: int, embeddings: ArrayLike | None = N
     return told
 
 
-def null_rows(rows: ArrayLike, seed: int, kind: Literal["columns", "gaussian"] = "columns") -> Rows:
+def encoded(rows: ArrayLike) -> list[NDArray[np.int64]]:
+    """Columns of rows [N, F] that encode one category together: neighbours of which each row has exactly one.
+
+    Known failure: a category whose first value has no column, or whose columns do not lie side by side, is not found.
+    """
+    points = np.asarray(rows)
+    binary = (points == 0) | (points == points.max(axis=0, initial=0))
+    usable, given = binary.all(axis=0), points != 0
+    found: list[NDArray[np.int64]] = []
+    start, filled = 0, np.zeros(len(points), np.int64)
+    for column in range(points.shape[1]):
+        filled = filled + given[:, column]
+        if not usable[column] or filled.max(initial=0) > 1:
+            start = column if usable[column] and given[:, column].any() else column + 1
+            filled = given[:, column].astype(np.int64) if start == column else np.zeros(len(points), np.int64)
+        elif filled.all():
+            found += [np.arange(start, column + 1)] if column > start else []
+            start, filled = column + 1, np.zeros(len(points), np.int64)
+    return found
+
+
+def null_rows(rows: ArrayLike, seed: int, kind: NullKind = "columns", blocks: Sequence[NDArray[np.int64]] = ()) -> Rows:
     """Rows [N, F] without clusters that resemble the given ones, drawn by `seed`.
 
-    "columns" permutes every column on its own: all of each column stays, nothing between columns. "gaussian" draws from
-    the normal distribution with the rows' mean and covariance, as M3C does (John et al., Scientific Reports 2020).
-    Known failures, opposite: against "columns", rows that are merely correlated look clustered; against "gaussian",
-    skewed or heavy-tailed columns do. Say that there is structure only where a score is above both. Clusters that
-    single columns show apart partly survive in "columns", which makes it the stricter.
+    "columns" permutes every column on its own: all of each column stays, nothing between columns. The columns of a
+    block are permuted together: those of one category apart from each other are rows that none can be, with several
+    values or none, and clusters of them. "gaussian" draws from the normal distribution with the rows' mean and
+    covariance, as M3C does (John et al., Scientific Reports 2020). Known failures, opposite: against "columns", rows
+    that are merely correlated look clustered; against "gaussian", skewed or heavy-tailed columns do. Say that there is
+    structure only where a score is above both. Clusters that single columns show apart partly survive in "columns",
+    which makes it the stricter.
     """
     points = np.asarray(rows, np.float64)
     if points.ndim != 2 or not points.size:
         raise ValueError(f"expected rows [N, F], got {list(points.shape)}")
     rng = np.random.default_rng(seed)
     if kind == "columns":
-        return rng.permuted(points, axis=0)
+        found = rng.permuted(points, axis=0)
+        for block in blocks:
+            found[:, block] = points[rng.permutation(len(points))][:, block]
+        return found
     mean = points.mean(axis=0)
     _, spread, axes = np.linalg.svd(points - mean, full_matrices=False)
     return mean + rng.standard_normal((len(points), len(spread))) * (spread / math.sqrt(len(points))) @ axes
@@ -213,20 +240,23 @@ def null_scores(
     cluster: Callable[[Rows, int], ArrayLike],
     *,
     score: Callable[[ArrayLike, NeighbourGraph], float] = neighbour_score,
-    kind: Literal["columns", "gaussian"] = "columns",
+    kind: NullKind = "columns",
+    blocks: Sequence[NDArray[np.int64]] = (),
+    view: Callable[[Rows], Rows] = lambda rows: rows,
     n_neighbours: int = N_NEIGHBOURS,
     repeats: int = 5,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Scores [repeats] of cluster(null rows, seed) -> labels [N], each on the neighbour graph of its own null rows.
+    """Scores [repeats] of cluster(null rows in view, seed) -> labels [N], each on the graph of its own null rows.
 
     Let `cluster` look for as many clusters as the trial that is compared: the scores of nothing depend on K. Known
     failure: where `cluster` is a weaker method than the trial's own, the null is too low.
     """
     scores = []
     for draw in range(seed, seed + repeats):
-        points = null_rows(rows, draw, kind)
-        scores.append(score(cluster(points, draw), neighbour_graph(points, n_neighbours)))
+        drawn = null_rows(rows, draw, kind, blocks)
+        points = view(drawn)
+        scores.append(score(cluster(points, draw), neighbour_graph(points, n_neighbours, distinct(drawn))))
     return np.array(scores)
 
 

@@ -23,6 +23,7 @@ from raydc.search.directory import same_search
 from raydc.search.driver import Search, assigners, check, search, trial_cluster
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Labels, plain_kmeans
+from raydc.search.opponents import OPPONENTS
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Choice
 from raydc.search.settings import TuneSettings
@@ -95,7 +96,7 @@ def candidate(context: Context, record: Record, replicas: list[Record]) -> Candi
     features = read_array(context.store, f"{record.folder}/features.npy")
     seconds = float(np.mean([one.seconds for one in (record, *replicas)]))
     k, guarded = max(int(own.max()) + 1 for own in labels), sum(one.status == "guarded" for one in replicas)
-    return Candidate(record.number, k, seconds, np.stack(labels), features, record.method != "ward", guarded)
+    return Candidate(record.number, k, seconds, np.stack(labels), features, record.method not in OPPONENTS, guarded)
 
 
 def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[str, Any]:
@@ -110,9 +111,8 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     clusters, verdict = _judged(winner, own, [labels for _, labels in others])
     weights = _write_model(context, winner, own, others, clusters, stop)
     band = selector.null(
-        context.reference,
+        context.space,
         lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
-        neighbours=context.settings.neighbours,
         trials=len(finished.records),
         seed=context.settings.seed,
     )
@@ -186,7 +186,11 @@ def _left_out(finished: Finished) -> list[str]:
             notes.append(f"{name} failed: {why}")
         elif record.status == "lost":
             notes.append(f"{name} was lost, and is tried again by the same command: {why}")
-        elif record.status == "finished" and record.method != "ward" and not record.has_model(finished.context.store):
+        elif (
+            record.status == "finished"
+            and record.method not in OPPONENTS
+            and not record.has_model(finished.context.store)
+        ):
             notes.append(f"{name} is left out: its model is gone from {record.folder}")
     wanted = len(finished.first) + finished.context.settings.trials
     if len(finished.records) < wanted:

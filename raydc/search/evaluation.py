@@ -28,6 +28,7 @@ from raydc.data import (
 from raydc.data.source import dense
 from raydc.distributed import ray_cluster
 from raydc.metrics import graph
+from raydc.search.opponents import GRAPH_OPPONENTS, OPPONENTS, Proposal, proposals
 from raydc.search.reference import Reference, of_embedding, of_rows
 from raydc.search.settings import TuneSettings
 from raydc.search.space import method_settings
@@ -51,7 +52,7 @@ class Task:
     number: int
     replica: int
     point: dict[str, Any]
-    """Dotted settings, with `method.name`, which is `ward` for the shallow opponent."""
+    """Dotted settings, with `method.name`, which may be a shallow opponent's."""
 
     @property
     def folder(self) -> str:
@@ -245,15 +246,23 @@ def plain_kmeans(rows: NDArray[Any], n_clusters: int, seed: int) -> Labels:
     return KMeans(n_clusters, n_init=3, random_state=seed).fit_predict(rows).astype(np.int64)
 
 
+def leiden_proposals(context: Context) -> list[Proposal]:
+    """Partitions that Leiden proposes, the best first; of a number of clusters that is free."""
+    low, high = context.settings.n_clusters
+    return proposals(context.graph, (low, high), seed_of(context.settings.seed, "leiden") % 2**31) if low < high else []
+
+
 def baselines(context: Context, default: str, curve: Mapping[int, float]) -> list[dict[str, Any]]:
     """The trials that every search runs first, whatever its space: points by dotted settings.
 
-    Where the number of clusters is free, they take the one that suits raw k-means best.
+    Where the number of clusters is free, they take the one that suits raw k-means best, and the opponents that follow
+    the graph the one that Leiden proposes.
     """
-    k = max(curve, key=lambda n: curve[n])
-    names = dict.fromkeys([default, "kmeans", "ae_kmeans", "ward"])
-    free = [name for name in names if name != "ward" and methods.load(name).finds_clusters()]
-    return [{"method.name": name} | ({} if name in free else {"method.n_clusters": k}) for name in names]
+    suits = max(curve, key=lambda n: curve[n])
+    proposes = next((one.n_clusters for one in leiden_proposals(context)), suits)
+    numbers = dict.fromkeys([default, "kmeans", "ae_kmeans", "ward"], suits) | dict.fromkeys(GRAPH_OPPONENTS, proposes)
+    free = [name for name in numbers if name not in OPPONENTS and methods.load(name).finds_clusters()]
+    return [{"method.name": n} | ({} if n in free else {"method.n_clusters": k}) for n, k in numbers.items()]
 
 
 def _embedding(path: str, rows: int, chosen: NDArray[np.int64]) -> NDArray[np.float32]:

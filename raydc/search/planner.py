@@ -17,6 +17,7 @@ from raydc.data import DataError
 from raydc.search import selector
 from raydc.search.errors import SearchInterrupted
 from raydc.search.evaluation import Context, Task
+from raydc.search.opponents import OPPONENTS
 from raydc.search.space import (
     Rows,
     Space,
@@ -282,15 +283,17 @@ class Planner:
 
 
 def chosen_finalists(context: Context, first: list[dict[str, Any]], records: Mapping[int, Record]) -> list[int]:
-    """Trials that get replicas: those worth it, and the baselines that the winner must beat."""
+    """Trials that get replicas: models worth it, the baselines that the winner must beat, and the shallow opponents.
+
+    An opponent takes no model's place: it is cheap, and no model.
+    """
     scores = {
         number: record.score
         for number, record in records.items()
-        if record.status == "guarded"
-        or record.has_model(context.store)
-        or (record.method, record.status) == ("ward", "finished")
+        if record.status == "guarded" or record.has_model(context.store)
     }
-    return selector.finalists(scores, simpler(first), context.settings.finalists)
+    shallow = [n for n, record in sorted(records.items()) if record.method in OPPONENTS and record.status == "finished"]
+    return [*selector.finalists(scores, simpler(first), context.settings.finalists), *shallow]
 
 
 def simpler(first: list[dict[str, Any]]) -> list[int]:

@@ -4,15 +4,16 @@ It is built once, before any trial, and by one process: the same rows and the sa
 bit, whatever number of processes trains on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydc.data import DataError
-from raydc.metrics.graph import NeighbourGraph, distinct, neighbour_graph
+from raydc.metrics.graph import NeighbourGraph, distinct, encoded, neighbour_graph
 from raydc.search import views
+from raydc.search.views import Chosen
 
 Rows = NDArray[np.float32]
 HUBS = 5.0
@@ -24,37 +25,38 @@ LOW_MODULARITY = 0.5
 @dataclass(frozen=True)
 class Reference:
     name: str
+    plain: Rows
+    """[n, F], the evaluation rows, scaled, or the user's embedding of them."""
+    blocks: Sequence[NDArray[np.int64]]
+    """Columns of them that encode one category together."""
+    chosen: Chosen
+    """The view of them in which neighbours count, and why."""
     rows: Rows
-    """[n, F], the evaluation rows in this space."""
+    """[n, D], them in that view."""
+    neighbours: int
+    """Of a row in the graph."""
     graph: NeighbourGraph
-    modularity: Mapping[str, float]
-    """Of Leiden's communities, by view that was compared: why this one was chosen."""
-    view: str
-    skewness: float
 
     @property
     def warnings(self) -> list[str]:
         """Where neighbours mean little, and so do all scores: mostly empty."""
         told = []
-        if self.skewness > HUBS:
+        if (skewness := self.chosen.skewness) > HUBS:
+            told.append(f"a few rows are neighbours of very many (skewness {skewness:.1f}, more than {HUBS:g})")
+        if (found := self.chosen.modularity[self.chosen.view.name]) < LOW_MODULARITY:
             told.append(
-                f"a few rows are neighbours of very many (skewness {self.skewness:.1f}, more than {HUBS:g}), so scores "
-                "mean little here; give an embedding of the rows in which neighbours are alike (reference)"
+                f"the rows' neighbours form no clear communities (modularity {found:.2f}, below {LOW_MODULARITY:g})"
             )
-        if (found := self.modularity[self.view]) < LOW_MODULARITY:
-            told.append(
-                f"the rows' neighbours form no clear communities (modularity {found:.2f}, below {LOW_MODULARITY:g}), "
-                "so scores mean little here; give an embedding of the rows in which neighbours are alike (reference)"
-            )
-        return told
+        return [f"{text}, so scores mean little here; give an embedding of the rows (reference)" for text in told]
 
     @property
     def why(self) -> str:
         """Which view was taken, and what the others had."""
-        others = sorted((v for v in self.modularity if v != self.view), key=lambda v: -self.modularity[v])
-        rest = "; ".join(f"{name} {self.modularity[name]:.3f}" for name in others)
-        own = f"{self.view}, modularity of communities {self.modularity[self.view]:.3f}"
-        return own + (f" ({rest}; {views.USUAL} stays unless beaten by {views.MARGIN:g})" if others else "")
+        own, found = self.chosen.view.name, self.chosen.modularity
+        others = sorted((name for name in found if name != own), key=lambda name: -found[name])
+        rest = "; ".join(f"{name} {found[name]:.3f}" for name in others)
+        text = f"{own}, modularity of communities {found[own]:.3f}"
+        return text + (f" ({rest}; {views.USUAL} stays unless beaten by {views.MARGIN:g})" if others else "")
 
 
 def of_rows(scaled: Rows, stored: NDArray[np.generic], scaling: str, neighbours: int, seed: int) -> Reference:
@@ -64,20 +66,26 @@ def of_rows(scaled: Rows, stored: NDArray[np.generic], scaling: str, neighbours:
     """
     kept = _enough(distinct(stored), len(scaled), neighbours)
     chosen = views.choose(scaled[kept], seed)
-    rows = chosen.view.apply(scaled)
     name = f"{chosen.view.name} of the rows, scaled ({scaling})"
-    return Reference(
-        name, rows, neighbour_graph(rows, neighbours, kept), chosen.modularity, chosen.view.name, chosen.skewness
-    )
+    return _seen(name, scaled, encoded(stored), chosen, kept, neighbours)
 
 
 def of_embedding(rows: Rows, name: str, neighbours: int, seed: int) -> Reference:
     """The reference of an embedding [n, F] that the user vouches for, as it is."""
     kept = _enough(distinct(rows), len(rows), neighbours)
-    modularity, skewness = views.clearness(rows[kept], seed)
-    return Reference(
-        name, rows, neighbour_graph(rows, neighbours, kept), {"as given": modularity}, "as given", skewness
-    )
+    return _seen(name, rows, [], views.given(rows[kept], seed), kept, neighbours)
+
+
+def _seen(
+    name: str,
+    plain: Rows,
+    blocks: Sequence[NDArray[np.int64]],
+    chosen: Chosen,
+    kept: NDArray[np.int64],
+    neighbours: int,
+) -> Reference:
+    rows = chosen.view.apply(plain)
+    return Reference(name, plain, blocks, chosen, rows, neighbours, neighbour_graph(rows, neighbours, kept))
 
 
 def _enough(kept: NDArray[np.int64], n_rows: int, neighbours: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ is asked of what each training scores by itself.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from raydc.metrics.graph import NeighbourGraph
 from raydc.search import criteria
 from raydc.search.candidate import Candidate, Standing, spread_of, standing
 from raydc.search.criteria import Comparison, Criterion, OfOne, Scores
+from raydc.search.reference import Reference
 
 LEAST_FINALISTS = 5
 CHEAPER = 1e-9
@@ -157,14 +158,27 @@ class Null:
 
 
 def null(
-    rows: Any, cluster: Callable[[Any, int], Any], *, neighbours: int, trials: int, repeats: int = 10, seed: int = 0
+    space: Reference, cluster: Callable[[Any, int], Any], *, trials: int, repeats: int = 10, seed: int = 0
 ) -> Null:
-    """Bands of the neighbour score of `cluster` on rows without clusters; one noise in 20 is above, over all trials."""
+    """Bands of the neighbour score of `cluster` on rows without clusters, seen as those of the reference `space` are.
+
+    Of noise, one search in 20 has a score above, over all its trials.
+    """
     level = 1 - 0.1 / max(trials, 2)
     drawn = [
         graph.null_band(
-            graph.null_scores(rows, cluster, kind=kind, n_neighbours=neighbours, repeats=repeats, seed=seed), level
+            graph.null_scores(
+                space.plain,
+                cluster,
+                kind=kind,
+                blocks=space.blocks,
+                view=space.chosen.view.apply,
+                n_neighbours=space.neighbours,
+                repeats=repeats,
+                seed=seed,
+            ),
+            level,
         )
-        for kind in ("columns", "gaussian")
+        for kind in get_args(graph.NullKind)
     ]
     return Null(*drawn)

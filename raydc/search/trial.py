@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from optuna.exceptions import StorageInternalError
 from ray.exceptions import RayError
-from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from raydc.artifacts.model import ClusteringModel
@@ -25,6 +25,7 @@ from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
 from raydc.metrics.stability import nearest_neighbours
 from raydc.search.evaluation import Context, Labels, Task, drawn
+from raydc.search.opponents import MOST_ROWS, OPPONENTS
 from raydc.training import worker_job
 from raydc.training.loop import Loop, Progress, TrainingDiverged
 from raydc.training.placement import NoRoom
@@ -36,7 +37,6 @@ from raydc.utils.storage import OWN, Store
 
 RUNGS = 10
 """A trial is scored at every tenth of its training."""
-WARD_ROWS = 4000
 WIDEST_FEATURES = 512
 CHUNK = 4096
 GOES_ON = ("interrupted", "out of time")
@@ -116,8 +116,8 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
     started = time.monotonic()
     with torch.random.fork_rng([]):
         try:
-            if record.method == "ward":
-                labels, features = ward(context, task), None
+            if record.method in OPPONENTS:
+                labels, features = shallow(context, task), None
             else:
                 labels, features = _trained(context, task, record, report)
             _judge(context, record, labels, features)
@@ -318,13 +318,13 @@ def read_array(store: Store, name: str) -> NDArray[Any] | None:
     return np.load(BytesIO(store.read_bytes(name)), allow_pickle=False) if store.exists(name) else None
 
 
-def ward(context: Context, task: Task) -> Labels:
-    """Ward's clusters (Ward, JASA 1963) of a sample of the evaluation rows; others as their nearest neighbours."""
+def shallow(context: Context, task: Task) -> Labels:
+    """Labels [n] of a shallow opponent, on a sample of the evaluation rows; others as their nearest neighbours."""
+    name, seed = str(task.point["method.name"]), context.seed(task, "opponent")
     keep = np.flatnonzero(context.kept(task)[context.chosen])
-    if len(keep) > WARD_ROWS:
-        keep = keep[drawn(len(keep), WARD_ROWS, context.seed(task, "ward"))]
-    found = AgglomerativeClustering(_asked(task)).fit_predict(context.reference[keep]).astype(np.int64)
-    return _spread(context, keep, found)
+    keep = keep[drawn(len(keep), MOST_ROWS, seed)]
+    rows, neighbours = context.reference[keep], min(context.settings.neighbours, len(keep) - 1)
+    return _spread(context, keep, OPPONENTS[name](rows, _asked(task), neighbours, seed))
 
 
 def extend(context: Context, task: Task, labels: Labels) -> Labels:

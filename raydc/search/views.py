@@ -65,6 +65,10 @@ class Chosen:
     """Of how many rows name a row as their neighbour, in the chosen view."""
 
 
+def _as_they_are(name: str, width: int) -> View:
+    return View(name, np.zeros(width), np.ones(width))
+
+
 def views(rows: Rows) -> list[View]:
     """The views that are compared, fitted to rows [n, F] without equal ones; the usual one first."""
     width = rows.shape[1]
@@ -76,7 +80,7 @@ def views(rows: Rows) -> list[View]:
     nothing, same = np.zeros(width), np.ones(width)
     return [
         View(USUAL, mean, axes),
-        View("rows", nothing, same),
+        _as_they_are("rows", width),
         View("standardised", mean, 1 / np.where(spread > 0, spread, 1.0)),
         View("cosine", nothing, same, directions=True),
         View("cosine of principal components", mean, axes, directions=True),
@@ -105,3 +109,10 @@ def choose(rows: Rows, seed: int) -> Chosen:
     best = max(modularity, key=lambda name: modularity[name])
     name = best if modularity[best] > modularity[USUAL] + MARGIN else USUAL
     return Chosen(found[name], modularity, clear[name][1])
+
+
+def given(rows: Rows, seed: int) -> Chosen:
+    """Rows [n, F] as they are, where there is nothing to choose."""
+    view = _as_they_are("as given", rows.shape[1])
+    modularity, skewness = clearness(rows, seed)
+    return Chosen(view, {view.name: modularity}, skewness)

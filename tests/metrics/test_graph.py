@@ -12,6 +12,7 @@ from raydc.metrics.graph import (
     NeighbourGraph,
     agreement,
     distinct,
+    encoded,
     guards,
     kappa,
     modularity,
@@ -185,6 +186,19 @@ def test_null_rows_keep_what_they_promise():
     assert (columns == null_rows(rows, 3)).all() and not (columns == null_rows(rows, 4)).all()
     gaussian = null_rows(rows, 3, "gaussian")
     assert np.cov(gaussian.T) == pytest.approx(np.cov(rows.T), rel=0.25)
+
+
+def test_encoded_categories_are_found_and_stay_whole():
+    rng = np.random.default_rng(0)
+    colour, size = np.eye(3)[rng.integers(0, 3, 200)], np.eye(2)[rng.integers(0, 2, 200)]
+    flag = rng.random((200, 1)) < 0.5
+    rows = np.concatenate([rng.normal(size=(200, 2)), 2 * colour, rng.normal(size=(200, 1)), size, flag], axis=1)
+    blocks = encoded(rows)
+    assert [block.tolist() for block in blocks] == [[2, 3, 4], [6, 7]]
+    null = null_rows(rows, 0, "columns", blocks)
+    assert [block.tolist() for block in encoded(null)] == [[2, 3, 4], [6, 7]]
+    assert (np.sort(null, axis=0) == np.sort(rows, axis=0)).all() and (null != rows).any(axis=0).all()
+    assert encoded(null_rows(rows, 0)) == [] == encoded(rng.normal(size=(50, 4))) == encoded(np.ones((5, 3)))
 
 
 def above(rows, n_clusters):

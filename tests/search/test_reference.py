@@ -1,5 +1,6 @@
 """The space in which neighbours count, chosen without labels, and the rows and the graph in it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from raydc.metrics import graph
 from raydc.metrics.external import accuracy, contingency
 from raydc.search import views
 from raydc.search.evaluation import drawn, plain_kmeans, prepare
-from raydc.search.reference import Reference, of_embedding, of_rows
+from raydc.search.reference import of_embedding, of_rows
 from tests.support.searches import asked, rows, written
 
 GROUPS = np.repeat(np.arange(4), 60)
@@ -102,7 +103,9 @@ def test_the_same_rows_and_seed_give_the_same_reference(tmp_path: Path) -> None:
 def test_what_is_said_of_the_view() -> None:
     found = planted("directions")
     reference = of_rows(found, found, "none", 8, 0)
-    assert reference.why.startswith(f"{reference.view}, modularity of communities ") and reference.warnings == []
-    assert all(f"{name} 0." in reference.why for name in reference.modularity if name != reference.view)
-    weak = Reference("x", found, reference.graph, {"as given": 0.41}, "as given", 7.25)
+    own, others = reference.chosen.view, reference.chosen.modularity
+    assert reference.why.startswith(f"{own.name}, modularity of communities ") and reference.warnings == []
+    assert all(f"{name} 0." in reference.why for name in others if name != own.name)
+    weak = replace(reference, chosen=views.Chosen(own, {own.name: 0.41}, 7.25))
     assert "skewness 7.2, more than 5" in weak.warnings[0] and "modularity 0.41, below 0.5" in weak.warnings[1]
+    assert of_embedding(found, "codes.npy", 8, 0).why.startswith("as given, modularity")

@@ -10,6 +10,7 @@ from raydc.search import criteria, selector
 from raydc.search.candidate import Candidate
 from raydc.search.criteria import Comparison
 from raydc.search.evaluation import plain_kmeans
+from raydc.search.reference import of_embedding, of_rows
 
 GROUPS = np.repeat(np.arange(4), 25)
 
@@ -198,8 +199,27 @@ def test_the_null_band_tells_groups_from_noise() -> None:
 
     centres = 4 * np.random.default_rng(3).standard_normal((4, 10))
     groups = centres[np.repeat(np.arange(4), 60)] + np.random.default_rng(4).standard_normal((240, 10))
-    band = selector.null(groups, cluster, neighbours=8, trials=12)
-    assert not band.inside(graph.neighbour_score(cluster(groups, 0), graph.neighbour_graph(groups, 8)))
+    space = of_embedding(groups.astype(np.float32), "groups", 8, 0)
+    band = selector.null(space, cluster, trials=12)
+    assert not band.inside(graph.neighbour_score(cluster(space.rows, 0), space.graph))
     noise = np.random.default_rng(1).standard_normal((100, 5))
-    band = selector.null(noise, cluster, neighbours=8, trials=12)
-    assert band.inside(graph.neighbour_score(cluster(noise, 0), graph.neighbour_graph(noise, 8)))
+    space = of_embedding(noise.astype(np.float32), "noise", 8, 0)
+    band = selector.null(space, cluster, trials=12)
+    assert band.inside(graph.neighbour_score(cluster(space.rows, 0), space.graph))
+
+
+def test_segments_of_encoded_categories_are_structure() -> None:
+    """Once called noise: rows that repeat, and columns of one category permuted apart, cluster well by themselves."""
+    rng = np.random.default_rng(0)
+    segments = np.arange(400) % 4
+    likely = rng.permuted(np.tile(np.arange(8), (6, 1)), axis=1)[:, :4]
+    value = np.where(rng.random((6, 400)) < 0.75, likely[:, segments], rng.integers(0, 8, (6, 400)))
+    rows = np.concatenate([np.eye(8)[own] for own in value], axis=1).astype(np.float32)
+    space = of_rows(rows, rows, "none", 8, 0)
+    assert [block.tolist() for block in space.blocks] == [[*range(8 * i, 8 * i + 8)] for i in range(6)]
+
+    def cluster(points: np.ndarray, seed: int) -> np.ndarray:
+        return plain_kmeans(points, 4, seed)
+
+    score = graph.neighbour_score(cluster(space.rows, 0), space.graph)
+    assert not selector.null(space, cluster, trials=12).inside(score)

@@ -10,6 +10,8 @@ from raydc.search.directory import open_study
 from raydc.search.evaluation import prepare
 
 SPACES = Path(__file__).parents[2] / "tune_spaces"
+BASELINES = ("kmeans", "ae_kmeans", "ward", "leiden", "spectral")
+"""Those of every search, after the default configuration."""
 FIXED = {
     "method.network.hidden": (16,),
     "method.denoise.length": "0 steps",
