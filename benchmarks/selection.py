@@ -33,6 +33,7 @@ from raydc.search.candidate import Candidate
 from raydc.search.conclude import candidate
 from raydc.search.criteria import Comparison
 from raydc.search.evaluation import prepare
+from raydc.search.opponents import OPPONENTS
 from raydc.search.trial import Record, read_array
 from raydc.utils.storage import Store
 
@@ -243,14 +244,14 @@ def judge(frozen: Mapping[str, Any], store: Store, classes: NDArray[np.int64]) -
     each = {n: true_scores(store, n, frozen["replicas"], classes) for n in frozen["trials"]}
     scores = {n: found for n, found in each.items() if found is not None}
     baselines = frozen["baselines"]
-    ward = baselines.index("ward")
-    able = {n: found for n, found in scores.items() if n != ward}
+    shallow = {name: baselines.index(name) for name in OPPONENTS}
+    able = {n: found for n, found in scores.items() if n not in shallow.values()}
     lines: dict[str, Any] = {}
     for name, said in frozen["criteria"].items():
         values = {int(n): value for n, value in said.items()}
         if len(values) > 2:
             lines[name] = {m: rate(values, {n: s[m] for n, s in able.items()}, frozen["guarded"]) for m in MEASURES}
-    opponents = {"what tune returns": frozen["winner"], "default configuration": 0, "Ward": ward}
+    opponents = {"what tune returns": frozen["winner"], "default configuration": 0} | shallow
     opponents |= {"raw k-means": baselines.index("kmeans"), "AE + k-means": baselines.index("ae_kmeans")}
     best = {m: max(s[m] for s in able.values()) for m in MEASURES}
     for name, number in opponents.items():

@@ -94,7 +94,7 @@ def test_trials_in_reused_processes(data: str, tmp_path: Path) -> None:
     settings = asked(data, tmp_path / "out", concurrent=1)
     alone = tune(asked(data, tmp_path / "alone"))
     summary = tune(settings)
-    assert states(settings) == ["COMPLETE"] * 6
+    assert states(settings) == ["COMPLETE"] * 8
     assert [entry["point"] for entry in summary["trials"]] == [entry["point"] for entry in alone["trials"]]
     assert [entry["score"] for entry in summary["trials"]] == [entry["score"] for entry in alone["trials"]]
     assert summary["winner"]["weights"] == alone["winner"]["weights"]

@@ -58,8 +58,8 @@ def test_a_killed_search_goes_on(data: str, tmp_path: Path, moment: int) -> None
     written = {path: path.stat().st_mtime_ns for path in records}
     params = [t.params for t in open_study(prepare(settings)).get_trials()]
     summary = tune(settings)
-    assert [entry["number"] for entry in summary["trials"]] == [*range(6)]
-    assert states(settings) == ["COMPLETE"] * 6
+    assert [entry["number"] for entry in summary["trials"]] == [*range(8)]
+    assert states(settings) == ["COMPLETE"] * 8
     assert {path: path.stat().st_mtime_ns for path in records} == written
     after = [t.params for t in open_study(prepare(settings)).get_trials()]
     assert after[: len(params) - 1] == params[:-1] and after[len(params) - 1] | params[-1] == after[len(params) - 1]
@@ -75,8 +75,8 @@ def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> N
 
     with pytest.raises(SearchInterrupted, match="same command goes on"):
         tune(settings, SearchWatch(watch, stop=stop))
-    assert len(tune(settings)["trials"]) == 7
-    assert states(settings) == ["COMPLETE"] * 7
+    assert len(tune(settings)["trials"]) == 9
+    assert states(settings) == ["COMPLETE"] * 9
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
     space = str(SPACES / "ae_kmeans.py")
     first = tune(asked(data, tmp_path / "out", trials=4, space=space))
     more = tune(asked(data, tmp_path / "out", trials=8, space=space))
-    assert [e["point"] for e in more["trials"][:7]] == [e["point"] for e in first["trials"]]
+    assert [e["point"] for e in more["trials"][:9]] == [e["point"] for e in first["trials"]]
     widths = [entry["point"]["method.network.latent"] for entry in more["trials"] if not entry["baseline"]]
     assert len(widths) == 8 and widths[4:] != widths[:4]
 
@@ -106,8 +106,8 @@ def test_a_killed_search_without_time_to_go_on(data: str, tmp_path: Path) -> Non
     except SearchError as problem:
         pytest.fail(f"four trials were finished: {problem}")
     assert states(settings)[:4] == ["COMPLETE"] * 4 and states(settings)[4:] in (["RUNNING"], ["COMPLETE"])
-    assert len(tune(settings)["trials"]) == 6
-    assert states(settings) == ["COMPLETE"] * 6
+    assert len(tune(settings)["trials"]) == 8
+    assert states(settings) == ["COMPLETE"] * 8
 
 
 @pytest.mark.slow
@@ -125,12 +125,12 @@ def test_sigkill(data: str, tmp_path: Path, place: str) -> None:
     written = {path: path.stat().st_mtime_ns for path in records}
     assert subprocess.run(command, env=environment, check=False).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in records} == written
-    assert states(settings) == ["COMPLETE"] * 7
+    assert states(settings) == ["COMPLETE"] * 9
 
 
 @pytest.mark.slow
 def test_a_driver_killed_at_three_moments_of_twenty_trials(data: str, tmp_path: Path) -> None:
-    settings = asked(data, tmp_path / "out", trials=17, seed=1)
+    settings = asked(data, tmp_path / "out", trials=15, seed=1)
     code = (
         "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
         "tune(TuneSettings.model_validate_json(sys.argv[1]))"
@@ -176,7 +176,7 @@ def test_time_is_kept_through_a_full_disk(data: str, tmp_path: Path, monkeypatch
 def test_a_journal_keeps_the_study(data: str, tmp_path: Path) -> None:
     settings = asked(data, tmp_path / "out", study=str(tmp_path / "study.journal"))
     tune(settings)
-    assert (tmp_path / "study.journal").exists() and states(settings) == ["COMPLETE"] * 6
+    assert (tmp_path / "study.journal").exists() and states(settings) == ["COMPLETE"] * 8
 
 
 def test_trials_lost_to_machines_are_tried_again(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
