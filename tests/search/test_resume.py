@@ -185,20 +185,20 @@ def test_trials_lost_to_machines_are_tried_again(data: str, tmp_path: Path, monk
     def lose(context: Context, task: Task, *others: Any) -> Any:
         if (task.number, task.replica) in ((0, 0), (1, 1)):
             raise MemoryError("no more")
-        if task.number == 3:
+        if task.number == 5:
             raise KeyError("a method's own mistake")
         return train(context, task, *others)
 
     monkeypatch.setattr(trial, "_trained", lose)
     summary = tune(settings)
-    assert [entry["status"] for entry in summary["trials"]] == ["lost", *["finished"] * 2, "failed", *["finished"] * 2]
+    assert [entry["status"] for entry in summary["trials"]] == ["lost", *["finished"] * 4, "failed", *["finished"] * 2]
     assert "trial 0 (kmeans) was lost, and is tried again by the same command: MemoryError: no more" in summary["notes"]
-    assert 'trial 3 (kmeans) failed: KeyError: "a method\'s own mistake"' in summary["notes"]
+    assert 'trial 5 (kmeans) failed: KeyError: "a method\'s own mistake"' in summary["notes"]
     assert "the winner was not compared with the simpler trial 0 (lost: MemoryError: no more)" in summary["notes"]
-    assert states(settings) == ["RUNNING", *["COMPLETE"] * 2, "FAIL", *["COMPLETE"] * 2]
+    assert states(settings) == ["RUNNING", *["COMPLETE"] * 4, "FAIL", *["COMPLETE"] * 2]
     monkeypatch.undo()
     again = tune(settings)
-    assert [entry["status"] for entry in again["trials"]] == [*["finished"] * 3, "failed", *["finished"] * 2]
+    assert [entry["status"] for entry in again["trials"]] == [*["finished"] * 5, "failed", *["finished"] * 2]
     assert "lost" not in {entry["status"] for entry in again["replicas"]}
 
 
