@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from raydc.methods import available, load
-from tests.support.metamorphic import CASES, differences, rows_of, two_workers
+from raydc.testing.answers import CASES, differences, rows_of, two_workers
 
 
 def row_of(name: str, both: bool) -> list[str]:

@@ -19,6 +19,7 @@ ORDER = [
     {"pipelines"},
     {"search"},
     {"api", "plugins"},
+    {"testing"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -18,7 +18,7 @@ from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Shard, split
 from raydc.methods import available
-from tests.support.method_cases import run_job, short_settings
+from raydc.testing.cases import run_job, short_settings
 
 ROUNDING = 1e-4
 """What float32 may differ by between two devices where nothing was trained: relative to the largest entry."""

@@ -14,7 +14,7 @@ from benchmarks.gpu.answers import TRAINED, folder
 from benchmarks.gpu.row import DrawsOfTheCPU, LeftOut, Row, differ, states_apart
 from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.collective import CollectiveClusters
-from tests.support.method_cases import run_job, short_settings
+from raydc.testing.cases import run_job, short_settings
 
 PATIENCE = datetime.timedelta(seconds=120)
 

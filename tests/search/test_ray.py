@@ -22,7 +22,7 @@ from raydc.pipelines import assign
 from raydc.search import SearchState, SearchWatch, tune
 from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import run_task
-from tests.support.method_cases import blobs
+from raydc.testing.cases import blobs
 from tests.support.ray_nodes import freed
 from tests.support.searches import FIXED, SPACES, asked, own_space, states, written
 

@@ -21,10 +21,10 @@ from raydc.search import TuneSettings
 from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import Record, run_task
 from raydc.settings import unflatten
+from raydc.testing.cases import K, run_job, short_settings
 from raydc.training import streaming_kmeans, worker_job
 from raydc.training.config import RunConfig
 from raydc.training.trainer import check, train
-from tests.support.method_cases import K, run_job, short_settings
 from tests.support.remote_storage import elsewhere
 
 

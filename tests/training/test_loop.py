@@ -11,8 +11,8 @@ from raydc.distributed import collectives
 from raydc.methods import load
 from raydc.methods.base import Method
 from raydc.settings import build, unflatten
+from raydc.testing.cases import K, blobs, loop_over
 from raydc.training.loop import Loop
-from tests.support.method_cases import K, blobs, loop_over
 
 
 def clustering_steps(x, **cluster: object) -> int:

@@ -1,4 +1,4 @@
-"""What the tests over all methods share: easy rows, a method with its short settings, a run."""
+"""What the rules share: easy rows, a method with its short settings, a run. A method is had by its name."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from raydc.methods.base import Method
 from raydc.settings import build, fields, unflatten
 from raydc.training import worker_job
 from raydc.training.config import RunConfig
-from raydc.training.loop import Loop, Progress
+from raydc.training.loop import Loop
 from raydc.utils.storage import Store
 
 K, BATCH = 4, 64
@@ -122,19 +122,3 @@ def run_job(flat: dict[str, Any], out: Path, device: str, epochs: int | None = N
     return worker_job.work(
         worker_job.prepare(config), store=Store(out), device=device, on_epoch=lambda progress: next(seen) == epochs
     )
-
-
-__all__ = [
-    "BATCH",
-    "K",
-    "Progress",
-    "blobs",
-    "flat",
-    "loop_over",
-    "make",
-    "restored",
-    "run_job",
-    "saved",
-    "settings",
-    "short_settings",
-]

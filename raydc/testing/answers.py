@@ -18,12 +18,13 @@ from raydc.methods import load
 from raydc.pipelines.assign import assign, read
 from raydc.report.facts import draw
 from raydc.settings import unflatten
+from raydc.testing.cases import blobs, short_settings
+from raydc.testing.contract import require
 from raydc.tracking.pyfunc import Clusters
 from raydc.training import worker_job
 from raydc.training.config import RunConfig
 from raydc.training.trainer import check, train
 from raydc.utils.storage import Store
-from tests.support.method_cases import blobs, short_settings
 
 ROWS = 120
 Rows = np.ndarray
@@ -68,7 +69,7 @@ def as_commanded(config: RunConfig) -> None:
 def two_workers(config: RunConfig) -> None:
     """Training by two processes with gloo, rows shared out between them."""
     folder = tempfile.mkdtemp(dir=Path(config.output.out).parent)
-    mp.spawn(_worker, (folder, worker_job.prepare(config)), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.spawn(_worker, (folder, worker_job.prepare(config)), nprocs=2)
 
 
 def _worker(rank: int, folder: str, job: worker_job.Job) -> None:
@@ -95,6 +96,21 @@ def differences(
     return {place: int((np.asarray(found) != labels).sum()) for place, found in places}
 
 
+def one_answer_everywhere(name: str) -> None:
+    """Wherever a row's cluster is asked for, it is the one that training ended with; rows far from 0, some repeated."""
+    if load(name).info.refuses:
+        return
+    with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
+        wrong = {place: n for place, n in differences(name, worst(rows_of(name)), Path(folder)).items() if n}
+    said = ", ".join(f"{place} ({n} of {ROWS} rows)" for place, n in wrong.items())
+    require(not wrong, f"a row's cluster is another one by {said}; `decide` must not depend on the rows beside a row")
+
+
+def worst(x: Rows) -> Rows:
+    """Far from 0, with a constant column and rows that repeat."""
+    return CASES["constant column 1e5"](CASES["offset 1e6"](CASES["duplicates"](x)))
+
+
 def _places(model: ClusteringModel, x: Rows, run: Path, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "predict", model.predict(x)
     yield "one at a time", np.concatenate([model.predict(row[None]) for row in x])
@@ -109,7 +125,7 @@ def _places(model: ClusteringModel, x: Rows, run: Path, folder: Path) -> Iterato
     # a membership is never larger than the label's: where it is, the label is not its row's
     largest = said.memberships[np.arange(len(x)), said.clusters] == said.memberships.max(1)
     yield "memberships", np.where(largest, said.clusters, -1)
-    served = Clusters()
+    served: Any = Clusters()
     served.model = model
     yield "pyfunc", served.predict(None, x)["cluster"].to_numpy()
     flat = x.reshape(len(x), -1)
