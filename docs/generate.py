@@ -37,6 +37,7 @@ ROOMS = {
     "metrics": "scores with labels, and without",
     "settings": "the base of every configuration",
     "report": "pictures and the page",
+    "testing": "the contract of methods, for those of your own",
 }
 """What others may build on; the rest (training, distributed, centroid_service, utils, cli) is raydc's own."""
 

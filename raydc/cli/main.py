@@ -438,6 +438,21 @@ def _methods(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _new_method(arguments: Sequence[str]) -> int:
+    parser = _Command("new-method", "Write a method to begin with: a commented file, and its test.")
+    parser.usage = "raydc new-method NAME [--out DIR]"
+    parser.add_argument("name", metavar="NAME", help="its name: NAME.py and test_NAME.py are written")
+    parser.add_argument("--out", default=".", metavar="DIR", help="directory for the two files [.]")
+    given = parser.parse_args(arguments)
+    from raydc.cli import new_method
+
+    code, test = new_method.write(given.name, given.out)
+    print(
+        f"{code}\n{test}\nnext: pytest {test}\n      raydc train --data digits --method {code} --workers 0 --out runs/a"
+    )
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "tune": _tune,
@@ -446,6 +461,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": _report,
     "registry": _registry,
     "methods": _methods,
+    "new-method": _new_method,
 }
 
 if __name__ == "__main__":

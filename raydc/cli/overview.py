@@ -29,6 +29,10 @@ COMMANDS = {
         "list the methods and where they come from, or tell all of one",
         "raydc methods",
     ),
+    "new-method": (
+        "write a method of your own to begin with, and its test",
+        "raydc new-method my_method --out methods/",
+    ),
 }
 """A line and an example of each command, in the order in which they are needed."""
 MATTER = {
@@ -44,7 +48,7 @@ def overview() -> str:
     """The commands, each with its line and its example."""
     lines = ["raydc: deep clustering on Ray. Commands:", ""]
     for name, (what, example) in COMMANDS.items():
-        lines += [f"  {name:9} {what}", f"            {example}"]
+        lines += [f"  {name:10} {what}", f"             {example}"]
     lines += [
         "",
         "raydc COMMAND --help shows the settings that matter, raydc COMMAND --help-all the rest; a method's own with",

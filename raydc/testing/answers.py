@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from raydc import methods
 from raydc.artifacts.model import ClusteringModel
 from raydc.data import DataSettings, open_source
 from raydc.methods import load
@@ -91,8 +92,9 @@ def differences(
     config |= {"output.out": str(run)} | (settings or {})
     train(RunConfig.of(unflatten(config)))
     labels = _in_order(pa.concat_tables(read(str(run / "assignments"))))
-    model = ClusteringModel.load(run / "model")
-    places = _places(model, x, run, folder)
+    allowed = [methods.full_name(name)]
+    model = ClusteringModel.load(run / "model", allowed)
+    places = _places(model, x, run, folder, allowed)
     return {place: int((np.asarray(found) != labels).sum()) for place, found in places}
 
 
@@ -111,7 +113,7 @@ def worst(x: Rows) -> Rows:
     return CASES["constant column 1e5"](CASES["offset 1e6"](CASES["duplicates"](x)))
 
 
-def _places(model: ClusteringModel, x: Rows, run: Path, folder: Path) -> Iterator[tuple[str, Any]]:
+def _places(model: ClusteringModel, x: Rows, run: Path, folder: Path, allowed: list[str]) -> Iterator[tuple[str, Any]]:
     yield "predict", model.predict(x)
     yield "one at a time", np.concatenate([model.predict(row[None]) for row in x])
     yield "batches of 7", np.concatenate([model.predict(x[at : at + 7]) for at in range(0, len(x), 7)])
@@ -131,7 +133,12 @@ def _places(model: ClusteringModel, x: Rows, run: Path, folder: Path) -> Iterato
     flat = x.reshape(len(x), -1)
     columns = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
     pq.write_table(pa.table({"x": columns}), folder / "rows.parquet", row_group_size=50)
-    assign(str(run / "model"), DataSettings(path=str(folder / "rows.parquet")), str(folder / "assigned"))
+    assign(
+        str(run / "model"),
+        DataSettings(path=str(folder / "rows.parquet")),
+        str(folder / "assigned"),
+        allow_code=allowed,
+    )
     yield "assign", _in_order(pa.concat_tables(read(str(folder / "assigned"))))
     source = open_source(DataSettings(path=str(folder / "rows.npy"), **_shape(run)))
     yield "report", draw(source, Store(str(folder / "nothing")), model).labels

@@ -25,6 +25,7 @@ from raydc.testing.cases import blobs, settings
 from raydc.testing.contract import require
 from raydc.training.loop import Loop, share_gradients
 from raydc.utils.registries import registered
+from raydc.utils.source_file import loaded
 
 ROWS, GROUP, FIRST = 48, 8, 32
 """Rows in all, in a row group, and in the first of two shards."""
@@ -169,7 +170,7 @@ def measure_all(names: list[str], workers: int, rank: int) -> dict[str, Any]:
 
 
 def worker(rank: int, folder: str, names: list[str], added: bytes) -> None:
-    """A worker of two; `added` is what the process that began it registered."""
+    """A worker of two; `added` is what the process that began it registered or read."""
     torch.set_num_threads(1)
     cloudpickle.loads(added)
     address, patience = f"file://{folder}/rendezvous", datetime.timedelta(seconds=60)
@@ -189,7 +190,7 @@ class Measured:
 def compare_all(names: list[str]) -> Measured:
     """Measure these methods by one worker and by two processes with gloo."""
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
-        mp.spawn(worker, (folder, names, cloudpickle.dumps(registered())), nprocs=2)
+        mp.spawn(worker, (folder, names, cloudpickle.dumps((*registered(), *loaded()))), nprocs=2)
         both = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return Measured(measure_all(names, 1, 0), both)
 

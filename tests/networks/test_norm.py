@@ -1,4 +1,4 @@
-"""Batch norm of one worker; test_parallel.py holds two against it."""
+"""Batch norm of one worker; tests/methods holds two against it."""
 
 import pytest
 import torch
