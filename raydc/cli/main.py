@@ -340,6 +340,15 @@ def _edit(arguments: Sequence[str]) -> int:
     return edit.run(parser, arguments, data_of)
 
 
+def _sample(arguments: Sequence[str]) -> int:
+    parser = _Command("sample", "Take rows by a model: a balanced sample, prototypes, or near duplicates.")
+    parser.ray()
+    parser.model_and_rows()
+    from raydc.cli import sample
+
+    return sample.run(parser, arguments, data_of)
+
+
 def _report(arguments: Sequence[str]) -> int:
     parser = _Command("report", "Draw a run or a search: pictures and one HTML page.")
     parser.add_argument("--run", required=True, help="an MLflow run id, or an output directory")
@@ -458,6 +467,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "tune": _tune,
     "assign": _assign,
     "edit": _edit,
+    "sample": _sample,
     "report": _report,
     "registry": _registry,
     "methods": _methods,

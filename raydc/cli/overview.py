@@ -17,6 +17,10 @@ COMMANDS = {
         "merge, split, rename and drop clusters of a model by hand",
         "raydc edit --model models:/digits@champion --merge 3,5 --rename 2=boots --register digits",
     ),
+    "sample": (
+        "take rows by a model: a balanced sample, prototypes, or near duplicates",
+        "raydc sample --model models:/digits@champion --data rows/ --balanced --n 10000 --out sample/",
+    ),
     "report": (
         "draw a finished run or search anew: pictures and one page",
         "raydc report --run runs/a --out report/",
@@ -39,7 +43,8 @@ MATTER = {
     "method.n_clusters", "data.path", "data.columns", "data.label_column", "data.id_column", "training.workers",
     "training.seed", "training.device", "training.align_to", "output.out", "output.register_as", "output.tracking_uri",
     # of a search
-    "space", "n_clusters", "trials", "concurrent", "time_budget", "seed", "out", "register_as", "tracking_uri",
+    "space", "n_clusters", "trials", "concurrent", "time_budget", "seed", "align_to", "out", "register_as",
+    "tracking_uri",
 }  # fmt: skip
 """Settings that --help shows; --help-all shows the rest."""
 
