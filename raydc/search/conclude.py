@@ -5,6 +5,7 @@ import math
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,9 +14,11 @@ import optuna
 import pyarrow as pa
 from optuna.trial import TrialState
 
+from raydc.artifacts.labels import LabelMap
 from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.metrics import clarity, hierarchy, stability
-from raydc.pipelines import assign
+from raydc.pipelines import assign, follow
+from raydc.report import words
 from raydc.search import criteria, selector
 from raydc.search.candidate import Candidate, Standing
 from raydc.search.criteria import Comparison
@@ -28,6 +31,8 @@ from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Choice
 from raydc.search.settings import TuneSettings
 from raydc.search.trial import Record, read_array
+from raydc.training import alignment
+from raydc.training.alignment import Followed
 from raydc.training.worker_job import trusted, write_assignments
 from raydc.utils.storage import alone
 
@@ -63,9 +68,13 @@ def tune(settings: TuneSettings, watch: SearchWatch | None = None) -> dict[str, 
 
 def tune_alone(checked: Search, watch: SearchWatch) -> dict[str, Any]:
     """`tune` in a directory that the caller holds `alone`."""
-    started, store = time.monotonic(), checked.context.store
-    same_search(checked.context, checked.space)
-    with trial_cluster(checked.context.settings):
+    started, context, store = time.monotonic(), checked.context, checked.context.store
+    align_to, earlier = context.settings.align_to, None
+    if align_to is not None and not store.exists(alignment.VERSION):
+        earlier = follow.find(align_to, context.shape, context.columns, context.settings.tracking_uri, ())
+    same_search(context, checked.space)
+    follow.keep(earlier, store)
+    with trial_cluster(context.settings):
         summary = conclude(search(checked, watch), watch.stop)
     before = json.loads(store.read_text("search.json")) if store.exists("search.json") else {"seconds": 0.0}
     spent = before["seconds"] + time.monotonic() - started
@@ -108,8 +117,9 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     choice, standings = _choose(finished, able)
     trainings = labelled(context, by_number[choice.number], finished.replicas.get(choice.number, []))
     (winner, own), others = trainings[choice.medoid], [one for i, one in enumerate(trainings) if i != choice.medoid]
-    clusters, verdict = _judged(winner, own, [labels for _, labels in others])
-    weights = _write_model(context, winner, own, others, clusters, stop)
+    followed = _followed(context, winner, own, [labels for _, labels in others])
+    clusters, verdict = _judged(winner, own, [labels for _, labels in others], followed.labels.given)
+    weights = _write_model(context, winner, own, others, clusters, followed.labels, stop)
     band = selector.null(
         context.space,
         lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
@@ -129,6 +139,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
             f"every suggested trial scores {suggested[0].score:.4f}: the score does not tell these settings apart"
         )
     notes += _left_out(finished)
+    notes += [words.of_alignment(followed.told)] if followed.told else []
     everything = [*finished.records, *(r for own in finished.replicas.values() for r in own)]
     return {
         "winner": _entry(winner, len(finished.first)) | {"weights": weights},
@@ -151,6 +162,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         "k curve": _k_curve(finished),
         "clusters": clusters,
         "verdict": verdict,
+        "aligned": followed.told,
         "cost": {
             "trainings": len(everything),
             "seconds of trials": sum(record.seconds for record in finished.records),
@@ -217,7 +229,25 @@ def _not_compared(finished: Finished, opponents: list[int]) -> list[str]:
     return notes
 
 
-def _judged(winner: Record, own: Labels, others: list[Labels]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+def _followed(context: Context, winner: Record, own: Labels, others: list[Labels]) -> Followed:
+    """What the winner's clusters are called, with their tree: as in an earlier model, where one is to be followed."""
+    n_clusters, allow_code = _model(context, winner).method.n_clusters, [winner.method]
+    evidence = [hierarchy.of_neighbours(own, context.graph, n_clusters)]
+    evidence += [hierarchy.of_replica(own, labels, n_clusters) for labels in others]
+    labels, earlier = (
+        LabelMap.plain(n_clusters).with_tree(hierarchy.tree(evidence)),
+        alignment.kept(context.store, allow_code),
+    )
+    return (
+        Followed(labels, None)
+        if earlier is None
+        else alignment.follow(labels, own, earlier[0], context.rows, earlier[1])
+    )
+
+
+def _judged(
+    winner: Record, own: Labels, others: list[Labels], ids: Sequence[int]
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Size, Jaccard stability and mean agreement of each of the winner's clusters, on the evaluation rows; and what the
     replicas say of them all. Nothing where there is no replica.
     """
@@ -227,15 +257,16 @@ def _judged(winner: Record, own: Labels, others: list[Labels]) -> tuple[list[dic
     overlap = stability.cluster_jaccard(own, np.stack(others), k)
     agree = stability.row_agreement(np.stack([own, *others]), k, 0)
     found = []
-    for cluster in range(k):
+    for cluster in range(len(ids)):
         rows = own == cluster
         mean = float(agree[rows].mean()) if rows.any() else 0.0
         found.append(
-            {"cluster": cluster, "rows": int(rows.sum()), "jaccard": float(overlap[cluster]), "agreement": mean}
+            {"cluster": ids[cluster], "rows": int(rows.sum()), "jaccard": float(overlap[cluster]), "agreement": mean}
         )
     alive = np.bincount(own, minlength=k) > 0
     verdict = clarity.judge(np.where(alive, overlap, np.nan), agree)
-    return found, asdict(verdict) | {"asked": "replicas", "rows": len(own)}
+    named = {kind: sorted(ids[cluster] for cluster in getattr(verdict, kind)) for kind in ("clear", "doubtful")}
+    return found, asdict(verdict) | named | {"asked": "replicas", "rows": len(own)}
 
 
 def _write_model(
@@ -244,25 +275,24 @@ def _write_model(
     own: Labels,
     others: list[tuple[Record, Labels]],
     clusters: list[dict[str, Any]],
+    labels: LabelMap,
     stop: threading.Event | None = None,
 ) -> str:
     """`out`/model with its replicas as witnesses, and `out`/assignments: every row's cluster and their agreement."""
     store, model = context.store, _model(context, winner)
     model.notes["search"] = {"trial": winner.number, "replica": winner.replica, "score": winner.score}
     model.notes["clusters"] = clusters
+    model.renamed = labels
     if not model.refuses:
         model.replicas = tuple(
-            Replica(_model(context, other).method, stability.names_in(labels, own, model.method.n_clusters))
-            for other, labels in others[:WITNESSES]
+            Replica(_model(context, other).method, stability.names_in(theirs, own, model.method.n_clusters))
+            for other, theirs in others[:WITNESSES]
         )
-    evidence = [hierarchy.of_neighbours(own, context.graph, model.method.n_clusters)]
-    evidence += [hierarchy.of_replica(own, labels, model.method.n_clusters) for _, labels in others]
-    model.renamed = model.labels.with_tree(hierarchy.tree(evidence))
     store.delete("model")
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)
     if model.refuses:
-        _write_evaluated(context, model.n_clusters, own, [labels for _, labels in others])
+        _write_evaluated(context, labels.given, own, [theirs for _, theirs in others])
         return model.weights_hash()
     manifest = f"assignments/{assign.MANIFEST}"
     if not store.exists(manifest) or json.loads(store.read_text(manifest))["model"] != assign.identity(model):
@@ -285,11 +315,16 @@ def _model(context: Context, record: Record) -> ClusteringModel:
     return ClusteringModel.stored(place, allow_code=[record.method])
 
 
-def _write_evaluated(context: Context, n_clusters: int, own: Labels, others: list[Labels]) -> None:
+def _write_evaluated(context: Context, ids: Sequence[int], own: Labels, others: list[Labels]) -> None:
     """Assignments of the evaluation rows, where a model cannot be asked for those of other rows."""
-    k = max(n_clusters, *(int(labels.max()) + 1 for labels in (own, *others)))
+    k = max(len(ids), *(int(labels.max()) + 1 for labels in (own, *others)))
     agree = stability.row_agreement(np.stack([own, *others]), k, 0) if others else np.full(len(own), np.nan)
-    columns = {"row": context.numbers, "id": pa.array(context.ids), "cluster": own, **trusted(None, agree, None)}
+    columns = {
+        "row": context.numbers,
+        "id": pa.array(context.ids),
+        "cluster": np.array(ids)[own],
+        **trusted(None, agree, None),
+    }
     context.store.delete("assignments")
     write_assignments(context.store, "assignments/part-000000000000.parquet", columns)
 

@@ -10,7 +10,7 @@ from raydc.search.pictures import draw
 from raydc.search.planner import SearchWatch
 from raydc.search.settings import TuneSettings
 from raydc.tracking import mlflow_client
-from raydc.tracking.payloads import summary_metrics
+from raydc.tracking.payloads import alignment_tags, summary_metrics
 from raydc.tracking.tracker import RecordPending, Tracker
 from raydc.utils.storage import Store, alone
 
@@ -61,7 +61,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     tracker.log_files()
     tracker.log_model()
     if settings.register_as:
-        tags = evidence(summary) | {"raydc.search": about["id"]}
+        tags = evidence(summary) | {"raydc.search": about["id"]} | alignment_tags(summary.get("aligned"))
         tracker.register(settings.register_as, tags, "always" if settings.promote else "better")
     paths = {"output": store.root, "report": f"{store.root}/report/index.html"}
     try:

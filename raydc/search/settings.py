@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from raydc.data.settings import DataSettings
-from raydc.settings import Settings
+from raydc.settings import Settings, public
 from raydc.utils.registries import Registry
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ class TuneSettings(Settings):
     """Local directory for trials, tables and the winner."""
     register_as: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,128}$")
     """Name under which the winner is registered in MLflow."""
+    align_to: Annotated[str, AfterValidator(public)] | None = None
+    """An earlier model, such as models:/digits@champion, whose ids and names the winner's clusters keep that are the
+    same: at least half of the rows of either are those of both."""
     promote: bool = False
     """Make the registered winner champion, whatever the present one scores."""
     tracking_uri: str | None = None

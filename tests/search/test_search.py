@@ -12,10 +12,12 @@ import optuna
 import pyarrow as pa
 import pytest
 
+from raydc.artifacts.labels import Merge, Rename
 from raydc.artifacts.model import TRUST, ClusteringModel
 from raydc.metrics import graph
 from raydc.metrics.stability import row_agreement
 from raydc.pipelines.assign import read
+from raydc.pipelines.edit import Decisions, edit
 from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune
 from raydc.search.conclude import _write_evaluated, _write_model, importance
 from raydc.search.driver import room
@@ -318,3 +320,21 @@ def test_a_trial_reserves_a_gpu_where_there_are_any(data, tmp_path, others, ther
             assert room(settings, there, grows=True) == ({"CPU": 1.0, "GPU": 1.0}, 1)
     else:
         assert room(settings, there, grows=False) == expected
+
+
+@pytest.mark.slow
+def test_a_winner_keeps_the_ids_of_an_earlier_model(data: str, tmp_path: Path) -> None:
+    table, (x, _) = {"space": str(SPACES / "kmeans.py"), "trials": 1, "n_clusters": "4"}, rows()
+    tune(asked(data, tmp_path / "first", **table))
+    wanted = Decisions(edits=(Rename(cluster=2, name="two"), Merge(clusters=(3, 0))))
+    edit(str(tmp_path / "first"), wanted, out=str(tmp_path / "mended"))
+    summary = tune(asked(data, tmp_path / "second", **table, seed=7, align_to=str(tmp_path / "mended")))
+    model, earlier = (ClusteringModel.load(tmp_path / name) for name in ("second/model", "mended"))
+    assert model.labels.cells.names == {2: "two"} and 0 not in model.clusters
+    before, after = earlier.predict(x), model.predict(x)
+    same = (before == 1) | (before == 2)
+    assert (after[same] == before[same]).all() and min(after[~same]) >= 3
+    assert sorted(entry["cluster"] for entry in summary["clusters"]) == [*model.clusters]
+    assert "of mended keep their ids" in " ".join(summary["notes"]) and summary["aligned"]["split"]["3"]
+    stored = pa.concat_tables(read(str(tmp_path / "second" / "assignments")))
+    assert (stored["cluster"].to_numpy() == after).all()
