@@ -103,6 +103,8 @@ def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
         tags = {"raydc.method": run.job.config.method_name, "raydc.score": str(summary["measures"]["score"])}
         tags["raydc.reference"] = summary["reference"].rpartition(" ")[2]
         tags |= alignment_tags(summary.get("aligned"))
+        if names := summary.get("suggested"):
+            tags["raydc.suggested_names"] = json.dumps(names)
         tracker.register(output.register_as, tags)
 
 

@@ -16,6 +16,8 @@ from raydc.report.facts import Facts, gather, project, typical
 from raydc.utils.storage import Store
 
 MEMBERS = 8
+TOLD_FEATURES = 4
+"""Features that are named of each cluster."""
 SHOWN_CLUSTERS = 60
 """Clusters of which members are shown, at most."""
 
@@ -68,7 +70,7 @@ def write(facts: Facts, to: Store) -> list[str]:
         ),
         page.table(*_measures(facts)),
     ]
-    parts += _levels(facts)
+    parts += [*_profiles(facts), *_levels(facts)]
     if summary.get("labels"):
         parts += [
             page.heading("Against known classes"),
@@ -164,6 +166,28 @@ def _verdict(facts: Facts) -> list[str]:
     """How far the clusters can be trusted, and by which rule; nothing where none was given."""
     verdict = facts.summary.get("verdict")
     return [] if verdict is None else [page.heading(words.told(verdict)), page.note(words.rule(verdict))]
+
+
+def _profiles(facts: Facts) -> list[str]:
+    """What sets each cluster apart; nothing where it was not measured, or features are pixels."""
+    if facts.profiles is None or len(facts.model.shape) == 3:
+        return []
+    found = facts.profiles.to_pylist()
+    clusters = sorted({line["cluster"] for line in found})[:SHOWN_CLUSTERS]
+    rows = []
+    for cluster in clusters:
+        own = [line for line in found if line["cluster"] == cluster]
+        said = [f"{line['direction']} {line['feature']}: {line['mean']:.4g}, else {line['rest']:.4g}" for line in own]
+        rows.append((cluster, own[0]["name"], own[0]["rows"], "; ".join(said[:TOLD_FEATURES])))
+    return [
+        page.heading("What sets clusters apart"),
+        page.note(
+            "Features by the size of their effect: mean of the cluster, and of all other rows. A name is suggested "
+            "where features have names and effects are large (.8 standard deviations); raydc edit --rename gives "
+            "another. profiles.parquet has the rest."
+        ),
+        page.table(("cluster", "name", "rows looked at", "features"), rows),
+    ]
 
 
 def _levels(facts: Facts) -> list[str]:

@@ -54,6 +54,8 @@ class Facts:
     feature_names: Sequence[str]
     missing: Sequence[str]
     """What could not be shown, and why."""
+    profiles: pa.Table | None = None
+    """A line for each cluster and feature, as `raydc.training.profiles` writes them; None of a search's winner."""
 
 
 def gather(store: Store, settings: DataSettings | None = None, allow_code: Collection[str] = ()) -> Facts:
@@ -81,8 +83,11 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
         sample = draw(source, store, model)
     except DataError as problem:
         missing.append(f"pictures of rows: {problem}")
+    profiles = (
+        pq.read_table(io.BytesIO(store.read_bytes("profiles.parquet"))) if store.exists("profiles.parquet") else None
+    )
     title = f"{model.method_name}, {summary['found']} clusters of {summary['rows']:,} rows"
-    return Facts(title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing)
+    return Facts(title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing, profiles)
 
 
 def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPLE) -> Sample:

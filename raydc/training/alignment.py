@@ -14,7 +14,7 @@ from raydc.artifacts.model import ClusteringModel, relabel
 from raydc.data import open_source
 from raydc.data.sample import spaced_rows
 from raydc.metrics.alignment import THRESHOLD, align
-from raydc.training.summary import assignments
+from raydc.training.summary import labels_at
 from raydc.training.worker_job import Job, write_assignments
 from raydc.utils.storage import OWN, Store
 
@@ -31,8 +31,8 @@ class Followed:
     """A new model's clusters under the ids of an earlier one."""
 
     labels: LabelMap
-    told: dict[str, Any]
-    """What became of the earlier clusters, by ids."""
+    told: dict[str, Any] | None
+    """What became of the earlier clusters, by ids; None where there are none."""
 
 
 def keep(model: ClusteringModel, version: str, store: Store) -> None:
@@ -89,12 +89,7 @@ def apply(job: Job, store: Store, summary: dict[str, Any]) -> dict[str, Any]:
         return summary
     source = job.source or open_source(job.config.data)
     drawn = spaced_rows(source, min(ROWS, VALUES // source.n_features))
-    own = np.full(len(drawn.positions), NOWHERE)
-    for part in assignments(store):
-        rows = part["row"].to_numpy()
-        at = np.searchsorted(drawn.positions, rows).clip(max=len(own) - 1)
-        inside = drawn.positions[at] == rows
-        own[at[inside]] = part["cluster"].to_numpy()[inside]
+    own = labels_at(store, drawn.positions)
     known = own != NOWHERE
     followed: list[Followed] = []
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydc.artifacts.labels import NOWHERE
 from raydc.artifacts.model import relabel
 from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
 from raydc.metrics import clarity, external, graph, hierarchy, monitors
@@ -25,6 +26,17 @@ def assignments(store: Store) -> Iterator[pa.Table]:
     """Assignments part by part in the order of the data: row, id, cluster, membership, agreement, distance, initial."""
     for name in sorted(store.list("assignments")):
         yield pq.read_table(io.BytesIO(store.read_bytes(name)))
+
+
+def labels_at(store: Store, positions: np.ndarray) -> np.ndarray:
+    """Cluster, int64 [n], of the rows at these ascending positions in the data; NOWHERE of those that have none."""
+    found = np.full(len(positions), NOWHERE, np.int64)
+    for part in assignments(store):
+        rows = part["row"].to_numpy()
+        at = np.searchsorted(positions, rows).clip(max=len(positions) - 1)
+        inside = positions[at] == rows
+        found[at[inside]] = part["cluster"].to_numpy()[inside]
+    return found
 
 
 def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from raydc.data import DataError, changes, dropped_table, opened
 from raydc.distributed import ray_cluster
 from raydc.settings import SettingsError, differences, flatten
-from raydc.training import alignment, streaming_kmeans, worker_job
+from raydc.training import alignment, profiles, streaming_kmeans, worker_job
 from raydc.training.checkpoint import CheckpointError
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress, TrainingDiverged
@@ -123,6 +123,7 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
         store.write_text("run.json", json.dumps(record, indent=1))
         raise Interrupted(f"saved in {store.root}; the same command goes on from there")
     summary = alignment.apply(job, store, summarise(job, store, record["seconds"]))
+    summary = profiles.write(job, store, summary)
     store.write_text("run.json", json.dumps(record, indent=1))
     store.delete("checkpoints")
     return summary

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.image
 import numpy as np
+import pyarrow as pa
 import pytest
 from matplotlib._pylab_helpers import Gcf
 
@@ -81,7 +82,7 @@ def test_an_image_run(page_of_images):
 def test_the_page_needs_nothing_else_and_holds_every_picture(page_of_images):
     folder, files = page_of_images
     text = (folder / "index.html").read_text()
-    assert "The tree of clusters" in text and "--level L" in text
+    assert "The tree of clusters" in text and "--level L" in text and "What sets clusters apart" not in text
     links = Links()
     links.feed(text)
     assert len(links.found) == len(files) - 1
@@ -105,10 +106,11 @@ def test_text_from_outside_is_escaped_and_warnings_come_first(table_run, tmp_pat
     harmed = facts.Facts(
         evil, found.model, {"data": {"path": evil}}, {**found.summary, "warnings": [evil], "notes": [evil]},
         found.progress, found.sample, [evil, "$x^2$", "a_b", "\\frac"], [evil],
+        found.profiles.set_column(3, "feature", pa.array([evil] * len(found.profiles))),
     )  # fmt: skip
     write(harmed, Store(str(tmp_path)))
     text = (tmp_path / "index.html").read_text()
-    assert evil not in text and text.count("&lt;img src=x") >= 5
+    assert evil not in text and text.count("&lt;img src=x") >= 5 and "What sets clusters apart" in text
     assert text.index('class="warning"') < text.index("<table")
 
 

@@ -1,0 +1,67 @@
+"""What sets a cluster apart: each feature's mean in it, against that of all other rows, in standard deviations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LARGE = 0.8
+"""Effect from which a difference is large (Cohen, Statistical Power Analysis, 1988)."""
+NAMING = 2
+"""Features at most in a suggested name."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Of K clusters and F features."""
+
+    clusters: NDArray[np.int64]
+    """[K], ascending."""
+    mean: NDArray[np.float64]
+    """[K, F], in the features' own units."""
+    rest: NDArray[np.float64]
+    """[K, F], of the rows of all other clusters; NaN where there are none."""
+    effect: NDArray[np.float64]
+    """[K, F]: (mean - rest) / the standard deviation within the two, Cohen's d; 0 of a feature that never differs."""
+
+
+def contrast(rows: ArrayLike, labels: ArrayLike) -> Contrast:
+    """Of rows [N, F] in clusters [N]. Infinite where the two groups differ and neither varies."""
+    x, ids = np.asarray(rows, np.float64), np.asarray(labels, np.int64)
+    clusters, place, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    centred = x - x.mean(0)  # a far origin loses no digits
+    sums, squares = (_by_cluster(values, place, len(clusters)) for values in (centred, centred**2))
+    n, others = sizes[:, None], len(x) - sizes[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean, rest = sums / n, (sums.sum(0) - sums) / others
+        within = squares - n * mean**2 + squares.sum(0) - squares - others * rest**2
+        deviation = np.sqrt(np.maximum(within, 0) / max(len(x) - 2, 1))
+        effect = np.where(np.isclose(mean, rest, rtol=1e-9, atol=0) | (others == 0), 0.0, (mean - rest) / deviation)
+    return Contrast(clusters, mean + x.mean(0), rest + x.mean(0), effect)
+
+
+def suggested(found: Contrast, names: Sequence[str]) -> dict[int, str]:
+    """Short names by cluster, such as "high length, low width": of the features with the largest effects, if large."""
+    told = {}
+    for cluster, effects in zip(found.clusters.tolist(), found.effect, strict=True):
+        first = [feature for feature in strongest(effects, NAMING) if abs(effects[feature]) >= LARGE]
+        if first:
+            told[cluster] = ", ".join(f"{direction(effects[feature])} {names[feature]}" for feature in first)
+    return told
+
+
+def strongest(effects: NDArray[np.float64], most: int) -> list[int]:
+    """Features [at most `most`] by the size of their effects [F], the largest first."""
+    return np.argsort(-np.abs(effects), kind="stable")[:most].tolist()
+
+
+def direction(effect: float) -> str:
+    """Where a cluster lies."""
+    return "high" if effect > 0 else "low"
+
+
+def _by_cluster(values: NDArray[np.float64], place: NDArray[np.int64], clusters: int) -> NDArray[np.float64]:
+    sums = np.zeros((clusters, values.shape[1]))
+    np.add.at(sums, place, values)
+    return sums
