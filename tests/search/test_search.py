@@ -12,7 +12,7 @@ import optuna
 import pyarrow as pa
 import pytest
 
-from raydc.artifacts.labels import Merge, Rename
+from raydc.artifacts.labels import LabelMap, Merge, Rename
 from raydc.artifacts.model import TRUST, ClusteringModel
 from raydc.metrics import graph
 from raydc.metrics.stability import row_agreement
@@ -231,7 +231,7 @@ def test_rows_are_kept_by_id_where_the_model_cannot_be_asked(tmp_path: Path) -> 
     context = prepare(settings)
     own, other = np.arange(50) % 4, (np.arange(50) + 1) % 4
     other[0] = own[0]
-    _write_evaluated(context, 4, own, [other])
+    _write_evaluated(context, range(4), own, [other])
     kept = pa.concat_tables(read(f"{settings.out}/assignments"))
     assert kept["row"].to_pylist() == (np.array(kept["id"]) - 1000).tolist() and len(kept) == 50
     assert kept["row"].to_pylist() == sorted(kept["row"].to_pylist()) and not {3, 100} & set(kept["row"].to_pylist())
@@ -264,13 +264,13 @@ def test_a_model_that_is_asked_follows_one_that_cannot_be(data: str, tmp_path: P
     context = prepare(asked(data, tmp_path / "out"))
     record = run_task(context, Task(0, 0, {"method.name": "kmeans", "method.n_clusters": 4}), lambda rung, score: None)
     own = np.load(tmp_path / "out" / "trials" / "0000" / "labels.npy").astype(np.int64)
-    _write_evaluated(context, 4, own, [])
+    _write_evaluated(context, range(4), own, [])
     assert record is not None
     stop = threading.Event()
     stop.set()
     with pytest.raises(SearchInterrupted):
-        _write_model(context, record, own, [], [], stop)
-    _write_model(context, record, own, [], [])
+        _write_model(context, record, own, [], [], LabelMap.plain(4), stop)
+    _write_model(context, record, own, [], [], LabelMap.plain(4))
     again = pa.concat_tables(read(f"{tmp_path}/out/assignments"))
     assert again["cluster"].to_pylist() == own.tolist() and (tmp_path / "out/assignments/_assignment.json").exists()
 
