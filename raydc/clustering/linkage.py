@@ -17,6 +17,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from raydc.clustering.interface import Clusters
+
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 Vector = tuple[Integers, Reals]
@@ -224,6 +226,19 @@ def merge_rows(
     tree.merge_until(count)
     tree.merge_nearest_means(count, z.float().cpu().numpy())
     return torch.from_numpy(tree.result())
+
+
+def agglomerate(
+    z: Tensor, clusters: Clusters, neighbours: int, labels: Tensor | None, left: float, least: int, others: int = 5
+) -> Tensor:
+    """`merge_rows` of all workers' z [N, D] by the affinities of their `neighbours` nearest rows; labels int64 [N].
+
+    `labels` are those of all rows, in the order of the data. Merging is one worker's work.
+    """
+    total = int(clusters.total(torch.tensor(len(z), device=z.device)))
+    near, squared = clusters.neighbours(z, min(neighbours, total - 1))
+    near, squared, everywhere = (clusters.gather(part) for part in (near, squared, z))
+    return clusters.label_on_one_worker(lambda: merge_rows(near, squared, everywhere, labels, left, least, others))
 
 
 def draw_rows(labels: Tensor, size: int, draw: torch.Generator) -> Tensor:

@@ -2,10 +2,11 @@
 
 A convolutional autoencoder is pretrained, then reconstruction and cluster assignment hardening are descended together,
 and k-means runs on the final code. From the authors' code: targets over all rows once an epoch, Nesterov momentum .9,
-rate .01, L2 penalty 5e-5, 120-d code. The paper gives no weights; the code adds a mean reconstruction loss to a
-hardening loss *summed over the batch*. Here both are means and weigh the same (alpha = .5): a sum would make the
-weight of clustering depend on the batch; the halves step as their sum would with rate .005. The default recipe
-pretrains as every autoencoder method here does.
+rate .01, Glorot's weights, 120-d code. The paper gives no weights; the code adds a mean reconstruction loss to a
+hardening loss *summed over the batch* of 100. By default both are means and weigh the same (alpha = .5): a sum would
+make the weight of clustering depend on the batch; the halves step as their sum would with rate .005, and pretraining is
+that of every autoencoder method here. The recipe "paper" pretrains as the code does, with an L2 penalty of 5e-5, and
+has its sum: alpha 100 / 101 at the rate 1.01.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ from raydc.methods.dec import DEC
 from raydc.networks import Network
 from raydc.settings.schedule import Joint, Optimizer
 
-SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-5)
+SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9, nesterov=True)
 
 
 class Aljalbout(DEC):
@@ -43,9 +44,12 @@ class Aljalbout(DEC):
             "image": DEC.Config.recipes["image"],
             "paper": {
                 **{f"pretrain.optimizer.{key}": value for key, value in SGD.model_dump().items()},
+                "pretrain.optimizer.weight_decay": 5e-5,
                 "pretrain.optimizer.schedule": "step",
                 "pretrain.optimizer.factor": 0.9999,
                 "pretrain.optimizer.every": "1 epochs",
+                "cluster.alpha": 100 / 101,
+                "cluster.optimizer.lr": 1.01,
             },
         }
 

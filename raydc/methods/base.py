@@ -211,8 +211,9 @@ class Method(nn.Module):
         """
 
     def phases(self) -> dict[str, Phase]:
-        """2.5: the stretches of training, in order, by name."""
-        raise NotImplementedError
+        """2.5: the stretches of training, by name: those of the settings, in their order."""
+        own = {name: getattr(self.config, name) for name in type(self.config).model_fields}
+        return {name: phase for name, phase in own.items() if isinstance(phase, Phase)}
 
     def players(self, phase: str) -> dict[str, Player]:
         """2.5: who steps in this phase, in order. Parameters that are named take part, whatever their gradient."""
@@ -385,8 +386,6 @@ class CentroidMethod(Method):
 class AutoencoderMethod(Method):
     """Shared by the methods that pretrain an autoencoder on its reconstruction loss and then cluster its code.
 
-    Their phases are those of pretraining, and then each of the settings' own that clusters.
-
     Pretraining is the same for every data set: Glorot's weights and 300 epochs of Adam, rate .001 falling as a cosine,
     on rows as they are; a method whose source has another says so in its own settings. Recipes: "paper" is DEC's Caffe
     code: every layer 50,000 steps as a denoising autoencoder, then the whole 100,000 steps, by SGD whose rate is
@@ -475,11 +474,10 @@ class AutoencoderMethod(Method):
         self.net = config.network.build(shape)
 
     def phases(self) -> dict[str, Phase]:
-        config = self.config
-        stages: dict[str, Phase] = {f"layer {i + 1}": config.layerwise for i in range(self.net.layers)}
-        own = {name: getattr(config, name) for name in type(config).model_fields}
-        clustering = {name: phase for name, phase in own.items() if isinstance(phase, Clustering)}
-        return stages | {"denoise": config.denoise, "pretrain": config.pretrain} | clustering
+        """Those of the settings, and in place of `layerwise` one for every layer."""
+        phases = super().phases()
+        layer = phases.pop("layerwise")
+        return {f"layer {i + 1}": layer for i in range(self.net.layers)} | phases
 
     def players(self, phase: str) -> dict[str, Player]:
         layer = self._layer(phase)

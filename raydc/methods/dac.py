@@ -28,7 +28,7 @@ from raydc.methods.base import Method, MethodInfo, StepState
 from raydc.networks.allconv import ConvClassifier
 from raydc.networks.augment import Augment
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Clustering, Optimizer, Phase
+from raydc.settings.schedule import Clustering, Optimizer
 
 
 class DAC(Method):
@@ -80,9 +80,6 @@ class DAC(Method):
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.net = config.network.build(shape, config.n_clusters)
-
-    def phases(self) -> dict[str, Phase]:
-        return {"cluster": self.config.cluster}
 
     def features(self, x: Tensor) -> Tensor:
         return label_features(self.net(x))

@@ -25,7 +25,7 @@ from raydc.losses.information import cross_entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.gan import AdversarialNetwork
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Joint, Optimizer, Phase
+from raydc.settings.schedule import Joint, Optimizer
 
 
 class InfoGAN(Method):
@@ -67,9 +67,6 @@ class InfoGAN(Method):
         super().__init__(config, shape)
         inputs = config.noise + config.n_clusters + config.continuous
         self.net = config.network.build(shape, inputs, config.n_clusters, config.continuous)
-
-    def phases(self) -> dict[str, Phase]:
-        return {"adversarial": self.config.adversarial}
 
     def players(self, phase: str) -> dict[str, Player]:
         return {

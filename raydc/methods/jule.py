@@ -25,13 +25,13 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.clustering.linkage import draw_rows, merge_rows
+from raydc.clustering.linkage import agglomerate, draw_rows
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
 from raydc.losses.agglomerative import agglomerative_triplets
 from raydc.methods.base import CentroidMethod, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
-from raydc.settings.schedule import Clustering, Optimizer, Phase
+from raydc.settings.schedule import Clustering, Optimizer
 
 # a row's neighbour costs about this many bytes while clusters are merged (100 measured) and its graph is gathered
 BYTES = 200
@@ -86,9 +86,6 @@ class JULE(CentroidMethod):
         advice = "train on a sample of the rows and assign the others, or use imsat or idec"
         refuse_beyond_memory("are merged on one machine", total, BYTES * self.config.neighbours, 1, advice)
 
-    def phases(self) -> dict[str, Phase]:
-        return {"cluster": self.config.cluster}
-
     def features(self, x: Tensor) -> Tensor:
         return F.normalize(self.net(x), dim=1)
 
@@ -103,12 +100,12 @@ class JULE(CentroidMethod):
         return agglomerative_triplets(batch.gather(self.features(batch.x)), batch.extra["merged"], self.config.margin)
 
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        return self._merge(shard, clusters, shard.map(lambda x: x.flatten(1)), None, 1.0)
+        return self._merge(clusters, shard.map(lambda x: x.flatten(1)), None, 1.0)
 
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         labels = clusters.gather(self.rows["merged"])
         self.done.fill_(bool(labels.max() < self.n_clusters))
-        return self._merge(shard, clusters, shard.map(self.features), labels, 1 - self.config.rate)
+        return self._merge(clusters, shard.map(self.features), labels, 1 - self.config.rate)
 
     def converged(self) -> bool:
         return bool(self.done)
@@ -116,16 +113,13 @@ class JULE(CentroidMethod):
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         z = shard.map(self.features)
         straight = self.config.final == "sf" and "merged" in self.rows
-        labels = self._merge(shard, clusters, z, clusters.gather(self.rows["merged"]) if straight else None, 0.0)
+        labels = self._merge(clusters, z, clusters.gather(self.rows["merged"]) if straight else None, 0.0)
         one_hot = F.one_hot(labels, self.n_clusters).to(z.dtype)
         self.centroids.copy_(F.normalize(clusters.total(one_hot.T @ z), dim=1))
         return super().finalize_clusters(shard, clusters)
 
-    def _merge(self, shard: Shard, clusters: Clusters, z: Tensor, labels: Tensor | None, left: float) -> Tensor:
+    def _merge(self, clusters: Clusters, z: Tensor, labels: Tensor | None, left: float) -> Tensor:
         """Merge clusters, by default chains, until the share `left` of them is left, and at least K; labels [N]."""
-        near, squared = clusters.neighbours(z, min(self.config.neighbours, shard.total - 1))
-        near, squared, z = (clusters.gather(part) for part in (near, squared, z))
-        self.rows["merged"] = clusters.label_on_one_worker(
-            lambda: merge_rows(near, squared, z, labels, left, self.n_clusters, self.config.nearest)
-        )
+        of = self.config
+        self.rows["merged"] = agglomerate(z, clusters, of.neighbours, labels, left, self.n_clusters, of.nearest)
         return self.rows["merged"].clone()

@@ -18,7 +18,6 @@ from raydc.data import Shard
 from raydc.losses.posterior import held, posterior
 from raydc.methods.base import Method, MethodInfo
 from raydc.networks.augment import Augment
-from raydc.settings.schedule import Phase
 
 
 class KMeans(Method):
@@ -57,9 +56,6 @@ class KMeans(Method):
         self.origin: Tensor
         self.offsets: Tensor
         self.sharpness: Tensor
-
-    def phases(self) -> dict[str, Phase]:
-        return {}
 
     def features(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)

@@ -20,7 +20,7 @@ from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import cross_entropy, entropy, likeliest, probabilities
 from raydc.methods.base import Method, MethodInfo, Parts, StepState
 from raydc.networks.classifier import Classifier
-from raydc.settings.schedule import Clustering, Joint, Optimizer, Phase
+from raydc.settings.schedule import Clustering, Joint, Optimizer
 
 
 class RIM(Method):
@@ -52,9 +52,6 @@ class RIM(Method):
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.net = config.network.build(shape, config.n_clusters)
-
-    def phases(self) -> dict[str, Phase]:
-        return {"start": self.config.start, "cluster": self.config.cluster}
 
     def features(self, x: Tensor) -> Tensor:
         return probabilities(self.net(x))

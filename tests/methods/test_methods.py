@@ -121,6 +121,14 @@ def test_losses_see_augmented_rows_and_clusters_the_rows_themselves(name: str, m
     assert seen == {"loss": {False}, "after_step": {True}}
 
 
+def test_aljalbouts_paper_recipe_weighs_a_sum_over_its_batch_against_a_mean() -> None:
+    cluster = build(load("aljalbout").Config, {"recipe": "paper"}, at="method").cluster
+    rate = cluster.optimizer.lr
+    assert (rate * cluster.alpha, rate * (1 - cluster.alpha)) == pytest.approx(
+        (0.01 * load("aljalbout").batch_size, 0.01)
+    )
+
+
 def test_k_means_refuses_augmentation() -> None:
     with pytest.raises(SettingsError, match="leave augment out"):
         build(load("kmeans").Config, {"augment": {"noise": 0.1}}, at="method")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
 
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Shard
@@ -130,3 +131,22 @@ def test_a_classifier_without_hidden_layers_is_linear() -> None:
     net = Classifier(hidden=()).build((6,), 3)
     x = torch.randn(4, 6)
     torch.testing.assert_close(net(x), x @ net.last.weight.T + net.last.bias)
+
+
+@pytest.mark.parametrize("agglomerated", [400, 399])
+def test_depict_starts_from_agglomeration_on_few_rows_and_from_k_means_on_more(
+    agglomerated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rings around each other are clusters to the one and not to the other."""
+    draw = torch.Generator().manual_seed(0)
+    angle = 2 * math.pi * torch.rand(400, generator=draw)
+    ring = torch.arange(400) % 2
+    x = (1 + 2 * ring)[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    method = DEPICT(build(DEPICT.Config, {"n_clusters": 2, "agglomerated": agglomerated}, at="method"), (2,))
+    monkeypatch.setattr(method, "features", lambda x: x)
+    shard = Shard.of(x)
+    labels = method.init_clusters(shard, CollectiveClusters(shard, 0))
+    assert (adjusted_rand_score(ring, labels) == 1) == (agglomerated == 400)
+    torch.testing.assert_close(
+        method.theta.data, F.normalize(torch.stack([x[labels == k].mean(0) for k in range(2)]), dim=1)
+    )
