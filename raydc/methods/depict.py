@@ -4,15 +4,16 @@ A softmax on the code predicts clusters from noisy rows; the targets come in clo
 cluster frequencies of *all* rows; every layer of the clean encoder is reconstructed from the noisy code (weight 1 for
 rows, .1 for hidden layers, each a mean over its numbers). L = cross-entropy + reconstruction.
 
-From the authors' code: the first labels from agglomeration on small sets (theirs: USPS, and MNIST's test part of
-10,000) and from 40 k-means on others, the normalised means of these clusters as the softmax's weights, a stage that
-learns their labels, and target "code", q ~ p^2 / f, with which their figures were made; gradients of the reconstruction
-reach the clean layers too. "paper" is eq. 6, q ~ p / sqrt(f), which does not sharpen balanced predictions at all.
-Decided here: targets come from one clean pass before each epoch, not from network states mixed over an epoch; the
-decoder begins at the mean row; agglomeration is JULE's, by the degrees of the 20 neighbours' graph, where theirs takes
-path integrals on it, by the same authors; the stage of the first labels has a length instead of a validation split;
-training ends when fewer than 1e-4 of the labels change, not when the predictions move less than 1e-7 in square; the
-default pretrains 300 epochs with Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper bound).
+From the authors' code: the first labels from agglomeration (USPS, and MNIST's test part of 10,000) or from 40 k-means
+(MNIST, and sets of faces), the normalised means of these clusters as the softmax's weights, a stage that learns their
+labels, and target "code", q ~ p^2 / f, with which their figures were made; gradients of the reconstruction reach the
+clean layers too. "paper" is eq. 6, q ~ p / sqrt(f), which does not sharpen balanced predictions at all. Decided here:
+targets come from one clean pass before each epoch, not from network states mixed over an epoch; the decoder begins at
+the mean row; agglomeration up to 11,000 rows, and it is JULE's, by the degrees of the 20 neighbours' graph, where
+theirs takes path integrals on it, by the same authors; the stage of the first labels has a length instead of a
+validation split; training ends when fewer than 1e-4 of the labels change, not when the predictions move less than 1e-7
+in square; the default pretrains 300 epochs with Adam's usual rate (recipe "paper": 4000 with 1e-4, the authors' upper
+bound).
 """
 
 from typing import Any, ClassVar, Literal
