@@ -97,18 +97,13 @@ def of_one_training(rows: ArrayLike, labels: ArrayLike, n_clusters: int) -> tupl
     Clear clusters are as strong as `CLEAR`, and half of the way from noise to 1.
     """
     points, ids = np.asarray(rows), np.asarray(labels, np.int64)
-    chosen = spaced(len(points), max(LEAST_ROWS, ROWS_OF_A_CLUSTER * n_clusters))
+    chosen = graph.drawn_rows(len(points), max(LEAST_ROWS, ROWS_OF_A_CLUSTER * n_clusters))
     points, ids = points[chosen], ids[chosen]
     n_neighbours = min(N_NEIGHBOURS, len(points) - 1)
     shares = neighbour_shares(ids, graph.neighbour_graph(points, n_neighbours))
     noise = noise_strength(points, len(np.unique(ids)), n_neighbours)
     bar = round(max(CLEAR, (1 + noise) / 2), 3)
     return judge(strengths(ids, shares, n_clusters), shares, bar), len(points), noise
-
-
-def spaced(n_rows: int, most: int) -> NDArray[np.int64]:
-    """Positions of at most as many rows, evenly spaced."""
-    return np.unique(np.linspace(0, n_rows - 1, min(most, n_rows)).astype(np.int64))
 
 
 def named(clusters: Sequence[int], most: int = 5) -> str:

@@ -39,6 +39,11 @@ class NeighbourGraph:
     """Rows that count, where not all do: no edge leads to the others, and chance is taken without their labels."""
 
 
+def drawn_rows(n_rows: int, most: int, seed: int = 0) -> NDArray[np.int64]:
+    """Ascending positions of at most as many rows, at random: evenly spaced ones alias where rows are periodic."""
+    return np.sort(np.random.default_rng(seed).permutation(n_rows)[:most])
+
+
 def distinct(rows: ArrayLike) -> NDArray[np.int64]:
     """Ascending positions of the first of equal rows [N, F], without rows that are all zero.
 

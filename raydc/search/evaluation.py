@@ -158,7 +158,7 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     trained = round(found.rows * settings.subsample)
     if trained < most:
         raise DataError(f"{found.rows} rows, of which replicas take {trained}, cannot form {most} clusters")
-    chosen = drawn(found.rows, settings.evaluation_rows, seed_of(settings.seed, "evaluation rows"))
+    chosen = graph.drawn_rows(found.rows, settings.evaluation_rows, seed_of(settings.seed, "evaluation rows"))
     if len(chosen) < most:
         raise DataError(
             f"{len(chosen)} evaluation rows cannot form {most} clusters; take more of them (evaluation_rows), or fewer "
@@ -179,11 +179,6 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     found = replace(found, notes=(*found.notes, *told, *space.warnings))
     read = (source.shape, tuple(source.columns), source.identified)
     return Context((*loaded(), *registered()), settings, found, *read, chosen, rows, ids, space, scalings)
-
-
-def drawn(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
-    """Ascending positions of at most as many rows, at random: evenly spaced ones alias where rows are periodic."""
-    return np.sort(np.random.default_rng(seed).permutation(n_rows)[:most])
 
 
 def stored_rows(source: Source, found: DataProfile, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:

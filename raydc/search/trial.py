@@ -24,7 +24,7 @@ from raydc.methods.base import Method, in_batches
 from raydc.metrics import graph
 from raydc.metrics.graph import WORST_SCORE
 from raydc.metrics.stability import nearest_neighbours
-from raydc.search.evaluation import Context, Labels, Task, drawn
+from raydc.search.evaluation import Context, Labels, Task
 from raydc.search.opponents import MOST_ROWS, OPPONENTS
 from raydc.training import worker_job
 from raydc.training.loop import Loop, Progress, TrainingDiverged
@@ -322,7 +322,7 @@ def shallow(context: Context, task: Task) -> Labels:
     """Labels [n] of a shallow opponent, on a sample of the evaluation rows; others as their nearest neighbours."""
     name, seed = str(task.point["method.name"]), context.seed(task, "opponent")
     keep = np.flatnonzero(context.kept(task)[context.chosen])
-    keep = keep[drawn(len(keep), MOST_ROWS, seed)]
+    keep = keep[graph.drawn_rows(len(keep), MOST_ROWS, seed)]
     rows, neighbours = context.reference[keep], min(context.settings.neighbours, len(keep) - 1)
     return _spread(context, keep, OPPONENTS[name](rows, _asked(task), neighbours, seed))
 

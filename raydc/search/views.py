@@ -91,7 +91,7 @@ def views(rows: Rows) -> list[View]:
 
 def clearness(rows: Rows, seed: int) -> tuple[float, float]:
     """Modularity of the communities of rows [n, F], at most ROWS of them; skewness of how many name a row neighbour."""
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:ROWS])
+    drawn = graph.drawn_rows(len(rows), ROWS, seed)
     near = graph.nearest(rows[drawn], min(NEIGHBOURS, len(drawn) - 1))
     built = graph.of_neighbours(near)
     named = np.bincount(near.ravel(), minlength=len(near))

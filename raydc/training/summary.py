@@ -19,7 +19,7 @@ from raydc.training.worker_job import Job
 from raydc.utils.storage import Store
 
 SAMPLE = 4000
-"""Rows on which the label-free measures are taken, evenly spaced."""
+"""Rows on which the label-free measures are taken, drawn at random and the same in every run."""
 
 
 def assignments(store: Store) -> Iterator[pa.Table]:
@@ -45,7 +45,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
     The model gets the tree of its clusters, which takes all of them.
     """
     rows, membership, counts = job.profile.rows, 0.0, np.zeros(job.config.method.n_clusters or 1, np.int64)
-    chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
+    chosen = graph.drawn_rows(rows, SAMPLE)
     positions = job.profile.positions(chosen)
     drawn: dict[str, list[np.ndarray]] = {"cluster": [], "initial": []}
     for part in assignments(store):

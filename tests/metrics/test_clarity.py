@@ -53,3 +53,9 @@ def test_rows_that_are_labelled_at_random_belong_nowhere():
 @pytest.mark.parametrize(("clusters", "said"), [([3, 7], "3, 7"), (range(9), "0, 1, 2, 3, 4 and 4 more")])
 def test_few_clusters_are_named(clusters, said):
     assert clarity.named(clusters) == said
+
+
+def test_clusters_of_periodic_rows_are_all_asked_about():
+    groups = np.arange(3997) % 4
+    rows = 8 * np.eye(4)[groups] + np.random.default_rng(0).normal(size=(3997, 4))
+    assert clarity.of_one_training(rows, groups, 4)[0].clear == (0, 1, 2, 3)

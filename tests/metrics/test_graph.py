@@ -12,6 +12,7 @@ from raydc.metrics.graph import (
     NeighbourGraph,
     agreement,
     distinct,
+    drawn_rows,
     encoded,
     guards,
     kappa,
@@ -57,6 +58,14 @@ def test_a_mutual_graph_has_the_edges_that_both_ends_name():
     assert near.ravel().tolist() == [1, 0, 1, 4, 3, 4]
     graph = of_neighbours(near, mutual=True)
     assert list(zip(graph.left.tolist(), graph.right.tolist(), strict=True)) == [(0, 1), (3, 4)]
+
+
+def test_rows_that_are_drawn_do_not_alias():
+    """Every fourth row is of one class: of 3997 rows, 1000 evenly spaced ones are all of that class."""
+    drawn = drawn_rows(3997, 1000, 7)
+    assert np.bincount(drawn % 4).min() > 200 and len(np.unique(drawn)) == 1000
+    assert (drawn == drawn_rows(3997, 1000, 7)).all() and (drawn != drawn_rows(3997, 1000, 8)).any()
+    assert drawn_rows(50, 2000).tolist() == [*range(50)]
 
 
 def test_distinct_rows_are_the_first_of_equal_ones_and_not_zero():

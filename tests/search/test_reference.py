@@ -10,7 +10,7 @@ from raydc.data import DataError
 from raydc.metrics import graph
 from raydc.metrics.external import accuracy, contingency
 from raydc.search import views
-from raydc.search.evaluation import drawn, plain_kmeans, prepare
+from raydc.search.evaluation import plain_kmeans, prepare
 from raydc.search.reference import of_embedding, of_rows
 from tests.support.searches import asked, rows, written
 
@@ -77,15 +77,6 @@ def test_too_few_rows_that_differ_are_refused() -> None:
         of_rows(found, found, "none", 8, 0)
     with pytest.raises(DataError, match="4 of 80"):
         of_embedding(found, "codes.npy", 8, 0)
-
-
-def test_evaluation_rows_do_not_alias() -> None:
-    """Every fourth row is of one class: evenly spaced, a sample held that class alone."""
-    classes = np.arange(8000) % 4
-    shares = np.bincount(classes[drawn(8000, 2000, 7)], minlength=4) / 2000
-    assert shares.min() > 0.2
-    assert (drawn(8000, 2000, 7) == drawn(8000, 2000, 7)).all() and (drawn(8000, 2000, 7) != drawn(8000, 2000, 8)).any()
-    assert drawn(50, 2000, 0).tolist() == [*range(50)]
 
 
 def test_the_same_rows_and_seed_give_the_same_reference(tmp_path: Path) -> None:
