@@ -34,6 +34,8 @@ LEVELS = 100
 """Categories of a column that have a place of their own, at most: the most frequent ones."""
 REPEATED = 2.0
 """Rows a text of a column of categories has on average, at least; fewer are names and keys, or texts."""
+HELD = 2**26
+"""Characters of different texts of a column that are held at the same time, about; beyond it, those seen once go."""
 WORDS = 4.0
 """Words on average from which on values that hardly repeat are texts, and not names."""
 MOSTLY = 0.9
@@ -61,6 +63,8 @@ class Tally:
     timed: bool = False
     """Whether a date has a time of day."""
     levels: Counter[str] = field(default_factory=Counter)
+    characters: int = 0
+    """Of all levels."""
     forgotten: int = 0
     """Levels that were seen once and are not counted any more."""
     texts_with: Counter[str] = field(default_factory=Counter)
@@ -96,14 +100,16 @@ class Tally:
     def _add_levels(self, present: pa.Array) -> None:
         for found in pc.value_counts(present.cast(pa.string())).to_pylist():
             text, times = found["values"], found["counts"]
+            self.characters += 0 if text in self.levels else len(text)
             self.levels[text] += times
             if "text" in self.kinds:
                 self.words += times * counted(self.texts_with, text, times)
-        if len(self.levels) > COUNTED:
+        if len(self.levels) > COUNTED or self.characters > HELD:
             once = [level for level, times in self.levels.items() if times == 1]
             self.forgotten += len(once)
             for level in once:
                 del self.levels[level]
+            self.characters = sum(map(len, self.levels))
 
 
 @dataclass(frozen=True)

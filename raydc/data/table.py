@@ -38,7 +38,7 @@ CHUNK_VALUES = 2**23
 """Values that are decoded together, about: 32 MB as float32."""
 WIDE = 16
 """Columns that are put side by side together: a line of the cache of float32."""
-TOGETHER = 2**16
+TOGETHER = 2**13
 """Rows that are decoded together of columns that are gone through once."""
 PLACES, PLACE_ROWS = 8, 256
 """Places all over the data, and rows in each at most, where the length of lists is looked up."""
@@ -87,7 +87,9 @@ class TableSource(Source):
         self.layout = resolve_layout(self._layout() or self._measure(row_groups), settings)
         self.pieces = cut(row_groups, self.n_features)
         size = max(piece.rows for piece in self.pieces)
-        self._chunk_rows = size * max(1, CHUNK_VALUES // (size * self.n_features))
+        # what texts take before they are encoded is not known, so they are decoded a piece at a time
+        many = 1 if self.encoding is not None else max(1, CHUNK_VALUES // (size * self.n_features))
+        self._chunk_rows = size * many
 
     def _choose(
         self, schemas: dict[str, pa.Schema], distinct: Sequence[pa.Schema], row_groups: Sequence[tuple[str, int, int]]

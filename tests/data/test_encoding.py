@@ -235,17 +235,18 @@ def test_numbers_that_hold_a_text_now_and_then_are_told(tmp_path: Path) -> None:
     assert encoding(at(path, null_values="?", missing="impute")).columns[1].code.kind == "number"
 
 
+@pytest.mark.parametrize(("limit", "most"), [("COUNTED", 50), ("HELD", 500)])
 def test_categories_without_number_are_counted_in_bounded_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raydc.data.fitting.COUNTED", 50)
+    monkeypatch.setattr(f"raydc.data.fitting.{limit}", most)
     monkeypatch.setattr("raydc.data.table.TOGETHER", 64)
     city = ["Oslo" if i % 3 == 0 else "Rome" if i % 3 == 1 else f"village {i}" for i in range(N)]
     source = at(
         put(pd.DataFrame({"city": city, "x": range(N)}), tmp_path / "a.parquet"), types="city=category,x=number"
     )
     code = encoding(source).columns[0].code
-    assert code.kind == "category" and {"Oslo", "Rome"} <= set(code.levels) and len(code.levels) <= 100
+    assert code.kind == "category" and {"Oslo", "Rome"} <= set(code.levels) and len(code.levels) <= 50
 
 
 def test_numbers_beside_texts_that_tell_nothing_stay_as_they_are(tmp_path: Path) -> None:
