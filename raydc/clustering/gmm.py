@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.clustering.products import product
 from raydc.losses.mixture import log_joint
-
-TOGETHER = 4
-"""Clusters whose statistics are summed at once: memory for more buys little."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def fit_mixture(
 def _maximise(z: Tensor, gamma: Tensor, clusters: Clusters, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """Weights [K], means and variances [K, D] of rows that belong to clusters by gamma [N, K]."""
     moments = torch.cat([torch.ones_like(z[:, :1]), z, z.square()], 1)
-    sums = torch.cat([clusters.sum(part[..., None] * moments[:, None]) for part in gamma.split(TOGETHER, 1)])
+    sums = product(gamma, moments, clusters)
     counts = sums[:, 0].clamp_min(1e-9)
     means, squares = (sums[:, 1:] / counts[:, None]).chunk(2, 1)
     return counts / counts.sum(), means, (squares - means.square()).clamp_min(0) + ridge

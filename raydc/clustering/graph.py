@@ -1,6 +1,6 @@
 """Sparse graphs over all rows, from neighbour lists: edges, batches of them, components, spectra."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
+from raydc.losses.locality import heat_kernel
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.floating[Any]]
@@ -133,3 +134,42 @@ class EdgeGraph:
     def smoothness(self) -> float:
         """`largest_laplacian_eigenvalue` of the weighted graph."""
         return largest_laplacian_eigenvalue(len(self.degree), self.edges.cpu().numpy(), self.weights.cpu().numpy())
+
+
+@dataclass
+class NearestRows:
+    """The nearest rows of every row, over all workers; every worker holds all of them."""
+
+    near: Tensor
+    """int64 [N, k], positions among all rows."""
+    weights: Tensor
+    """`heat_kernel` [N, k] of their distances."""
+    _order: tuple[int, Tensor] = field(init=False, default=(-1, torch.zeros(0)))
+
+    @staticmethod
+    def of(x: Tensor, k: int, width: float, clusters: Clusters) -> "NearestRows":
+        """The k nearest of all workers' rows, or all others where there are fewer; x [N, D] are this worker's."""
+        k = min(k, int(clusters.total(torch.tensor(len(x), device=x.device))) - 1)
+        near, squared = (clusters.gather(part) for part in clusters.neighbours(x, k))
+        return NearestRows(near, heat_kernel(squared, width))
+
+    def batch(self, shard: Shard, seed: int, index: int, count: int) -> Batch:
+        """Batch `index` of `count`: every row once an epoch, shuffled by `seed`, with its nearest rows beside it.
+
+        Its mean is over the rows themselves. Its `extra` has their places "own" [A] among this worker's rows of the
+        batch, their "partners" [A, k], as places in the gathered batch, and the partners' "weight" [A, k].
+        """
+        many = len(self.near)
+        if self._order[0] != seed:
+            self._order = (seed, torch.randperm(many, generator=torch.Generator().manual_seed(seed)))
+        chosen = self._order[1][index * many // count : (index + 1) * many // count].to(self.near.device).sort().values
+        partners = self.near[chosen]
+        positions = torch.cat([chosen, partners.flatten()]).unique()
+        batch = shard.batch(positions)
+        here = (chosen >= shard.start) & (chosen < shard.start + len(shard))
+        extra = {
+            "own": torch.searchsorted(batch.row, chosen[here].to(shard.device) - shard.start),
+            "partners": torch.searchsorted(positions, partners[here]).to(shard.device),
+            "weight": self.weights[chosen[here]].to(shard.device),
+        }
+        return replace(batch, total=len(chosen), extra=extra)

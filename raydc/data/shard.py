@@ -171,7 +171,7 @@ class Batch:
     row: Tensor
     """[B_w], positions within this worker's shard."""
     total: int
-    """Rows of the batch over all workers."""
+    """Rows over all workers that a mean is over: those of the batch, but for partners that stand beside them."""
     sizes: tuple[int, ...]
     """Rows of the batch by rank."""
     extra: dict[str, Tensor] = field(default_factory=dict)

@@ -5,14 +5,10 @@ What the papers leave open: nothing is trained after the autoencoder; k-means ha
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from raydc.clustering import Clusters
-from raydc.data import Shard
-from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo
+from raydc.methods.base import AutoencoderMethod, FinalKMeansMethod, MethodInfo
 
 
-class AEKMeans(CentroidMethod, AutoencoderMethod):
+class AEKMeans(FinalKMeansMethod, AutoencoderMethod):
     info: ClassVar[MethodInfo] = MethodInfo(
         source="baseline of Xie et al. 2016",
         architecture="MLP",
@@ -27,7 +23,3 @@ class AEKMeans(CentroidMethod, AutoencoderMethod):
     def __init__(self, config: AutoencoderMethod.Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.hold_centroids(self.net.latent)
-
-    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
-        self.centroids.copy_(clusters.kmeans(shard.map(self.features), self.n_clusters).centroids)
-        return super().finalize_clusters(shard, clusters)

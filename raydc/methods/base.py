@@ -383,6 +383,28 @@ class CentroidMethod(Method):
         return nearest(self.features(x), self.centroids, self.sharpness)
 
 
+class FinalKMeansMethod(CentroidMethod):
+    """Shared by the methods whose losses know no clusters: k-means finds them in the final features.
+
+    Until then k-means goes on from its last centroids at each update, to show what it would find; no loss sees that.
+    """
+
+    def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
+        return self._kmeans(shard, clusters, None)
+
+    def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
+        return self._kmeans(shard, clusters, self.centroids)
+
+    def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
+        self._kmeans(shard, clusters, None)
+        return super().finalize_clusters(shard, clusters)
+
+    def _kmeans(self, shard: Shard, clusters: Clusters, centroids: Tensor | None) -> Tensor:
+        found = clusters.kmeans(shard.map(self.features), self.n_clusters, centroids=centroids)
+        self.centroids.copy_(found.centroids)
+        return found.labels
+
+
 class AutoencoderMethod(Method):
     """Shared by the methods that pretrain an autoencoder on its reconstruction loss and then cluster its code.
 
@@ -469,9 +491,10 @@ class AutoencoderMethod(Method):
         for layer in self.net.hidden_layers():
             redraw(layer, self.config.reset.keep)
 
-    def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
+    def __init__(self, config: Config, shape: tuple[int, ...], latent: int | None = None) -> None:
+        """`latent` is the size of the code, where that is no setting but follows from the method."""
         super().__init__(config, shape)
-        self.net = config.network.build(shape)
+        self.net = config.network.build(shape, latent)
 
     def phases(self) -> dict[str, Phase]:
         """Those of the settings, and in place of `layerwise` one for every layer."""

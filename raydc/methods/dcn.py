@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters, KMeansResult
+from raydc.clustering.running import follow
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import squared_distances
 from raydc.losses.kmeans import kmeans_loss
@@ -101,10 +102,8 @@ class DCN(CentroidMethod, AutoencoderMethod):
         z = self.features(batch.x).to(self.centroids)
         label = squared_distances(z, self.centroids).argmin(1)
         self.rows["label"][batch.row] = label
-        one_hot = torch.nn.functional.one_hot(label, self.n_clusters).to(z.dtype)
-        sums = clusters.total(torch.cat([one_hot.T @ z, one_hot.sum(0)[:, None]], 1))
-        moved, count = sums[:, :-1], sums[:, -1]
-        self.centroids += (moved - count[:, None] * self.centroids) / (self.counts + count)[:, None]
+        moved, count = follow(z, label, self.centroids, self.counts, clusters)
+        self.centroids.copy_(moved)
         self.counts += count
 
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:

@@ -44,16 +44,20 @@ class Network(Settings):
             return dict.fromkeys(["hidden", "tied"], NO_MLP)
         return dict.fromkeys(["channels", "kernel"] + ["family"] * (self.family == "conv"), NO_CONV)
 
-    def build(self, shape: tuple[int, ...]) -> Autoencoder:
-        """The network for rows of this shape, (D,) or (C, H, W); a conv network needs an image and says so if not."""
+    def build(self, shape: tuple[int, ...], latent: int | None = None) -> Autoencoder:
+        """The network for rows of this shape, (D,) or (C, H, W); a conv network needs an image and says so if not.
+
+        Its code has `latent` numbers where that is given, else as many as set.
+        """
+        latent = latent or self.latent
         if self.convolutional(shape):
-            return ConvAutoencoder(shape, self.channels, self.kernel, self.latent, self.initial)
+            return ConvAutoencoder(shape, self.channels, self.kernel, latent, self.initial)
         if self.family == "conv":
             log.warning("rows of shape %s are no images: the mlp %s is used instead of conv", shape, self.hidden)
         inputs = 1
         for size in shape:
             inputs *= size
-        return MLPAutoencoder(inputs, self.hidden, self.latent, self.initial, self.tied)
+        return MLPAutoencoder(inputs, self.hidden, latent, self.initial, self.tied)
 
 
 __all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder", "Network"]

@@ -9,10 +9,16 @@ class Autoencoder(nn.Module):
     latent: int
     layers: int = 0
     """Layers that can be pretrained one at a time; 0 where that is not defined."""
+    widths: tuple[int, ...]
+    """Numbers a row has in each of the encoder's `activations`."""
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What each layer of the encoder makes of x [B, ...], each [B, ...]; the code [B, latent] is the last."""
+        raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
         """z [B, latent] of x [B, ...]."""
-        raise NotImplementedError
+        return self.activations(x)[-1]
 
     def decode(self, z: Tensor) -> Tensor:
         """x [B, ...] of z [B, latent]."""

@@ -26,6 +26,7 @@ class ConvAutoencoder(Autoencoder):
         for _ in channels:
             height, width = -(-height // 2), -(-width // 2)
             self.sizes.append((height, width))
+        self.widths = (*(c * h * w for c, (h, w) in zip(channels, self.sizes[1:], strict=True)), latent)
         widths = [colours, *channels]
         self.top = (widths[-1], height, width)
         self.encoder = nn.ModuleList(Conv2d(a, b, kernel, padding="same") for a, b in pairwise(widths))
@@ -39,10 +40,12 @@ class ConvAutoencoder(Autoencoder):
     def hidden_layers(self) -> list[nn.Module]:
         return [*self.encoder]
 
-    def encode(self, x: Tensor) -> Tensor:
+    def activations(self, x: Tensor) -> list[Tensor]:
+        found = []
         for conv, norm in zip(self.encoder, self.encoder_norms, strict=True):
             x = F.max_pool2d(F.relu(norm(conv(x))), 2, ceil_mode=True)
-        return self.code(x.flatten(1))
+            found.append(x)
+        return [*found, self.code(x.flatten(1))]
 
     def decode(self, z: Tensor) -> Tensor:
         x = F.relu(self.back(z)).view(len(z), *self.top)

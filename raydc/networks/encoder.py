@@ -29,41 +29,43 @@ class Encoder(Settings):
     """Widths of the hidden layers of the mlp, for rows that are no images."""
     latent: int = Field(160, ge=1)
     """Size of the code."""
+    norm: bool = True
+    """Batch norm after each hidden layer."""
 
     def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
         return {"hidden": NO_MLP} if len(shape) == 3 else dict.fromkeys(["channels", "kernel"], NO_CONV)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """x [B, *shape] to [B, latent]; weights N(0, 0.01^2)."""
+        """x [B, *shape] to [B, latent]; weights N(0, 0.01^2), and without batch norm kaiming-normal."""
         if len(shape) == 3:
-            network: nn.Module = ConvEncoder(shape, self.channels, self.kernel, self.latent)
+            network: nn.Module = ConvEncoder(shape, self.channels, self.kernel, self.latent, self.norm)
         else:
             log.warning("rows of shape %s are no images: an mlp %s is used instead of conv", shape, self.hidden)
-            network = MLPEncoder(shape[0], self.hidden, self.latent)
-        begin(network, "normal")
+            network = MLPEncoder(shape[0], self.hidden, self.latent, self.norm)
+        begin(network, "normal" if self.norm else "kaiming")
         return network
 
 
 class ConvEncoder(nn.Module):
-    """Stages of conv, batch norm and ReLU, pooled 2x2 while more than 8 pixels are left, then a dense code.
+    """Stages of conv, batch norm (if `norm`) and ReLU, pooled 2x2 while more than 8 pixels are left, then a dense code.
 
     Convolutions are not padded, but where an image is smaller than two kernels.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, kernel: int, latent: int) -> None:
+    def __init__(self, shape: tuple[int, ...], channels: int, kernel: int, latent: int, norm: bool) -> None:
         super().__init__()
         colours, height, width = shape
         self.convs, self.pools = nn.ModuleList(), []
         while not self.convs or min(height, width) > SMALL:
             padded = min(height, width) < 2 * kernel
-            self.convs.append(Conv2d(colours, channels, kernel, padding="same" if padded else "valid", bias=False))
+            self.convs.append(Conv2d(colours, channels, kernel, padding="same" if padded else "valid", bias=not norm))
             colours = channels
             if not padded:
                 height, width = height - kernel + 1, width - kernel + 1
             self.pools.append(min(height, width) > SMALL)
             if self.pools[-1]:
                 height, width = -(-height // 2), -(-width // 2)
-        self.norms = nn.ModuleList(BatchNorm(channels) for _ in self.convs)
+        self.norms = nn.ModuleList(BatchNorm(channels) if norm else nn.Identity() for _ in self.convs)
         self.code = nn.Linear(channels * height * width, latent)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,12 +76,12 @@ class ConvEncoder(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Dense layers with batch norm and ReLU, then a dense code."""
+    """Dense layers with batch norm (if `norm`) and ReLU, then a dense code."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], latent: int) -> None:
+    def __init__(self, inputs: int, hidden: tuple[int, ...], latent: int, norm: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise([inputs, *hidden]))
-        self.norms = nn.ModuleList(BatchNorm(width) for width in hidden)
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=not norm) for a, b in pairwise([inputs, *hidden]))
+        self.norms = nn.ModuleList(BatchNorm(width) if norm else nn.Identity() for width in hidden)
         self.code = nn.Linear([inputs, *hidden][-1], latent)
 
     def forward(self, x: Tensor) -> Tensor:

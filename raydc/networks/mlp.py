@@ -18,12 +18,18 @@ def linear(widths: Iterable[int]) -> list[nn.Linear]:
 
 def run(layers: Iterable[nn.Module], x: Tensor, *, linear_end: bool = True) -> Tensor:
     """x through the layers with ReLU between them, and after the last one too unless `linear_end`."""
-    layers = list(layers)
+    return [x, *outputs(layers, x, linear_end=linear_end)][-1]
+
+
+def outputs(layers: Iterable[nn.Module], x: Tensor, *, linear_end: bool = True) -> list[Tensor]:
+    """What `run` has behind each of the layers."""
+    layers, found = list(layers), []
     for i, layer in enumerate(layers):
         x = layer(x)
         if not linear_end or i + 1 < len(layers):
             x = F.relu(x)
-    return x
+        found.append(x)
+    return found
 
 
 class Transposed(nn.Module):
@@ -42,15 +48,15 @@ class MLPAutoencoder(Autoencoder):
     def __init__(self, inputs: int, hidden: tuple[int, ...], latent: int, initial: Initial, tied: bool = False) -> None:
         """`tied`: the decoder's weights are the encoder's, transposed."""
         super().__init__()
-        self.latent, self.layers = latent, len(hidden) + 1
+        self.latent, self.layers, self.widths = latent, len(hidden) + 1, (*hidden, latent)
         widths = [inputs, *hidden, latent]
         encoder = linear(widths)
         self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(map(Transposed, reversed(encoder)) if tied else linear(reversed(widths)))
         begin(self, initial)
 
-    def encode(self, x: Tensor) -> Tensor:
-        return run(self.encoder, x.flatten(1))
+    def activations(self, x: Tensor) -> list[Tensor]:
+        return outputs(self.encoder, x.flatten(1))
 
     def decode(self, z: Tensor) -> Tensor:
         return run(self.decoder, z)
@@ -74,3 +80,16 @@ class MLPAutoencoder(Autoencoder):
     def layer_parameters(self, layer: int) -> list[nn.Parameter]:
         pair = (self.encoder[layer], self.decoder[self.layers - 1 - layer])
         return [p for module in pair for p in module.parameters()]
+
+
+class ResidualMLP(nn.Module):
+    """z + g(z) [B, D] of z [B, D], g a fully connected network whose last layer begins at 0: the identity at first."""
+
+    def __init__(self, size: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(linear([size, *hidden, size]))
+        begin(self, "kaiming")
+        nn.init.zeros_(self.layers[-1].weight)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z + run(self.layers, z)

@@ -28,10 +28,12 @@ class StridedAutoencoder(Autoencoder):
                 f"method.network.kernel: expected an odd size, so that a stage halves an image, got {kernel}"
             )
         colours, height, width = shape
-        rests = []
-        for _ in channels:
+        rests, sizes = [], []
+        for channel in channels:
             rests.append((1 - height % 2, 1 - width % 2))
             height, width = -(-height // 2), -(-width // 2)
+            sizes.append(channel * height * width)
+        self.widths = (*sizes,)
         widths = [colours, *channels]
         self.latent, self.top = widths[-1] * height * width, (widths[-1], height, width)
         pad = kernel // 2
@@ -45,10 +47,12 @@ class StridedAutoencoder(Autoencoder):
     def hidden_layers(self) -> list[nn.Module]:
         return [*self.encoder[:-1]]
 
-    def encode(self, x: Tensor) -> Tensor:
+    def activations(self, x: Tensor) -> list[Tensor]:
+        found = []
         for conv in self.encoder:
             x = F.relu(conv(x))
-        return x.flatten(1)
+            found.append(x)
+        return [*found[:-1], x.flatten(1)]
 
     def decode(self, z: Tensor) -> Tensor:
         x = z.reshape(len(z), *self.top)
@@ -72,7 +76,7 @@ class Strided(Network):
     def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
         return super().idle(shape) | ({"latent": NO_MLP} if self.convolutional(shape) else {})
 
-    def build(self, shape: tuple[int, ...]) -> Autoencoder:
+    def build(self, shape: tuple[int, ...], latent: int | None = None) -> Autoencoder:
         if self.convolutional(shape):
             return StridedAutoencoder(shape, self.channels, self.kernel, self.initial)
-        return super().build(shape)
+        return super().build(shape, latent)

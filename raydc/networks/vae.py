@@ -52,6 +52,7 @@ class VariationalNetwork(Network):
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     """p(x | z): bernoulli for rows in [0, 1], gaussian of unit variance for any."""
 
-    def build(self, shape: tuple[int, ...]) -> MLPVariationalAutoencoder:
+    def build(self, shape: tuple[int, ...], latent: int | None = None) -> MLPVariationalAutoencoder:
         bernoulli = self.likelihood == "bernoulli"
-        return MLPVariationalAutoencoder(math.prod(shape), self.hidden, self.latent, self.initial, self.tied, bernoulli)
+        code = latent or self.latent
+        return MLPVariationalAutoencoder(math.prod(shape), self.hidden, code, self.initial, self.tied, bernoulli)

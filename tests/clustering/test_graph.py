@@ -5,7 +5,13 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from raydc.clustering.collective import CollectiveClusters
-from raydc.clustering.graph import EdgeGraph, components, largest_laplacian_eigenvalue, mutual_neighbour_edges
+from raydc.clustering.graph import (
+    EdgeGraph,
+    NearestRows,
+    components,
+    largest_laplacian_eigenvalue,
+    mutual_neighbour_edges,
+)
 from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
 from raydc.data import Shard
 from raydc.losses.pairwise import confident_pairs, label_features, pairwise_cross_entropy
@@ -149,3 +155,25 @@ def test_label_features_have_length_one() -> None:
     features = label_features(torch.randn(5, 4))
     torch.testing.assert_close(features.norm(dim=1), torch.ones(5))
     assert (features >= 0).all()
+
+
+def test_nearest_rows_come_beside_every_row_once_an_epoch() -> None:
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    shard, seen = Shard.of(x), []
+    clusters = CollectiveClusters(shard, 0)
+    graph = NearestRows.of(x, 4, 1.0, clusters)
+    near, squared = clusters.neighbours(x, 4)
+    for index in range(3):
+        batch = graph.batch(shard, 7, index, 3)
+        own, partners = batch.row[batch.extra["own"]], batch.row[batch.extra["partners"]]
+        seen += own.tolist()
+        assert torch.equal(partners, near[own]) and batch.total == len(own)
+        torch.testing.assert_close(batch.extra["weight"], torch.exp(-squared[own] / squared.mean()))
+        assert torch.equal(batch.x, x[batch.row])
+    assert sorted(seen) == list(range(50))
+    assert not torch.equal(graph.batch(shard, 8, 0, 3).row, graph.batch(shard, 7, 0, 3).row)
+
+
+def test_few_rows_have_all_others_beside_them() -> None:
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    assert NearestRows.of(x, 10, 1.0, CollectiveClusters(Shard.of(x), 0)).near.shape == (3, 2)
