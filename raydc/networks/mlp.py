@@ -87,9 +87,10 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, size: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(linear([size, *hidden, size]))
+        layers = linear([size, *hidden, size])
+        self.layers = nn.ModuleList(layers)
         begin(self, "kaiming")
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(layers[-1].weight)
 
     def forward(self, z: Tensor) -> Tensor:
         return z + run(self.layers, z)

@@ -39,7 +39,7 @@ def only_from(device: str, send: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-ALIKE = ("aljalbout", "dbc", "idec", "rim")
+ALIKE = ("aljalbout", "dbc", "dmc", "idec", "lesc", "neural_clustering", "rim")
 """Methods that are others with other networks, targets or terms: among the long tests."""
 
 
