@@ -226,7 +226,11 @@ class ClusteringModel:
 
     def features(self, data: Any) -> np.ndarray:
         """Where rows lie when clusters are split, float32 [B, D]: in the embedding, where the method has one."""
-        return self._map(lambda x: (self._features(x),), self.rows(data))[0]
+        return self.features_of_scaled(self.rows(data))
+
+    def features_of_scaled(self, x: Tensor) -> np.ndarray:
+        """`features` of rows [B, ...] that are scaled already."""
+        return self._map(lambda part: (self._features(part),), x)[0]
 
     def _features(self, x: Tensor) -> Tensor:
         try:

@@ -177,6 +177,27 @@ def ari(table: ArrayLike) -> float:
     return (2 * total * together - chance) / (total * (by_cluster + by_class) - chance)
 
 
+def neighbour_accuracy(features: ArrayLike, classes: ArrayLike, n_neighbours: int = 10) -> float:
+    """Share of rows, features [N, F], whose class [N] is the commonest among their nearest other rows. In [0, 1].
+
+    What a classifier that knows all classes but the row's own would get right (k-NN, leave one out): it tells how well
+    features keep classes apart, and says nothing of clusters. Of classes as common the lower counts. ValueError unless
+    there are more rows than neighbours.
+    """
+    from sklearn.neighbors import NearestNeighbors  # here, for it takes long to import
+
+    points, ids = np.asarray(features), np.asarray(classes, np.int64)
+    if points.ndim != 2 or ids.shape != points.shape[:1] or not 1 <= n_neighbours < len(points):
+        raise ValueError(
+            f"expected features [N, F] and classes [N] of more than n_neighbours={n_neighbours} rows, got "
+            f"{list(points.shape)} and {list(ids.shape)}"
+        )
+    near = NearestNeighbors(n_neighbors=n_neighbours).fit(points).kneighbors(return_distance=False)
+    votes = np.zeros((len(ids), int(ids.max()) + 1), np.int64)
+    np.add.at(votes, (np.arange(len(ids))[:, None], ids[near]), 1)
+    return float((votes.argmax(1) == ids).mean())
+
+
 def external_scores(table: ArrayLike) -> dict[str, float]:
     """Every score above by its usual short name: acc, nmi, ari, ami, purity."""
     return {

@@ -18,6 +18,7 @@ GLOSSES = {
     "nmi": "how much clusters and classes tell of each other: 0 nothing, 1 all; rises with many clusters",
     "ari": "pairs of rows that clusters and classes both join or both part, beyond chance: 0 chance, 1 all",
     "purity": "share of rows of their cluster's commonest class; rises with many clusters",
+    "knn": "share of rows of the commonest class of their 10 nearest in the embedding: of features, not of clusters",
     "spread": "how far the stability score moves with the modularity of single trainings, one standard deviation",
     "selector": "modularity times the root of stability over replicas: the score that chooses unless another is named",
     "neighbour_score": "how far neighbours share clusters beyond chance: 0 as random labels, at most 1",

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from raydc.artifacts.labels import NOWHERE
-from raydc.artifacts.model import relabel
+from raydc.artifacts.model import ClusteringModel, relabel
 from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
 from raydc.metrics import clarity, external, graph, hierarchy, monitors
 from raydc.training.worker_job import Job
@@ -20,6 +21,8 @@ from raydc.utils.storage import Store
 
 SAMPLE = 4000
 """Rows on which the label-free measures are taken, drawn at random and the same in every run."""
+NEIGHBOURS = 10
+"""Of each of these rows, in the method's features, whose classes are asked where there are any."""
 
 
 def assignments(store: Store) -> Iterator[pa.Table]:
@@ -86,7 +89,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         "initial": initial,
         "verdict": _verdict(drawn_rows, labels, n_clusters),
         "levels": hierarchy.stability(labels, reference, joins),
-        **_against_labels(job, source, store, n_clusters),
+        **_against_labels(job, source, store, n_clusters, chosen),
         "warnings": warnings,
         "notes": [*job.profile.notes],
         "seconds": seconds,
@@ -111,7 +114,7 @@ def _verdict(rows: np.ndarray, labels: np.ndarray, n_clusters: int) -> dict[str,
     return asdict(found) | {"asked": "neighbours", "rows": asked, "noise": noise}
 
 
-def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> dict[str, Any]:
+def _against_labels(job: Job, source: Source, store: Store, n_clusters: int, chosen: np.ndarray) -> dict[str, Any]:
     classes = read_labels(source, job.profile)
     if classes is None or (classes < 0).all():
         return {"labels": None, "table": None}
@@ -119,7 +122,18 @@ def _against_labels(job: Job, source: Source, store: Store, n_clusters: int) -> 
     for part in assignments(store):
         own = classes[job.profile.places(part["row"].to_numpy())]
         table += external.contingency(part["cluster"].to_numpy()[own >= 0], own[own >= 0], *table.shape)
-    return {"labels": external.external_scores(table), "table": table.tolist()}
+    known = chosen[classes[chosen] >= 0]
+    scores = external.external_scores(table) | _of_features(job, source, store, known, classes[known])
+    return {"labels": scores, "table": table.tolist()}
+
+
+def _of_features(job: Job, source: Source, store: Store, chosen: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+    """How well the method's features of the rows at these positions keep classes apart; nothing for few rows."""
+    if len(chosen) <= NEIGHBOURS:
+        return {}
+    rows = torch.from_numpy(_rows(job, source, chosen, job.scaling)).unflatten(1, job.shape)
+    model = ClusteringModel.stored(store / "model", allow_code=[job.config.method_name])
+    return {"knn": external.neighbour_accuracy(model.features_of_scaled(rows), classes, NEIGHBOURS)}
 
 
 def _rows(job: Job, source: Source, chosen: np.ndarray, scaling: Scaling) -> np.ndarray:

@@ -13,6 +13,7 @@ from raydc.metrics.external import (
     external_scores,
     match,
     mutual_information,
+    neighbour_accuracy,
     nmi,
     purity,
     rand,
@@ -152,3 +153,12 @@ def test_purity_rises_when_clusters_are_split_and_accuracy_does_not():
     assert nmi(many) > nmi(few) + 0.1  # not adjusted for chance
     assert accuracy(many) < accuracy(few)
     assert abs(ami(many)) < 0.05 and abs(ari(many)) < 0.05
+
+
+def test_neighbour_accuracy_by_hand():
+    x = [[0.0], [0.1], [0.25], [5.0], [5.1], [5.25]]
+    assert neighbour_accuracy(x, [0, 0, 0, 1, 1, 1], 2) == 1
+    assert neighbour_accuracy(x, [0, 0, 1, 1, 1, 1], 2) == 5 / 6  # the third has two of the other class beside it
+    assert neighbour_accuracy(x, [0, 1, 0, 1, 0, 1], 1) == 0
+    with pytest.raises(ValueError, match="more than n_neighbours=6 rows"):
+        neighbour_accuracy(x, [0] * 6, 6)
