@@ -25,7 +25,7 @@ def asked(folder: Path, name: str, shape: tuple[int, ...] = (1, 12, 12), **setti
 def test_a_dry_run_of_every_methods_defaults(name, tmp_path):
     found = plan(asked(tmp_path, name))
     assert found.steps.keys() == found.seconds.keys() and not found.steps.keys() & set(found.unknown)
-    assert found.unknown == (("cluster",) if name in ("dcc", "dsc", "jule") else ())
+    assert found.unknown == (("cluster",) if name in ("dcc", "den", "dmc", "dsc", "jule") else ())
     assert not (tmp_path / "run").exists()
 
 

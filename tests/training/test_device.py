@@ -14,6 +14,7 @@ from raydc.artifacts.model import ClusteringModel
 from raydc.clustering import KMeansResult
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.kmeans import init
+from raydc.clustering.kmeans.options import USUAL, KMeansOptions
 from raydc.data import Shard
 from raydc.distributed import collectives
 from raydc.methods import available
@@ -26,6 +27,9 @@ from raydc.training import streaming_kmeans, worker_job
 from raydc.training.config import RunConfig
 from raydc.training.trainer import check, train
 from tests.support.remote_storage import elsewhere
+
+SHORT = {"restarts": 2, "iterations": 4}
+"""Of k-means."""
 
 
 def only_from(device: str, send: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,8 +56,10 @@ def test_a_method_off_the_cpu_is_the_same_also_when_it_goes_on(
 ) -> None:
     whole = CollectiveClusters.kmeans
 
-    def shorter(self: CollectiveClusters, *args: Any, **options: Any) -> KMeansResult:
-        return whole(self, *args, **(options | {"restarts": 2, "iterations": 4}))
+    def shorter(
+        self: CollectiveClusters, z: torch.Tensor, n_clusters: int, options: KMeansOptions = USUAL, **given: Any
+    ) -> KMeansResult:
+        return whole(self, z, n_clusters, options.model_copy(update=SHORT), **given)
 
     monkeypatch.setattr(CollectiveClusters, "kmeans", shorter)
     flat = short_settings(name, tmp_path)
@@ -106,11 +112,12 @@ def test_what_mixes_devices_or_reads_them_as_numpy_is_noticed() -> None:
 def test_kmeans_off_the_cpu_has_the_same_bits(options: dict[str, Any]) -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(120, 4, generator=draw) + 5 * torch.randint(3, (120, 1), generator=draw)
-    options = {"restarts": 2, "iterations": 4} | options
-    expected = CollectiveClusters(Shard.of(x)).kmeans(x, 5, **options)
+    given = {key: value for key, value in options.items() if isinstance(value, torch.Tensor)}
+    asked = KMeansOptions(**SHORT | {key: value for key, value in options.items() if key not in given})
+    expected = CollectiveClusters(Shard.of(x)).kmeans(x, 5, asked, **given)
     with elsewhere() as device:
-        there = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in options.items()}
-        found = CollectiveClusters(Shard.of(x.to(device))).kmeans(x.to(device), 5, **there)
+        there = {key: value.to(device) for key, value in given.items()}
+        found = CollectiveClusters(Shard.of(x.to(device))).kmeans(x.to(device), 5, asked, **there)
         assert found.centroids.device.type == device
         assert torch.equal(found.labels.cpu(), expected.labels)
         if "balanced" not in options:
