@@ -28,7 +28,7 @@ from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.hardening import squared_distances
 from raydc.methods.base import CentroidMethod, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
-from raydc.settings.schedule import Clustering, Optimizer, Phase
+from raydc.settings.schedule import Clustering, Optimizer
 
 
 class CCNN(CentroidMethod):
@@ -61,9 +61,6 @@ class CCNN(CentroidMethod):
         self.head = nn.Linear(config.network.latent, config.n_clusters)
         self.hold_centroids(config.network.latent)
         self.register_buffer("counts", torch.full((config.n_clusters,), config.first_count))
-
-    def phases(self) -> dict[str, Phase]:
-        return {"cluster": self.config.cluster}
 
     def features(self, x: Tensor) -> Tensor:
         return F.normalize(self.net(x), dim=1)
