@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydc.artifacts.labels import Asked
 from raydc.artifacts.model import ClusteringModel
 from raydc.data.settings import DataSettings
 from raydc.pipelines import assign as assignment
@@ -175,6 +176,8 @@ def assign(
     data: Place,
     out: Place,
     *,
+    level: int | None = None,
+    outliers: float | None = None,
     workers: int = 0,
     allow_code: Collection[str] = (),
     tracking_uri: str | None = None,
@@ -182,8 +185,9 @@ def assign(
 ) -> Assignment:
     """Assign rows to the clusters of a model, as `raydc assign` does: Parquet in `out`.
 
-    `model` is models:/NAME@champion or the like, a run's output directory, or a model's folder. Raises as
-    `raydc.pipelines.assign.assign` does.
+    `level` cuts the model's tree to as many clusters; `outliers` is the share of the training rows beyond which a row
+    is labelled -1. `model` is models:/NAME@champion or the like, a run's output directory, or a model's folder. Raises
+    as `raydc.pipelines.assign.assign` does.
     """
     values = _together({"data.path": _place("data", data)}, settings)
     for name in values.keys() - {"data"}:
@@ -196,6 +200,7 @@ def assign(
         workers=workers,
         tracking_uri=tracking_uri,
         allow_code=allow_code,
+        asked=Asked(level, outliers),
     )
     return Assignment(place, summary)
 

@@ -55,6 +55,8 @@ def test_a_model_is_loaded_and_assigns(trained: raydc.Result, rows: Path, mlflow
     assert model.weights_hash() == raydc.load(trained.out).weights_hash() == trained.model.weights_hash()
     found = raydc.assign(trained.out, rows, tmp_path / "assigned")
     assert (found.labels == trained.labels).all() and found.summary["rows"] == len(found.table())
+    coarse = raydc.assign(trained.out, rows, tmp_path / "coarse", level=2, outliers=0.1)
+    assert len({*coarse.labels.tolist()} - {-1}) == 2 and 0 < (coarse.labels == -1).mean() < 0.2
 
 
 def test_a_search_gives_its_winner(rows: Path, tmp_path: Path, mlflow_uri: str) -> None:
