@@ -15,6 +15,9 @@ from raydc.data.shard import RowBlock, Shard
 from raydc.distributed import collectives
 from raydc.utils.autocast import full_precision
 
+DRAWS = 1_000_003
+"""What the seed of one draw of k-means is apart from that of the next."""
+
 
 class CollectiveClusters:
     """`Clusters` over torch.distributed: rows stay where they are and integer sums travel, so W changes no result."""
@@ -39,6 +42,21 @@ class CollectiveClusters:
             sums += fixed.integers(part).sum(0)
         return fixed.values(collectives.total(sums))
 
+    @full_precision
+    def products(self, left: Tensor, right: Tensor) -> Tensor:
+        """Each row group's product becomes integers, as in `sum`; groups are never cut, so that it has the same bits.
+
+        Error: that of float64 products of a group's rows, and N / 2^63 of N times the largest product of two values.
+        """
+        left, right = left.double(), right.double()
+        self.shard.check(left)
+        self.shard.check(right)
+        fixed = FixedPoint.of(self._largest(left)[:, None] * self._largest(right), self.shard.total)
+        sums = torch.zeros((left.shape[1], right.shape[1]), dtype=torch.int64, device=left.device)
+        for span in self.shard.spans:
+            sums += fixed.integers(left[span].clone().T @ right[span].clone())
+        return fixed.values(collectives.total(sums))
+
     def gather(self, values: Tensor) -> Tensor:
         return self.shard.gather(values)
 
@@ -52,6 +70,7 @@ class CollectiveClusters:
         *,
         centroids: Tensor | None = None,
         weights: Tensor | None = None,
+        draw: int = 0,
     ) -> KMeansResult:
         """As promised by `Clusters`, with the same bits on any number of workers; its tolerance as in scikit-learn.
 
@@ -72,7 +91,7 @@ class CollectiveClusters:
         asked = {name: getattr(options, name) for name in KMeansOptions.model_fields}
         if given is not None:
             asked["restarts"] = 1
-        task = KMeansTask(n_clusters=n_clusters, weighted=weights is not None, seed=self.seed, **asked)
+        task = KMeansTask(n_clusters=n_clusters, weighted=weights is not None, seed=self.seed + DRAWS * draw, **asked)
         many = int(collectives.total(torch.tensor([len(self.shard.groups)], device=z.device)))
         walk = _Walk(self.shard, z, weights)
         now = Clustering(task, z.shape[1], self.shard.total, many, given=given)

@@ -7,20 +7,19 @@ import torch
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.clustering.products import product
-from raydc.losses.mixture import log_joint
+from raydc.losses.mixture import log_joint, log_joint_full
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A diagonal Gaussian mixture, the same on every worker but for `labels`; float64."""
+    """A Gaussian mixture, the same on every worker but for `labels`; float64."""
 
     weights: Tensor
     """[K], adding up to 1."""
     means: Tensor
     """[K, D]."""
-    variances: Tensor
-    """[K, D]."""
+    covariances: Tensor
+    """[K, D], the diagonals, or [K, D, D] where they are full."""
     labels: Tensor
     """int64 [N], this worker's rows."""
     iterations: int
@@ -36,35 +35,49 @@ def fit_mixture(
     n_clusters: int,
     *,
     means: Tensor | None = None,
+    memberships: Tensor | None = None,
+    full: bool = False,
     iterations: int = 100,
     tolerance: float = 1e-3,
     ridge: float = 1e-6,
 ) -> Mixture:
-    """EM (Dempster et al. 1977) of a diagonal Gaussian mixture of all workers' z [N, D], `total` rows in all.
+    """EM (Dempster et al. 1977) of a mixture of all workers' z [N, D], `total` rows in all, diagonal unless `full`.
 
-    Starts from k-means, which starts from `means` [K, D] where they are given, and keeps their order. `ridge` is added
-    to variances; stops when the mean log density rises by less than `tolerance` (both as scikit-learn). Statistics are
-    added by `clusters.sum`, so the number of workers changes no bit of them.
+    Starts from `memberships` [N, K], else from k-means, which starts from `means` [K, D] where they are given, and
+    keeps their order. `ridge` is added to variances; stops when the mean log density rises by less than `tolerance`
+    (both as scikit-learn). Statistics are added by `clusters.products`, so the number of workers changes no bit of
+    them.
     """
     centre = clusters.sum(z) / total  # E[z^2] - E[z]^2 cancels far from zero
     z = z.double() - centre
-    start = None if means is None else (means.double() - centre).float()
-    labels = clusters.kmeans(z.float(), n_clusters, centroids=start).labels
-    gamma = torch.nn.functional.one_hot(labels, n_clusters).double()
+    if memberships is None:
+        start = None if means is None else (means.double() - centre).float()
+        labels = clusters.kmeans(z.float(), n_clusters, centroids=start).labels
+        memberships = torch.nn.functional.one_hot(labels, n_clusters)
+    gamma = memberships.double()
+    density = log_joint_full if full else _log_joint
     done, likelihood = 0, -math.inf
     while True:
-        weights, means, variances = _maximise(z, gamma, clusters, ridge)
-        joint = log_joint(z, weights.log(), means, variances.log())
+        weights, means, covariances = _maximise(z, gamma, clusters, ridge, full)
+        joint = density(z, weights.log(), means, covariances)
         before, likelihood = likelihood, float(clusters.sum(joint.logsumexp(1))) / total
         gamma, done = joint.softmax(1), done + 1
         if done == iterations or likelihood - before < tolerance:
-            return Mixture(weights, means + centre, variances, joint.argmax(1), done, likelihood)
+            return Mixture(weights, means + centre, covariances, joint.argmax(1), done, likelihood)
 
 
-def _maximise(z: Tensor, gamma: Tensor, clusters: Clusters, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [K], means and variances [K, D] of rows that belong to clusters by gamma [N, K]."""
-    moments = torch.cat([torch.ones_like(z[:, :1]), z, z.square()], 1)
-    sums = product(gamma, moments, clusters)
+def _log_joint(z: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
+    return log_joint(z, log_weights, means, variances.log())
+
+
+def _maximise(z: Tensor, gamma: Tensor, clusters: Clusters, ridge: float, full: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [K], means [K, D] and covariances, [K, D] or [K, D, D], of rows in clusters by gamma [N, K]."""
+    dim = z.shape[1]
+    squares = (z[:, :, None] * z[:, None]).flatten(1) if full else z.square()
+    sums = clusters.products(gamma, torch.cat([torch.ones_like(z[:, :1]), z, squares], 1))
     counts = sums[:, 0].clamp_min(1e-9)
-    means, squares = (sums[:, 1:] / counts[:, None]).chunk(2, 1)
-    return counts / counts.sum(), means, (squares - means.square()).clamp_min(0) + ridge
+    means, second = (sums[:, 1:] / counts[:, None]).split([dim, squares.shape[1]], 1)
+    if not full:
+        return counts / counts.sum(), means, (second - means.square()).clamp_min(0) + ridge
+    covariances = second.unflatten(1, (dim, dim)) - means[:, :, None] * means[:, None]
+    return counts / counts.sum(), means, covariances + ridge * torch.eye(dim).to(z)

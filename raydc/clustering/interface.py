@@ -52,6 +52,11 @@ class Clusters(Protocol):
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all rows of all workers of values [N, ...], in float64: the same bits on any number of workers."""
 
+    def products(self, left: Tensor, right: Tensor) -> Tensor:
+        """left^T right [A, B] of all workers' rows left [N, A] and right [N, B], float64: the same bits on any number
+        of workers.
+        """
+
     def gather(self, values: Tensor) -> Tensor:
         """Values of all rows of all workers, in the order of the data: [N over all workers, ...]."""
 
@@ -63,10 +68,11 @@ class Clusters(Protocol):
         *,
         centroids: Tensor | None = None,
         weights: Tensor | None = None,
+        draw: int = 0,
     ) -> KMeansResult:
         """k-means of all workers' z [N, D], from `centroids` [K, D] or from the best of several starts.
 
-        Rows count as much as their `weights` [N].
+        Rows count as much as their `weights` [N]. Each `draw` has starts of its own.
         """
 
     def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:

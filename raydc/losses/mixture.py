@@ -1,4 +1,4 @@
-"""Diagonal Gaussian mixtures as priors of codes. Jiang et al., IJCAI 2017, arXiv:1611.05148 (VaDE), eq. 11-16."""
+"""Gaussian mixtures as priors of codes. Jiang et al., IJCAI 2017, arXiv:1611.05148 (VaDE), eq. 11-16; full ones too."""
 
 import math
 
@@ -23,6 +23,16 @@ def log_joint(z: Tensor, log_weights: Tensor, means: Tensor, log_variances: Tens
 
 
 @full_precision
+def log_joint_full(z: Tensor, log_weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    """log pi_c + log N(z | mu_c, Sigma_c) [B, K] of z [B, D]; log pi [K], mu [K, D] and Sigma [K, D, D]."""
+    factors = torch.linalg.cholesky(covariances)
+    apart = (z - means[:, None]).transpose(1, 2)  # [K, D, B]
+    squares = torch.linalg.solve_triangular(factors, apart, upper=False).square().sum(1).T
+    widths = 2 * factors.diagonal(dim1=1, dim2=2).log().sum(1)
+    return log_weights - 0.5 * (squares + widths + means.shape[1] * math.log(2 * math.pi))
+
+
+@full_precision
 def mixture_kl(
     mean: Tensor, log_variance: Tensor, gamma: Tensor, log_weights: Tensor, means: Tensor, log_variances: Tensor
 ) -> Tensor:
@@ -40,6 +50,23 @@ def mixture_kl(
     # xlogy has no gradient where a posterior underflows to 0
     log_gamma = gamma.clamp_min(torch.finfo(gamma.dtype).tiny).log()
     return (gamma * (log_gamma + gaussian - log_weights)).sum(1)
+
+
+@full_precision
+def log_gaussian(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log N(z | mean, diag e^log_variance) over the last dimension, of tensors that broadcast."""
+    squares = (z - mean).square() * (-log_variance).exp()
+    return -0.5 * (squares + log_variance + math.log(2 * math.pi)).sum(-1)
+
+
+@full_precision
+def gaussian_kl(mean: Tensor, log_variance: Tensor, prior_mean: Tensor, prior_log_variance: Tensor) -> Tensor:
+    """KL(N(mean, diag e^log_variance) || N(prior_mean, diag e^prior_log_variance)) over the last dimension.
+
+    Tensors broadcast: one distribution against a prior for each cluster.
+    """
+    apart = (mean - prior_mean).square() + log_variance.exp()
+    return 0.5 * (prior_log_variance - log_variance - 1 + apart * (-prior_log_variance).exp()).sum(-1)
 
 
 @full_precision

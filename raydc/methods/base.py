@@ -101,6 +101,8 @@ class Method(nn.Module):
     needs_image: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = False
     """Whether rows count by their weights, where the data have any; a method that does not refuses such data."""
+    trains: ClassVar[bool] = True
+    """Whether a network is trained: in batches, at a precision, perhaps from weights of another run."""
     renames: ClassVar[bool] = False
     """Whether clusters are numbered anew at each update; what changed is then told by which rows are together."""
     quick: ClassVar[dict[str, Any]] = {}
@@ -195,11 +197,6 @@ class Method(nn.Module):
         cls.check_settings(config, shape)
         left_out = {path: NO_LENGTH for path in config.idle(shape) if path.endswith(".length")}
         return type(config).model_validate(config.completed(unflatten(left_out))) if left_out else config
-
-    @classmethod
-    def trains(cls) -> bool:
-        """Whether a network is trained: in batches, at a precision, perhaps from weights of another run."""
-        return cls.streamed is Method.streamed
 
     def check(self, total: int) -> None:
         """Raise ValueError, with both numbers, where the method cannot take `total` rows."""
@@ -358,6 +355,16 @@ def in_batches(function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> t
         filled = torch.cat([part, part.new_zeros(ROWS - len(part), *part.shape[1:])])
         parts.append([each[: len(part)] for each in function(filled)])
     return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+
+class UntrainedConfig(Method.Config):
+    """Settings of a method that trains no network."""
+
+    @model_validator(mode="after")
+    def _trains_nothing(self) -> Self:
+        if self.augment != Augment():
+            raise ValueError("no network is trained that could see augmented rows: leave augment out")
+        return self
 
 
 class CentroidMethod(Method):
@@ -533,6 +540,15 @@ class AutoencoderMethod(Method):
     @staticmethod
     def _layer(phase: str) -> int | None:
         return int(phase.removeprefix("layer ")) - 1 if phase.startswith("layer ") else None
+
+
+def require_probabilities(shard: Shard, clusters: Clusters) -> None:
+    """ValueError, with their number, where rows of any worker do not lie in [0, 1], as a Bernoulli's must."""
+    if rows := int(clusters.total(shard.map(lambda x: ((x < 0) | (x > 1)).flatten(1).any(1)).sum())):
+        raise ValueError(
+            f"a bernoulli likelihood needs rows in [0, 1], {rows} of {shard.total} are not: "
+            "use data.scaling=unit or method.network.likelihood=gaussian"
+        )
 
 
 def copy_pretrained(method: Method, weights: dict[str, Tensor]) -> list[str]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from raydc.clustering import Clusters, spread
 from raydc.clustering.graph import NearestRows
-from raydc.clustering.products import product
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import exact_squared_distances
 from raydc.losses.kmeans import soft_kmeans_loss
@@ -91,7 +90,7 @@ class DMC(CentroidMethod, AutoencoderMethod):
 
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         z, near = shard.map(self.features), self.rows["proximity"]
-        self.centroids.copy_(product(near, z, clusters) / clusters.sum(near)[:, None])
+        self.centroids.copy_(clusters.products(near, z) / clusters.sum(near)[:, None])
         return self._refresh(z, clusters)
 
     def _refresh(self, z: Tensor, clusters: Clusters) -> Tensor:

@@ -6,18 +6,17 @@ their own centroids (`raydc.clustering.spread` says why, and how that goes in ma
 not matter. Where sizes are balanced (Cuturi 2013; Asano et al. 2020), they are those of the optimal transport.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import ClusteringResult, Clusters, KMeansOptions
 from raydc.clustering.kmeans.steps import Geometry, labels, unit
 from raydc.data import Shard
 from raydc.losses.posterior import held, posterior
-from raydc.methods.base import Method, MethodInfo
-from raydc.networks.augment import Augment
+from raydc.methods.base import Method, MethodInfo, UntrainedConfig
 
 
 class KMeans(Method):
@@ -31,17 +30,12 @@ class KMeans(Method):
         updates="Lloyd's iterations",
     )
 
+    trains: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = True
 
-    class Config(Method.Config, KMeansOptions):
+    class Config(UntrainedConfig, KMeansOptions):
         shards: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
         """Actors that share sums and centroids of streamed rows; auto: one for each 256 MB of sums."""
-
-        @model_validator(mode="after")
-        def _trains_nothing(self) -> Self:
-            if self.augment != Augment():
-                raise ValueError("k-means trains no network that could see augmented rows: leave augment out")
-            return self
 
     config: Config
 

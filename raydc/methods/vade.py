@@ -24,7 +24,7 @@ from raydc.clustering.gmm import fit_mixture
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import likeliest
 from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
-from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
+from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState, require_probabilities
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
 from raydc.settings.schedule import Joint, Optimizer
 
@@ -98,11 +98,7 @@ class VaDE(AutoencoderMethod):
 
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         if self.net.bernoulli:
-            if rows := int(clusters.total(shard.map(lambda x: ((x < 0) | (x > 1)).flatten(1).any(1)).sum())):
-                raise ValueError(
-                    f"vade's bernoulli likelihood needs rows in [0, 1], {rows} of {shard.total} are not: "
-                    "use data.scaling=unit or method.network.likelihood=gaussian"
-                )
+            require_probabilities(shard, clusters)
 
     @torch.no_grad()
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
@@ -114,7 +110,7 @@ class VaDE(AutoencoderMethod):
     def _fit(self, shard: Shard, clusters: Clusters, means: Tensor | None) -> Tensor:
         found = fit_mixture(shard.map(self.features), shard.total, clusters, self.n_clusters, means=means)
         self.means.copy_(found.means)
-        self.log_variances.copy_(found.variances.log().clamp(-6, 6))
+        self.log_variances.copy_(found.covariances.log().clamp(-6, 6))
         return found.labels
 
     @torch.no_grad()

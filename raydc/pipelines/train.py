@@ -124,7 +124,8 @@ class RunPlan:
     seconds: dict[str, float]
     """The same, from a few steps on this machine with one worker's share of a batch."""
     unknown: tuple[str, ...]
-    """Phases whose batches come of a graph or matrix of all rows, of which a few made-up rows tell nothing."""
+    """Phases whose batches come of a graph or matrix of all rows, or "clustering" where nothing is trained and all rows
+    are clustered at once: a few made-up rows tell nothing of it."""
     memory: int
     """Bytes of rows that each worker keeps."""
     streamed: int
@@ -162,11 +163,14 @@ def plan(config: RunConfig) -> RunPlan:
             before = now
     parameters = sum(p.numel() for p in loop.method.parameters())
     memory = 4 * job.profile.rows * math.prod(job.shape) // workers
+    batch_size: int | None = job.batch_size
     own = job.kind.sample_batch is not Method.sample_batch
     unknown = tuple(name for name in steps if own and isinstance(getattr(config.method, name), Clustering))
+    if not job.kind.trains:
+        unknown, batch_size = ("clustering",), None
     known = {name: n for name, n in steps.items() if name not in unknown}
     seconds_of = {name: each.get(name, 0.0) * n for name, n in known.items()}
-    return RunPlan(job, run, known, seconds_of, unknown, memory, 0, parameters, job.batch_size)
+    return RunPlan(job, run, known, seconds_of, unknown, memory, 0, parameters, batch_size)
 
 
 def _lengths(config: RunConfig) -> list[str]:

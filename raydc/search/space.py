@@ -404,7 +404,7 @@ def method_settings(
         idle = config.idle(shape)
         own = {key: value for key, value in own.items() if key.removeprefix("method.") not in idle}
     others = {key: value for key, value in fixed.items() if not key.startswith("method.")}
-    return own | {key: value for key, value in others.items() if kind.trains() or key not in OF_TRAINING}
+    return own | {key: value for key, value in others.items() if kind.trains or key not in OF_TRAINING}
 
 
 def check_space(
@@ -458,7 +458,7 @@ def check_point(point: Mapping[str, Any], shape: tuple[int, ...] | None = None) 
         if key not in SEARCHABLE:
             problems.append(f"{key}: a space may suggest method.* and {', '.join(sorted(SEARCHABLE))}")
             continue
-        if key in OF_TRAINING and not kind.trains():
+        if key in OF_TRAINING and not kind.trains:
             problems.append(f"{key}: has no effect on {point['method.name']}, which trains no network")
             continue
         try:

@@ -22,7 +22,7 @@ K, BATCH = 4, 64
 
 
 def wants_images(method: type[Method]) -> bool:
-    return method.needs_image or method.info.architecture not in ("MLP", "VAE", "none")
+    return method.needs_image or method.info.architecture not in ("MLP", "none")
 
 
 def blobs(method: type[Method], rows: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ def short_settings(name: str, folder: Path) -> dict[str, Any]:
     if kind.finds_clusters():
         del own["method.n_clusters"]
     training: dict[str, Any] = {"checkpoint_every": 0, "workers": 0}
-    if kind.trains():
+    if kind.trains:
         training |= {"batch_size": 60, "precision": "fp32"}
     place = {"method.name": name, "data.path": str(folder / "rows.npy")}
     return own | place | {f"training.{key}": value for key, value in training.items()}

@@ -178,7 +178,7 @@ def prepare(
             "takes them"
         )
     config = replace(config, method=kind.settled(config.method, opened.shape))
-    if not kind.trains():
+    if not kind.trains:
         _refuse_idle(config, OF_NETWORKS | (OF_HELD_ROWS if source is None else {}))
     if not training.workers:
         local_device(training.device)

@@ -45,7 +45,9 @@ def everything(clusters: CollectiveClusters, z: torch.Tensor) -> dict[str, torch
         "holes_": holes.labels,
         "near_": near,
         "far_": far,
+        "another": clusters.kmeans(z, 5, KMeansOptions(restarts=1), draw=2).centroids,
         "sum": clusters.sum(z),
+        "products": clusters.products(z, z[:, :2].exp()),
         "gathered": clusters.gather(z),
         "fetched_": clusters.fetch(z, near[:, 0]),
         "largest": clusters.largest(far[:, 0], 40),
@@ -91,6 +93,20 @@ def test_sum_is_exact_where_float_addition_is_not():
     assert torch.equal(alone(x).sum(x), alone(x.flip(0)).sum(x.flip(0)))
     assert alone(x).sum(x[:, 0]).shape == ()
     assert torch.equal(alone(x).sum(torch.zeros(1000, 2)), torch.zeros(2, dtype=torch.float64))
+
+
+def test_products_are_those_of_all_rows():
+    x, y = torch.randn(1000, 3), torch.randn(1000, 2, dtype=torch.float64)
+    torch.testing.assert_close(alone(x).products(x, 1e9 * y), 1e9 * x.double().T @ y, rtol=1e-12, atol=1e-3)
+    with pytest.raises(ValueError, match="finite"):
+        alone(x).products(x, y.index_fill(0, torch.tensor([3]), torch.nan))
+
+
+def test_each_draw_of_kmeans_has_starts_of_its_own():
+    x = blobs(400, clusters=20)
+    drawn = [alone(x).kmeans(x, 6, KMeansOptions(restarts=1), draw=draw).labels for draw in (0, 0, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert all(adjusted_rand_score(drawn[0], other) < 1 for other in drawn[2:])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

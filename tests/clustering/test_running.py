@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raydc.clustering.collective import CollectiveClusters
-from raydc.clustering.products import principal_axes, product
+from raydc.clustering.products import principal_axes
 from raydc.clustering.running import follow
 from raydc.data import Shard
 
@@ -24,7 +24,7 @@ def test_a_centroid_is_the_mean_of_all_rows_that_it_stands_for() -> None:
 @pytest.mark.parametrize("many", [1, 9])
 def test_a_product_is_that_of_all_columns(many: int) -> None:
     left, right = torch.randn(40, many, dtype=torch.float64), torch.randn(40, 3, dtype=torch.float64)
-    torch.testing.assert_close(product(left, right, over(40)), left.T @ right)
+    torch.testing.assert_close(over(40).products(left, right), left.T @ right)
 
 
 def test_principal_axes_ascend() -> None:
