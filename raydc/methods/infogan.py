@@ -11,6 +11,7 @@ error. Decided here: Q never trains on real rows, so at least its batch norms ke
 they assign; two dense layers where rows are no images. Results vary much between seeds.
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
 from raydc.losses.information import cross_entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
-from raydc.networks.gan import AdversarialNetwork
+from raydc.networks.gan import AdversarialNetwork, ScoreAndCode
 from raydc.networks.norm import batch_statistics_only
 from raydc.settings.schedule import Joint, Optimizer
 
@@ -66,7 +67,8 @@ class InfoGAN(Method):
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         inputs = config.noise + config.n_clusters + config.continuous
-        self.net = config.network.build(shape, inputs, config.n_clusters, config.continuous)
+        head = partial(ScoreAndCode, clusters=config.n_clusters, continuous=config.continuous)
+        self.net = config.network.build(shape, inputs, head)
 
     def players(self, phase: str) -> dict[str, Player]:
         return {
