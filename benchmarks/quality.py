@@ -57,6 +57,10 @@ PUBLISHED = {
         "dac": "97.8 / 93.5 / 94.9 [P]; 98.1 [C]",
         "jule": "96.4 / 91.3 [P]; test part 96.1 / 91.5 [P]",
         "dcc": "96.2 [P]",
+        "gmvae": "82.3 with K = 10, 92.8 with K = 30 [T], many to one",
+        "dac_h": "94.1, consensus of runs 96.5 [T]",
+        "catgan": "90.3 with K = 20 [T], many to one",
+        "iec": "60.9 / 54.2 [T]",
     },
     "coil20": {
         "kmeans": "59.7 / 73.5 [T]",

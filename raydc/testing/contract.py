@@ -313,7 +313,7 @@ def _short_run(name: str, changed: dict[str, Any]) -> dict[str, Tensor]:
 
 def settings_act(name: str, later: Collection[str] = ()) -> None:
     """Another value of a setting comes to another state, but for lengths, intervals, stop rules and those `later`."""
-    if not load(name).trains():
+    if load(name).streamed is not Method.streamed:
         return
     plain, without = _short_run(name, {}), []
     layers = load(name)(settings(name), tuple(blobs(load(name), 4)[0].shape[1:])).phases()
