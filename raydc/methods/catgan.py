@@ -24,7 +24,7 @@ from raydc.losses.information import entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.gan import AdversarialNetwork
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Joint, Optimizer, Phase
+from raydc.settings.schedule import Joint, Optimizer
 
 DRAWS = 32
 """Generated rows of which the one that is surest to be in a cluster is shown."""
@@ -62,9 +62,6 @@ class CatGAN(Method):
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.net = config.network.build(shape, config.noise, lambda hidden, _: nn.Linear(hidden, config.n_clusters))
-
-    def phases(self) -> dict[str, Phase]:
-        return {"adversarial": self.config.adversarial}
 
     def players(self, phase: str) -> dict[str, Player]:
         sides = {"critic": self.net.critic, "generator": self.net.generator}

@@ -28,7 +28,7 @@ from raydc.losses.information import entropy, likeliest
 from raydc.losses.mixture import gaussian_kl, likelihood_error, log_gaussian
 from raydc.methods.base import Method, MethodInfo, Parts, StepState, require_probabilities
 from raydc.networks.mixture_vae import MixtureNetwork
-from raydc.settings.schedule import Joint, Optimizer, Phase
+from raydc.settings.schedule import Joint, Optimizer
 
 
 class GMVAE(Method):
@@ -73,9 +73,6 @@ class GMVAE(Method):
     def prepare(self, shard: Shard, clusters: Clusters) -> None:
         if self.bernoulli:
             require_probabilities(shard, clusters)
-
-    def phases(self) -> dict[str, Phase]:
-        return {"cluster": self.config.cluster}
 
     def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         code, style = self.net.encode(batch.x)

@@ -25,7 +25,6 @@ from raydc.data.memory import refuse_beyond_memory
 from raydc.losses.denoising import marginalised_denoiser
 from raydc.losses.hardening import exact_squared_distances
 from raydc.methods.base import CentroidMethod, MethodInfo, UntrainedConfig
-from raydc.settings.schedule import Phase
 
 ONCE = KMeansOptions(restarts=1)
 """A basic partition is one run of k-means, good or bad."""
@@ -73,9 +72,6 @@ class IEC(CentroidMethod):
     def check_memory(self, total: int) -> None:
         advice = "set fewer method.partitions or method.layers, or train on a sample of the rows"
         refuse_beyond_memory("are kept with all their layers", total, BYTES * self.centroids.shape[1], 1, advice)
-
-    def phases(self) -> dict[str, Phase]:
-        return {}
 
     def codes(self, x: Tensor) -> Tensor:
         """The cluster of each row in each partition, one-hot and side by side [B, sum of the partitions' clusters]."""
