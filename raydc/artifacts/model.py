@@ -24,7 +24,7 @@ from raydc.data.encoding import Encoding
 from raydc.data.inputs import is_table, rows_of
 from raydc.data.scaling import Scaling
 from raydc.losses.hardening import exact_squared_distances
-from raydc.methods.base import Method, in_batches
+from raydc.methods.base import ROWS, Method, in_batches
 from raydc.settings import build
 from raydc.utils import source_file
 from raydc.utils.autocast import exact_float32
@@ -208,11 +208,16 @@ class ClusteringModel:
         own, memberships = self._map(self.method.decide, x)
         parts = [self._nearest(x, torch.tensor(split.centroids)) for split in cells.splits]
         clusters = ids[cells_of(cells, own, parts)]
-        column = {cluster: i for i, cluster in enumerate((*alive, NOWHERE))}
-        grouped = np.zeros((len(own), len(column)), np.float32)
-        for cluster, each in zip(ids.tolist(), memberships_of(cells, memberships, parts).T, strict=True):
-            grouped[:, column[cluster]] += each
-        membership = grouped[np.arange(len(own)), [column[cluster] for cluster in clusters.tolist()]]
+        columns = np.where(ids == NOWHERE, len(alive), np.searchsorted(alive, ids))
+        order = columns.argsort(kind="stable")
+        present, starts = np.unique(columns[order], return_index=True)
+        grouped = np.zeros((len(own), len(alive) + 1), np.float32)  # NOWHERE comes last
+        for start in range(0, len(own), ROWS):  # as many rows as stay near the processor
+            some = slice(start, start + ROWS)
+            in_cells = memberships_of(cells, memberships[some], [part[some] for part in parts])
+            grouped[some, present] = np.add.reduceat(in_cells[:, order], starts, axis=1)
+        place = np.where(clusters == NOWHERE, len(alive), np.searchsorted(alive, clusters))
+        membership = np.take_along_axis(grouped, place[:, None], 1)[:, 0]
         return own, clusters, grouped[:, :-1], membership
 
     def _nearest(self, x: Tensor, centroids: Tensor) -> np.ndarray:
