@@ -127,6 +127,7 @@ def test_a_table_is_clustered_and_scored_in_its_own_space_whatever_is_asked_for(
     auto = train_and_record(run(tmp_path, "auto", "auto"), Live())
     forced = train_and_record(run(tmp_path, "forced", "power"), Live())
     assert auto["labels"]["ari"] > 0.9 > 0.2 > forced["labels"]["ari"]
+    assert auto["labels"]["knn"] > 0.95 > forced["labels"]["knn"], "in the features, as the method has them"
     assert auto["measures"]["score"] > forced["measures"]["score"] + 0.1, "both on one graph of neighbours"
     assert auto["reference"] == forced["reference"]
     assert any("is that of income" in note for note in forced["notes"])
