@@ -1,7 +1,7 @@
 """Scaling of rows: part of the model, from statistics over all rows of all workers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,60 @@ AT_ONCE = 2**22
 """Values that are scaled at once: 32 MB in float64."""
 
 
+Moved = tuple[Any, Any]
+"""Shift and factor, each [] for all features alike or [D]."""
+
+
+def _none(profile: DataProfile) -> Moved:
+    return 0.0, 1.0
+
+
+def _power(profile: DataProfile) -> Moved:
+    """x / sqrt(mean x^2), so that mean |x|^2 / D is 1, as DEC's authors scale (Xie et al., ICML 2016); features far
+    from 0 for their spread are centred before.
+    """
+    far = np.sqrt(profile.variance) < FEW * np.abs(profile.mean)
+    shift = np.where(far, profile.mean, 0.0) if far.any() else np.zeros(())
+    size = np.sqrt(np.mean(profile.variance + (profile.mean - shift) ** 2))
+    return shift, 1 / size if size > FINE else 1.0
+
+
+def _centred(profile: DataProfile) -> Moved:
+    """(x - mean) / sqrt(mean variance): one factor for all features, each around its own mean."""
+    spread = np.sqrt(np.mean(profile.variance))
+    return profile.mean, 1 / spread if spread > FINE else 1.0
+
+
+def _standard(profile: DataProfile) -> Moved:
+    """Each feature to mean 0 and variance 1; one that float32 cannot tell from a constant is centred only."""
+    return profile.mean, 1 / np.where(profile.constant, 1.0, np.sqrt(profile.variance))
+
+
+def _to_unit(low: Any, high: Any) -> Moved:
+    """Smallest and largest value to 0 and 1."""
+    span = np.asarray(high - low)
+    return low, np.where(span > FINE, 1.0 / np.where(span > FINE, span, 1.0), 1.0)
+
+
+def _to_symmetric(low: Any, high: Any) -> Moved:
+    """Smallest and largest value to -1 and 1."""
+    span = np.asarray(high - low)
+    return (low + high) / 2, np.where(span > FINE, 2.0 / np.where(span > FINE, span, 1.0), 1.0)
+
+
+MADE: Mapping[ScalingKind, Callable[[DataProfile], Moved]] = {
+    "none": _none,
+    "power": _power,
+    "centred": _centred,
+    "standard": _standard,
+    "unit": lambda profile: _to_unit(profile.minimum, profile.maximum),
+    "unit_each": lambda profile: _to_unit(profile.lowest, profile.highest),
+    "symmetric": lambda profile: _to_symmetric(profile.minimum, profile.maximum),
+    "symmetric_each": lambda profile: _to_symmetric(profile.lowest, profile.highest),
+}
+"""How each kind comes out of the statistics of all rows; of all features together, or of each by itself."""
+
+
 @dataclass(frozen=True)
 class Scaling:
     """x -> (x - shift) * factor, in float64 and from the precision that rows are stored in; only then float32.
@@ -35,33 +89,8 @@ class Scaling:
 
     @staticmethod
     def of(kind: ScalingKind, profile: DataProfile) -> "Scaling":
-        """The scaling that these rows need.
-
-        power: x / sqrt(mean x^2), so that mean |x|^2 / D is 1, as DEC's authors scale (Xie et al., ICML 2016); features
-        far from 0 for their spread are centred before.
-        centred: (x - mean) / sqrt(mean variance): one factor for all features, each around its own mean.
-        standard: each feature to mean 0 and variance 1; one that float32 cannot tell from a constant is centred only.
-        unit, symmetric: smallest and largest value of all features to 0 and 1, to -1 and 1; unit_each, symmetric_each:
-        those of each feature by itself.
-        """
-        shift, factor = np.zeros(()), np.ones(())
-        if kind == "power":
-            far = np.sqrt(profile.variance) < FEW * np.abs(profile.mean)
-            shift = np.where(far, profile.mean, 0.0) if far.any() else shift
-            square = np.mean(profile.variance + (profile.mean - shift) ** 2)
-            factor = 1 / np.sqrt(square) if np.sqrt(square) > FINE else factor
-        elif kind == "centred":
-            spread = np.sqrt(np.mean(profile.variance))
-            shift, factor = profile.mean, 1 / spread if spread > FINE else factor
-        elif kind == "standard":
-            spread = np.sqrt(profile.variance)
-            shift, factor = profile.mean, 1 / np.where(profile.constant, 1.0, spread)
-        elif kind != "none":
-            each, unit = kind.endswith("_each"), kind.startswith("unit")
-            low, high = (profile.lowest, profile.highest) if each else (profile.minimum, profile.maximum)
-            shift = np.asarray(low if unit else (low + high) / 2)
-            span = np.asarray(high - low)
-            factor = np.where(span > FINE, (1.0 if unit else 2.0) / np.where(span > FINE, span, 1.0), 1.0)
+        """The scaling that these rows need."""
+        shift, factor = MADE[kind](profile)
         return Scaling(kind, np.asarray(shift, np.float64), np.asarray(factor, np.float64))
 
     def apply(self, rows: np.ndarray) -> Tensor:

@@ -1,6 +1,7 @@
 """Which scaling suits which rows, told by their statistics alone."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,9 @@ from raydc.data import (
     look,
     open_source,
     profile_rows,
+    scaling,
 )
+from raydc.data.settings import ScalingKind
 from raydc.data.units import dominating, far_off, one_unit, suited
 from raydc.pipelines.train import train_and_record
 from raydc.settings import unflatten
@@ -143,3 +146,7 @@ def test_the_estimator_warns_of_units() -> None:
     assert adjusted_rand_score(segment, labels) > 0.9
     with pytest.warns(DataWarning, match="squared spread of 4 features"):
         DeepClustering("kmeans", 4, {"data.scaling": "power"}).fit(table)
+
+
+def test_every_name_of_a_scaling_is_made() -> None:
+    assert {*scaling.MADE} == {*get_args(ScalingKind)}
