@@ -17,7 +17,7 @@ from raydc.data import features_named
 from raydc.data.units import scaling_named
 from raydc.pipelines.train import RunPlan
 from raydc.report import words
-from raydc.search.words import chosen_by, deciding, ranked
+from raydc.search.words import chosen_by, deciding, of_scales, ranked
 from raydc.tracking.tracker import RecordPending
 from raydc.training.loop import Progress
 from raydc.training.worker_job import Job
@@ -145,6 +145,8 @@ class LiveSearch:
         self.console.print(
             f"winner: trial {winner['number']}, {winner['method']}: {chosen_by(summary)}", soft_wrap=True
         )
+        for line in of_scales(summary):
+            self.console.print(line, soft_wrap=True, highlight=False)
 
 
 def _cells(state: "SearchState") -> list[str]:

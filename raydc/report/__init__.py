@@ -53,11 +53,16 @@ def opened(run: str, tracking_uri: str | None = None) -> Iterator[Store]:
 
 def write(facts: Facts, to: Store) -> list[str]:
     """Write every picture that the facts allow, then the page; the files' names."""
-    drawn: list[tuple[str, bytes, str]] = []
-    for name, caption, draw in _drawings(facts):
-        drawn.append((f"{name}.png", pictures.png(draw()), caption))
-    for name, png, _ in drawn:
+    drawn, parts = told(facts)
+    for name, png in drawn.items():
         to.write_bytes(name, png)
+    to.write_text("index.html", page.page(facts.title, parts))
+    return [*drawn, "index.html"]
+
+
+def told(facts: Facts) -> tuple[dict[str, bytes], list[str]]:
+    """The pictures that the facts allow, by file name, and the parts of the page, which holds them."""
+    drawn = [(f"{name}.png", pictures.png(draw()), caption) for name, caption, draw in _drawings(facts)]
     summary = facts.summary
     parts = [
         page.warnings(summary.get("warnings") or []),
@@ -84,8 +89,7 @@ def write(facts: Facts, to: Store) -> list[str]:
     parts += [page.note(f"Not shown: {text}") for text in facts.missing]
     parts += [page.note(text) for text in summary.get("notes") or []]
     parts.append(page.settings(facts.settings))
-    to.write_text("index.html", page.page(facts.title, parts))
-    return [*(name for name, _, _ in drawn), "index.html"]
+    return {name: png for name, png, _ in drawn}, parts
 
 
 def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
@@ -217,4 +221,4 @@ def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     return head, [(k, v, initial.get(k), words.gloss(k)) for k, v in measures.items()]
 
 
-__all__ = ["opened", "report", "write"]
+__all__ = ["gather", "opened", "report", "told", "write"]

@@ -59,11 +59,12 @@ class Facts:
 
 
 def gather(store: Store, settings: DataSettings | None = None, allow_code: Collection[str] = ()) -> Facts:
-    """Facts of the run in `store`. Raises ValueError if it is not finished, or as `ClusteringModel.of` does.
+    """Facts of the run in `store`, or of the winner of a search. Raises ValueError if it is not finished, or as
+    `ClusteringModel.of` does.
 
     Rows that cannot be opened any more are left out of the report, which then says so.
     """
-    if store.exists("tune.json"):
+    if store.exists("tune.json") and not store.exists("search.json"):
         raise ValueError(f"{store.root} holds a search that is not finished: end it with the same command first")
     for name in ("config.yaml", "summary.json", "model/model.json"):
         if not store.exists(name):

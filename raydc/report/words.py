@@ -116,8 +116,14 @@ def after_search(summary: Mapping[str, Any], model: str, out: str) -> str:
         return "there may be nothing to find: check columns and scaling (raydc train --dry-run), or take more features"
     if verdict is None:
         return f"no replica tells how stable these clusters are: search on with more time or trials in {out}"
+    if summary["scales"]["at edge"]:
+        low, high = summary["scales"]["range"]
+        return f"search a wider range of numbers of clusters than {low}..{high}, into another --out"
     if shaky(verdict):
-        return f"look at {out}/report/index.html before you rely on these clusters; fewer clusters may hold better"
+        return (
+            f"look at {out}/report/index.html before you rely on these clusters: the merge tree shows which fewer ones "
+            "hold better"
+        )
     if methods.load(summary["winner"]["method"]).info.refuses:
         return f"the winner assigns no new rows: its labels are in {out}/assignments"
     return f"raydc assign --model {model} --data NEW_ROWS --out DIR"

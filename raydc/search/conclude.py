@@ -19,8 +19,8 @@ from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.metrics import clarity, hierarchy, stability
 from raydc.pipelines import assign, follow
 from raydc.report import words
-from raydc.search import criteria, selector
-from raydc.search.candidate import Candidate, Standing
+from raydc.search import criteria, scales, selector
+from raydc.search.candidate import Candidate, Standing, standing
 from raydc.search.criteria import Comparison
 from raydc.search.directory import same_search
 from raydc.search.driver import Search, assigners, check, search, trial_cluster
@@ -30,7 +30,7 @@ from raydc.search.opponents import OPPONENTS
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Choice
 from raydc.search.settings import TuneSettings
-from raydc.search.trial import Record, read_array
+from raydc.search.trial import OUT_OF_MEMORY, OUT_OF_TIME, Record, read_array
 from raydc.training import alignment
 from raydc.training.alignment import Followed
 from raydc.training.worker_job import trusted, write_assignments
@@ -51,6 +51,8 @@ SHOWN = (
     "ace",
 )
 """Criteria that the finalists are shown side by side by, beside the one that chooses."""
+OF_A_RUN = ("config.yaml", "summary.json", "metrics.jsonl")
+"""Of the winner's run, beside the model: with them a search's directory is reported as that run's is."""
 WITNESSES = 4
 """Replicas that travel with the winner's model at most; each is as large as the model and costs as much to ask."""
 
@@ -140,6 +142,12 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         )
     notes += _left_out(finished)
     notes += [words.of_alignment(followed.told)] if followed.told else []
+    joined = [(join.first, join.second, join.strength) for join in followed.labels.joins]
+    rated, names = _criteria(context, able), np.array(followed.labels.given)
+    listed = _listed(finished, able, rated.get(context.settings.criterion, {}), winner, names[own])
+    if scales.at_edge(winner.n_clusters, context.settings.n_clusters):
+        low, high = context.settings.n_clusters
+        notes.append(f"the best K, {winner.n_clusters}, is at the edge of the range {low}..{high}: widen it")
     everything = [*finished.records, *(r for own in finished.replicas.values() for r in own)]
     return {
         "winner": _entry(winner, len(finished.first)) | {"weights": weights},
@@ -156,10 +164,16 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
             for record in finished.records
         ],
         "finalists": [vars(standings[one.number]) | {"seconds": one.seconds} for one in able],
-        "criteria": _criteria(context, able),
+        "criteria": rated,
         "replicas": [_entry(record, len(finished.first)) for own in finished.replicas.values() for record in own],
         "importance": importance(finished),
-        "k curve": _k_curve(finished),
+        "k curve": _k_curve(finished, listed),
+        "scales": {
+            "range": context.settings.n_clusters,
+            "at edge": scales.at_edge(winner.n_clusters, context.settings.n_clusters),
+            "listed": listed,
+            "tree": scales.tree(own, [labels for _, labels in others], context.graph, joined) | {"ids": names.tolist()},
+        },
         "clusters": clusters,
         "verdict": verdict,
         "aligned": followed.told,
@@ -198,6 +212,8 @@ def _left_out(finished: Finished) -> list[str]:
             notes.append(f"{name} failed: {why}")
         elif record.status == "lost":
             notes.append(f"{name} was lost, and is tried again by the same command: {why}")
+        elif record.status == OUT_OF_MEMORY:
+            notes.append(f"{name} had too little memory, and is tried again by the same command: {why}")
         elif (
             record.status == "finished"
             and record.method not in OPPONENTS
@@ -205,10 +221,12 @@ def _left_out(finished: Finished) -> list[str]:
         ):
             notes.append(f"{name} is left out: its model is gone from {record.folder}")
     wanted = len(finished.first) + finished.context.settings.trials
-    if len(finished.records) < wanted:
+    late = [record for record in finished.records if record.status == OUT_OF_TIME]
+    if missing := wanted - len(finished.records) + len(late):
+        begun = ", ".join(f"trial {r.number} ({r.method}) {r.problems[0].partition(' of')[0]}" for r in late)
         notes.append(
-            f"out of time: {wanted - len(finished.records)} of {wanted} trials are not finished; the same command goes "
-            "on with them"
+            f"out of time: {missing} of {wanted} trials are not finished{f' ({begun})' if begun else ''}; the same "
+            "command goes on with them"
         )
     return notes
 
@@ -291,6 +309,11 @@ def _write_model(
     store.delete("model")
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)
+    for name in OF_A_RUN:
+        if store.exists(run := f"{winner.folder}/run/{name}"):
+            store.write_bytes(name, store.read_bytes(run))
+        else:
+            store.delete(name)
     if model.refuses:
         _write_evaluated(context, labels.given, own, [theirs for _, theirs in others])
         return model.weights_hash()
@@ -386,13 +409,54 @@ def importance(finished: Finished) -> dict[str, float]:
     return {name.rpartition(": ")[2]: float(value) for name, value in found.items()}
 
 
-def _k_curve(finished: Finished) -> dict[str, dict[str, float]]:
-    """Best neighbour score by number of clusters: of raw k-means, and of trials."""
-    best: dict[int, float] = {}
+def _listed(
+    finished: Finished, able: list[Candidate], values: dict[str, float | None], winner: Record, own: Labels
+) -> list[dict[str, Any]]:
+    """The short list of numbers of clusters, the winner's first; nothing where the number was given.
+
+    Of each number its best finalist by what chooses, and what becomes of the winner's clusters there.
+    """
+    low, high = finished.context.settings.n_clusters
+    if low == high:
+        return []
+    rated = {one.number: v for one in able if (v := values.get(str(one.number))) is not None}
+    of_k: dict[int, Candidate] = {}
+    for one in sorted((one for one in able if one.number in rated), key=lambda one: -rated[one.number]):
+        of_k.setdefault(one.n_clusters, one)
+    of_k |= {one.n_clusters: one for one in able if one.number == winner.number}
+    graph, methods = finished.context.graph, {record.number: record.method for record in finished.records}
+    wanted = scales.short_list({k: rated.get(one.number, -1.0) for k, one in of_k.items()}, winner.n_clusters)
+    found = []
+    for chosen in (of_k[k] for k in wanted if k in of_k):
+        stands = standing(chosen, graph)
+        there = own if chosen.number == winner.number else chosen.labels[stability.medoid(chosen.labels)]
+        found.append(
+            {"k": chosen.n_clusters, "number": chosen.number, "method": methods[chosen.number]}
+            | {"value": rated.get(chosen.number), "stability": stands.stability, "score": stands.score}
+            | {"spread": stands.spread, "clear": _clear(chosen), **scales.relation(own, there)}
+        )
+    return found
+
+
+def _clear(candidate: Candidate) -> int:
+    """How many of a finalist's clusters come again in its replicas."""
+    first, others = candidate.labels[0], candidate.labels[1:]
+    if not len(others):
+        return 0
+    return int((stability.cluster_jaccard(first, others, int(first.max()) + 1) >= clarity.CLEAR).sum())
+
+
+def _k_curve(finished: Finished, listed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Best neighbour score by number of clusters: of raw k-means, with the band of its subsamples, and of trials."""
+    context, best = finished.context, dict[int, float]()
     for record in finished.records:
         if record.status == "finished":
             best[record.n_clusters] = max(record.score, best.get(record.n_clusters, record.score))
+    free = len(finished.curve) > 1
+    bands = scales.band(context.reference, context.graph, sorted(finished.curve), context.settings.seed) if free else {}
     return {
         "raw k-means": {str(k): finished.curve[k] for k in sorted(finished.curve)},
+        "band": {str(k): list(bands[k]) for k in bands},
         "trials": {str(k): best[k] for k in sorted(best)},
+        "listed": [one["k"] for one in listed],
     }

@@ -20,6 +20,8 @@ from raydc.settings.redact import redact
 from raydc.utils.storage import LOCK
 
 STUDY = "raydc"
+DRAWN = 10
+"""Trials that the sampler draws at random, before it learns from their scores."""
 FREE = (
     "out", "trials", "concurrent", "gpus_per_trial", "time_budget", "study", "register_as", "promote", "tracking_uri",
     "experiment",
@@ -53,7 +55,7 @@ def open_study(context: Context) -> optuna.Study:
             "server runs, or leave --study out to keep the study in --out"
         ) from problem
     # begun anew, a sampler would suggest the same first points again
-    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + finished)
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=DRAWN, seed=settings.seed + finished)
     study.pruner = HalvingWithinMethod()
     return study
 

@@ -25,6 +25,7 @@ from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import watch
 from raydc.search import selector
 from raydc.search.directory import open_study
+from raydc.search.effort import capped
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.planner import (
@@ -150,7 +151,7 @@ def search(checked: Search, watch: SearchWatch) -> Finished:
     context.store.write_text(STOP, "")  # what an interrupted search left there
     study = open_study(context)
     curve = kmeans_curve(context)
-    first = baselines(context, checked.default, curve)
+    first = capped(context, baselines(context, checked.default, curve))
     planner = Planner(context, checked.space, first, study, watch)
     _run(context, planner)
     if planner.stopped == "interrupted":

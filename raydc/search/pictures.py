@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from raydc.report.pictures import BLUE, GREEN, GREY, ORANGE, RED, blank, png
+from raydc.search.scales import children, leaves
 
 COLOURS = {"finished": BLUE, "stopped": GREY, "guarded": RED}
 MOST = 12
@@ -25,6 +26,7 @@ def draw(summary: Mapping[str, Any]) -> dict[str, bytes]:
         "rungs": rungs(summary),
         "clusters": clusters(summary),
         "k-curve": k_curve(summary),
+        "merge-tree": merge_tree(summary),
     }
     return {name: png(figure) for name, figure in figures.items() if figure is not None}
 
@@ -181,8 +183,7 @@ def clusters(summary: Mapping[str, Any]) -> Figure | None:
     figure = blank(max(4.5, min(14.0, 1.6 + 0.42 * len(found))), 3.4)
     axes = figure.subplots()
     heights = [c["jaccard"] for c in found]
-    colours = [GREEN if h >= VALID else ORANGE if h >= DOUBTFUL else RED for h in heights]
-    axes.bar([c["cluster"] for c in found], heights, color=colours, width=0.8)
+    axes.bar([c["cluster"] for c in found], heights, color=[_firm(h) for h in heights], width=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=30, integer=True))
     for mark, name in ((VALID, " valid above"), (DOUBTFUL, " doubtful below")):
         axes.axhline(mark, color="0.3", linewidth=0.8, linestyle="--")
@@ -201,11 +202,16 @@ def k_curve(summary: Mapping[str, Any]) -> Figure | None:
         return None
     figure = blank(6.0, 3.8)
     axes = figure.subplots()
-    axes.plot([int(k) for k in curve], [*curve.values()], color=GREY, marker=".", label="raw k-means")
+    numbers, bands = [int(k) for k in curve], summary["k curve"]["band"]
+    axes.plot(numbers, [*curve.values()], color=GREY, marker=".", label="raw k-means")
+    lowest, highest = zip(*(bands[k] for k in curve), strict=True)
+    axes.fill_between(numbers, lowest, highest, color=GREY, alpha=0.2, linewidth=0, label="its subsamples")
     best = {int(k): score for k, score in summary["k curve"]["trials"].items()}
     axes.scatter([*best], [*best.values()], color=BLUE, s=34, zorder=3, label="best trial of that K")
     chosen = summary["winner"]["n_clusters"]
     axes.axvline(chosen, color=RED, linewidth=1, linestyle="--", label=f"chosen: {chosen}")
+    for k in summary["k curve"]["listed"][1:]:
+        axes.axvline(k, color=ORANGE, linewidth=1, linestyle="--", label=f"also: {k}")
     for kind, (_, top) in summary["null"].items():
         axes.axhline(top, color="0.75", linewidth=0.8, linestyle=":")
         axes.annotate(
@@ -216,3 +222,42 @@ def k_curve(summary: Mapping[str, Any]) -> Figure | None:
     axes.legend(frameon=False, fontsize=8)
     _plain(axes)
     return figure
+
+
+def merge_tree(summary: Mapping[str, Any]) -> Figure | None:
+    """What merges into what: each join at the strength of its tie, branches coloured by how firm their node is."""
+    joins, jaccard, ids = (summary["scales"]["tree"][name] for name in ("joins", "jaccard", "ids"))
+    order, k = leaves(joins), len(joins) + 1
+    if k < 3:
+        return None
+    figure = blank(max(5.0, min(16.0, 1.8 + 0.4 * k)), 4.4)
+    axes = figure.subplots()
+    top = 1.6 * max(joins[0][2], 1.0)
+    floor = min((tie for *_, tie in joins if tie > 0), default=1.0) / 2
+    x: dict[int, float] = {cluster: float(at) for at, cluster in enumerate(order)}
+    height = dict.fromkeys(order, top)
+    for at, (pair, (*_, tie)) in enumerate(zip(children(joins), joins, strict=True)):
+        node, y = k + at, max(tie, floor)
+        for child in pair:
+            firm = GREY if jaccard is None else _firm(jaccard[child])
+            axes.plot([x[child]] * 2, [height[child], y], color=firm, linewidth=2, solid_capstyle="butt")
+        axes.plot([x[child] for child in pair], [y, y], color="0.3", linewidth=1)
+        x[node], height[node] = sum(x[child] for child in pair) / 2, y
+        axes.annotate(str(k - at - 1), (x[node], y), xytext=(3, -9), textcoords="offset points", fontsize=7)
+    axes.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
+    axes.annotate(" chance", (1.0, 1.0), xycoords=("axes fraction", "data"), fontsize=8, va="center", color="0.4")
+    axes.set_yscale("log")
+    axes.set_xticks(range(k), [str(ids[cluster]) for cluster in order], fontsize=8)
+    axes.tick_params(axis="x", length=0)
+    axes.xaxis.tick_top()
+    axes.set_ylabel("tie: pairs that belong together, against chance")
+    axes.set_title("the winner's clusters (above); below a node: clusters left after its merge", fontsize=10)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    if jaccard is not None:
+        _key(figure, {f"{VALID} and more": GREEN, f"{DOUBTFUL} to {VALID}": ORANGE, f"under {DOUBTFUL}": RED})
+    return figure
+
+
+def _firm(jaccard: float) -> str:
+    """The colour of a cluster's stability."""
+    return GREEN if jaccard >= VALID else ORANGE if jaccard >= DOUBTFUL else RED

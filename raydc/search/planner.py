@@ -13,8 +13,11 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from raydc import methods
 from raydc.data import DataError
-from raydc.search import selector
+from raydc.search import scales, selector
+from raydc.search.directory import DRAWN
+from raydc.search.effort import work
 from raydc.search.errors import SearchInterrupted
 from raydc.search.evaluation import Context, Task
 from raydc.search.opponents import OPPONENTS
@@ -22,15 +25,19 @@ from raydc.search.space import (
     Rows,
     Space,
     known_choices,
+    method_choices,
     suggest,
+    takes_clusters,
 )
-from raydc.search.trial import RUNGS, STOP, Record
+from raydc.search.trial import INTERRUPTED, OUT_OF_MEMORY, OUT_OF_TIME, RUNGS, STOP, Record
 from raydc.utils import compat
 from raydc.utils.fault_injection import failpoint
 from raydc.utils.storage import Store
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""
+FRUITLESS = ("failed", "lost", OUT_OF_MEMORY)
+"""What may become of trials that then do not count as trained."""
 
 
 def interrupted(store: Store) -> SearchInterrupted:
@@ -83,7 +90,9 @@ class Finished:
 
 
 class Planner:
-    """What is run next: trials of a killed driver, baselines, suggestions, and at last replicas of the best."""
+    """What is run next: trials of a killed driver, baselines and the first suggestions, the cheap ones first; then
+    further suggestions, and at last replicas of the best.
+    """
 
     def __init__(
         self, context: Context, space: Space, first: list[dict[str, Any]], study: optuna.Study, watch: SearchWatch
@@ -97,17 +106,32 @@ class Planner:
         self.cut: set[int] = set()
         """Numbers of the trials that were stopped early, or asked to."""
         self.began, self.stopped = time.monotonic(), ""
-        self.left = self._take_over()
-        self.n_asked = len(study.get_trials(deepcopy=False))
+        self.waiting = self._cheap_first(self._take_over())
+        """Trials that are asked for and not over, in the order in which they are run."""
+        self.n_asked = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+        self.methods = self._methods()
+        """Each of which one of the first suggestions takes; none where the space does not choose between methods."""
 
     @property
     def wanted(self) -> int:
         return len(self.first) + self.context.settings.trials
 
+    @property
+    def blind(self) -> int:
+        """Trials, baselines included, that are asked for at once, as they are chosen without knowledge of others: as
+        many as the sampler draws at random, and one of each method.
+        """
+        return min(self.wanted, len(self.first) + max(DRAWN, len(self.methods)))
+
     def _take_over(self) -> list[int]:
-        """Tell the study what a killed driver could not; the numbers of trials that are not over."""
+        """Tell the study what a killed driver could not; the numbers of trials that are not over.
+
+        One that waits in the study was to be asked for when its driver was killed; the next to be asked for is this.
+        """
         left = []
         for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == TrialState.WAITING:
+                continue
             record = Record.read(self.context.store, trial.number)
             if record is not None:
                 self.records[trial.number] = record
@@ -124,7 +148,7 @@ class Planner:
     def suggest(self, trial_id: str) -> Any:
         """The next task; None to wait, FINISHED at the end."""
         self._look_up()
-        if self.stopped == "interrupted":
+        if self.stopped == INTERRUPTED:
             return Searcher.FINISHED
         task = self._next_trial() if not self.stopped else None
         if task is None:
@@ -141,21 +165,67 @@ class Planner:
         return {"number": task.number, "replica": task.replica, "point": task.point}
 
     def _next_trial(self) -> Task | None:
-        if self.left:
-            number = self.left.pop(0)
-        elif self.n_asked < self.wanted:
-            number = self._ask()
-            failpoint("search.asked")
-        else:
+        if not self.waiting and self.n_asked < self.wanted:
+            most = max(self.blind, self.n_asked + 1)
+            self.waiting = self._cheap_first([self._ask() for _ in range(self.n_asked, most)])
+        if not self.waiting:
             return None
+        number = self.waiting.pop(0)
         return Task(number, 0, self._point(number))
+
+    def _cheap_first(self, numbers: list[int]) -> list[int]:
+        """So that a search is useful from its first minute, and what is left out for want of time is dear."""
+        if len(numbers) < 2:
+            return numbers
+        return sorted(numbers, key=lambda number: (work(self.context, self._point(number)), number))
+
+    def _methods(self) -> list[str]:
+        """Methods that the space chooses between and the study knows, the cheap ones first by their own settings."""
+        known = known_choices(self.study).get("method.name")
+        found = [*known] if known else method_choices(self.space, Rows(self.context.profile.rows, self.context.shape))
+        if len(found) < 2:
+            return []
+        least = self.context.settings.n_clusters[0]
+
+        def default(name: str) -> dict[str, Any]:
+            point = {"method.name": methods.full_name(name)}
+            return point | ({"method.n_clusters": least} if takes_clusters(point) else {})
+
+        return sorted(found, key=lambda name: work(self.context, default(name)))
 
     def _ask(self) -> int:
         """A new trial of the study; its number."""
+        waits = any(trial.state == TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+        if not waits and (prescribed := self._prescribed(self.n_asked - len(self.first))):
+            self.study.enqueue_trial(prescribed)
         trial = self.study.ask()
         self.n_asked += 1
         self.asked[trial.number] = trial
+        failpoint("search.asked")
         return trial.number
+
+    def _prescribed(self, suggestion: int) -> dict[str, Any]:
+        """What this suggestion, counted from 0, is to have by Optuna's names, whatever the sampler says.
+
+        The first take one method each. Where the number of clusters is free, the last quarter tries the best
+        suggestion's settings with the numbers next to its own: else some integer near the best may never be tried.
+        """
+        if 0 <= suggestion < len(self.methods):
+            return {"method.name": self.methods[suggestion]}
+        low, high = self.context.settings.n_clusters
+        if low == high or suggestion < self.context.settings.trials - self.context.settings.trials // 4:
+            return {}
+        told = {n: r for n, r in self.records.items() if n >= len(self.first) and r.status == "finished"}
+        if not told:
+            return {}
+        best = max(told.values(), key=lambda record: (record.score, -record.number))
+        trials = self.study.get_trials(deepcopy=False)
+        params, same = trials[best.number].params, [t for t in trials if t.user_attrs.get("method") == best.method]
+        tried = {trial.params.get("method.n_clusters") for trial in same}
+        left = [k for k in range(low, high + 1) if k not in tried]
+        if "method.n_clusters" not in params or not left:
+            return {}
+        return params | {"method.n_clusters": min(left, key=lambda k: (abs(k - best.n_clusters), k))}
 
     def _point(self, number: int) -> dict[str, Any]:
         """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
@@ -196,11 +266,12 @@ class Planner:
     def _may_be_cut(self, number: int) -> bool:
         """Whether early stopping may end the trial.
 
-        A third of the suggestions is trained at full length, whatever they are compared with; so are the baselines,
-        which take part in the comparison.
+        A third of the suggestions is trained at full length, whatever they are compared with and however many fail; so
+        are the baselines, which take part in the comparison.
         """
         settings = self.context.settings
-        more = len(self.cut) < 2 * settings.trials // 3
+        lost = {n for n, record in self.records.items() if n >= len(self.first) and record.status in FRUITLESS}
+        more = len(self.cut | lost) < 2 * settings.trials // 3
         return settings.early_stopping and more and number >= len(self.first) and number not in self.cut
 
     def on_trial_complete(self, trial_id: str, error: bool = False) -> None:
@@ -255,7 +326,7 @@ class Planner:
             self._look_up()
             over = self._seconds_left() <= 0
             running = [task for task in list(self.tasks.values()) if over or not task.replica]
-            names = [STOP] if self.stopped == "interrupted" else [f"{task.folder}/{STOP}" for task in running]
+            names = [STOP] if self.stopped == INTERRUPTED else [f"{task.folder}/{STOP}" for task in running]
             for flag in ((name, self.stopped) for name in names if self.stopped):
                 if flag not in told and self._flagged(*flag):
                     told.add(flag)
@@ -264,9 +335,9 @@ class Planner:
         """Whether trials are to end."""
         budget = self.context.settings.time_budget
         if self.watch.stop is not None and self.watch.stop.is_set():
-            self.stopped = "interrupted"
+            self.stopped = INTERRUPTED
         elif budget is not None and not self.stopped and time.monotonic() - self.began > SHARE_OF_TRIALS * budget:
-            self.stopped = "out of time"
+            self.stopped = OUT_OF_TIME
 
     def _flagged(self, name: str, reason: str) -> bool:
         """Whether the flag could be raised; a disk that is full may soon have room."""
@@ -278,22 +349,34 @@ class Planner:
 
     def interrupt(self) -> None:
         """Ask all trials to save and end: nobody is left to hear of them."""
-        self.stopped = "interrupted"
+        self.stopped = INTERRUPTED
         self._flagged(STOP, self.stopped)
 
 
 def chosen_finalists(context: Context, first: list[dict[str, Any]], records: Mapping[int, Record]) -> list[int]:
-    """Trials that get replicas: models worth it, the baselines that the winner must beat, and the shallow opponents.
+    """Trials that get replicas: models worth it, the baselines that the winner must beat, where the number of clusters
+    is free the best of each number on the short list, and the shallow opponents.
 
     An opponent takes no model's place: it is cheap, and no model.
     """
-    scores = {
-        number: record.score
+    models = {
+        number: record
         for number, record in records.items()
         if record.status == "guarded" or record.has_model(context.store)
     }
+    scores, free = {number: record.score for number, record in models.items()}, len({*context.settings.n_clusters}) > 1
+    always = dict.fromkeys(simpler(first) + (best_of_scales(models) if free else []))
     shallow = [n for n, record in sorted(records.items()) if record.method in OPPONENTS and record.status == "finished"]
-    return [*selector.finalists(scores, simpler(first), context.settings.finalists), *shallow]
+    return [*selector.finalists(scores, [*always], context.settings.finalists), *shallow]
+
+
+def best_of_scales(records: Mapping[int, Record]) -> list[int]:
+    """The best trial of each number of clusters on the short list, by one training."""
+    of_k: dict[int, int] = {}
+    for number in sorted(records, key=lambda n: (-records[n].score, n)):
+        if records[number].status == "finished":
+            of_k.setdefault(records[number].n_clusters, number)
+    return [of_k[k] for k in scales.short_list({k: records[n].score for k, n in of_k.items()})]
 
 
 def simpler(first: list[dict[str, Any]]) -> list[int]:

@@ -13,30 +13,22 @@ ENOUGH = 4
 class HalvingWithinMethod(optuna.pruners.BasePruner):
     """Asynchronous halving (Li et al., MLSys 2020, arXiv:1810.05934) among trials of the same method.
 
-    A trial ends where its score at a rung is under the median of those that its method's other trials had there so far.
-    Methods are not compared on the way: one whose clusters form late would lose to one that starts from k-means,
-    however well it ends. A trial's method is its user attribute "method".
+    A trial ends where its score at a rung is under the median of those that its method's other trials had at the same
+    step of theirs. Methods are not compared on the way: one whose clusters form late would lose to one that starts from
+    k-means, however well it ends. A trial's method is its user attribute "method".
     """
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        for rung in COMPARED_AT:
-            own = _score_at(trial, rung)
-            if own is None or _first_at(trial, rung) != trial.last_step:
-                continue
-            method = trial.user_attrs["method"]
-            others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-            same = [other for other in others if other.user_attrs.get("method") == method]
-            scores = [score for other in same if (score := _score_at(other, rung)) is not None]
-            if len(scores) >= ENOUGH and own < statistics.median(scores):
-                return True
-        return False
+        step = trial.last_step
+        if step is None or not any(_first_at(trial, rung) == step for rung in COMPARED_AT):
+            return False
+        own, method = trial.intermediate_values[step], trial.user_attrs["method"]
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        same = [other.intermediate_values for other in others if other.user_attrs.get("method") == method]
+        scores = [values[step] for values in same if step in values]
+        return len(scores) >= ENOUGH and own < statistics.median(scores)
 
 
 def _first_at(trial: optuna.trial.FrozenTrial, rung: int) -> int | None:
     """The first step at or past a rung: short trainings leave some out."""
     return min((step for step in trial.intermediate_values if step >= rung), default=None)
-
-
-def _score_at(trial: optuna.trial.FrozenTrial, rung: int) -> float | None:
-    step = _first_at(trial, rung)
-    return None if step is None else trial.intermediate_values[step]

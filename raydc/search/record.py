@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from raydc.report import gather, told
+from raydc.report.page import note
 from raydc.search import page
 from raydc.search.conclude import tune_alone
 from raydc.search.driver import check
@@ -40,7 +42,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     store = Store(settings.out)
     about = json.loads(store.read_text("tune.json"))
     report = store / "report"
-    for left in set(report.list()) - set(page.write(summary, draw(summary), report)):
+    for left in set(report.list()) - set(redraw(store, report)):
         report.delete(left)  # a picture of an earlier, shorter search
     tracker = Tracker(store, settings.tracking_uri)
     config = {"search": settings.model_dump(mode="json", exclude={"out", "tracking_uri"})}
@@ -74,7 +76,14 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
 def redraw(store: Store, to: Store) -> list[str]:
     """Draw a finished search anew from what it wrote; the files' names."""
     summary = json.loads(store.read_text("search.json"))
-    return page.write(summary, draw(summary), to)
+    return page.write(summary, draw(summary), to, _winners_run(store, summary["winner"]["method"]))
+
+
+def _winners_run(store: Store, method: str) -> tuple[dict[str, bytes], list[str]]:
+    """Pictures and parts of the report of the winner's run; a search may be too old to have one."""
+    if not store.exists("config.yaml"):
+        return {}, [note("Not shown: the winner's run, whose files are not there")]
+    return told(gather(store, allow_code=[method]))
 
 
 def _child(search: str, entry: dict[str, Any]) -> dict[str, Any]:

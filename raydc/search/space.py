@@ -287,6 +287,17 @@ def gives_clusters(space: Space) -> bool:
     return any("method.n_clusters" in _told_by(space, corner, TABLE) for corner in corners)
 
 
+def method_choices(space: Space, rows: Rows) -> list[str]:
+    """Methods among which the space suggests one, in its order; none where it does not suggest the method."""
+    found: dict[str, None] = {}
+    for choice in range(CHOICES):
+        captured = _Captor(_Corner(False, choice))
+        _told_by(space, captured, rows)
+        if "method.name" in captured.values:
+            found[str(captured.values["method.name"])] = None
+    return [*found]
+
+
 def _plain(name: str, value: Any) -> Any:
     """The value as JSON keeps it, which every process and every record of a trial then has. SettingsError if it cannot.
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from optuna.exceptions import StorageInternalError
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from sklearn.cluster import KMeans
 from torch import Tensor
 
@@ -39,10 +39,12 @@ RUNGS = 10
 """A trial is scored at every tenth of its training."""
 WIDEST_FEATURES = 512
 CHUNK = 4096
-GOES_ON = ("interrupted", "out of time")
-"""Reasons to stop a trial that say nothing of it: it goes on when the search does."""
-LOST = (NoRoom, TrainingFailed, RayError, StorageInternalError, MemoryError, torch.OutOfMemoryError, OSError)
-"""Failures that say nothing of the trial either: it is tried again when the search goes on."""
+INTERRUPTED, OUT_OF_TIME, OUT_OF_MEMORY = "interrupted", "out of time", "out of memory"
+"""Reasons that say nothing of a trial itself; it goes on, or is tried again, when the search does."""
+LOST = (NoRoom, TrainingFailed, RayError, StorageInternalError, OSError)
+"""Failures that say nothing of it either."""
+MEMORY = (MemoryError, torch.OutOfMemoryError, OutOfMemoryError)
+NOT_OVER = ("lost", OUT_OF_MEMORY, OUT_OF_TIME, "changed")
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """What torch says, in a plain RuntimeError, where the machine has none left."""
 Report = Callable[[int, float], None]
@@ -61,8 +63,9 @@ class Record:
     replica: int
     point: dict[str, Any]
     status: str
-    """finished; stopped (early); guarded (finished or diverged, and not worth a score); failed; lost (for want of
-    workers, memory or disk, so it is tried again); changed (its rows were not those of the search, which ends)."""
+    """finished; stopped (early); guarded (finished or diverged, and not worth a score); failed; out of time (it goes on
+    when the search does); out of memory, or lost (for want of workers or disk): it is tried again; changed (its rows
+    were not those of the search, which ends)."""
     score: float = WORST_SCORE
     """The neighbour score: Q / (1 - sum p^2)^(1/4), or the worst."""
     measures: dict[str, float] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class Record:
     @property
     def over(self) -> bool:
         """Whether it is not to be tried again."""
-        return self.status not in ("lost", "changed")
+        return self.status not in NOT_OVER
 
     def has_model(self, store: Store) -> bool:
         """Whether it finished with a model, which is still there."""
@@ -107,7 +110,9 @@ class Record:
 
 
 def run_task(context: Context, task: Task, report: Report) -> Record | None:
-    """Train and score; the record, also where training failed. None if the search was asked to stop, or out of time."""
+    """Train and score; the record, also where training failed or had no time left. None if the search was asked to
+    stop.
+    """
     store = context.store
     before = Record.read(store, task.number, task.replica)
     if before is not None and before.over and before.point == task.point:
@@ -122,9 +127,10 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
                 labels, features = _trained(context, task, record, report)
             _judge(context, record, labels, features)
         except Stopped as reason:
-            if str(reason) in GOES_ON:
+            if str(reason) == INTERRUPTED:
                 return None
-            record.status, record.problems = "stopped", [str(reason)]
+            record.status = OUT_OF_TIME if str(reason) == OUT_OF_TIME else "stopped"
+            record.problems = [_reached(record)] if record.status == OUT_OF_TIME else [str(reason)]
             record.score = record.history[-1][1] if record.history else WORST_SCORE
         except TrainingDiverged as problem:
             record.status, record.problems = "guarded", [str(problem)]
@@ -143,7 +149,15 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
 def _status_of(problem: Exception) -> str:
     if isinstance(problem, RowsChanged):
         return "changed"
-    return "lost" if isinstance(problem, LOST) or NO_MEMORY in str(problem) else "failed"
+    if isinstance(problem, MEMORY) or NO_MEMORY in str(problem):
+        return OUT_OF_MEMORY
+    return "lost" if isinstance(problem, LOST) else "failed"
+
+
+def _reached(record: Record) -> str:
+    """How far a trial came."""
+    rung = record.history[-1][0] if record.history else 0
+    return f"at {rung / RUNGS:.0%} of its training; it goes on with the same command"
 
 
 def _asked(task: Task) -> int:

@@ -36,3 +36,32 @@ def deciding(summary: Mapping[str, Any], number: int) -> float | None:
     """The number that chooses, of a trial that has it."""
     found: float | None = summary["criteria"].get(summary["criterion"], {}).get(str(number))
     return found
+
+
+def of_scales(summary: Mapping[str, Any]) -> list[str]:
+    """What there is to say of the number of clusters, a line each; nothing where it was given."""
+    listed, criterion = summary["scales"]["listed"], summary["criterion"]
+    if not listed:
+        return []
+    first, *others = listed
+    lines = [
+        f"K is a matter of scale: {first['k']} is returned ({_rated(first, criterion)})"
+        + ("; the rows also bear" if others else "; no other number was repeated that is a fifth apart")
+    ]
+    lines += [f"  {one['k']} ({_rated(one, criterion)}): {_becomes(one)}" for one in others]
+    return lines
+
+
+def _rated(one: Mapping[str, Any], criterion: str) -> str:
+    value = "" if one["value"] is None else f"{criterion} {one['value']:.3f}, "
+    return (
+        f"{value}stability {one['stability']:.2f}, {one['clear']} of {one['k']} clusters clear; trial {one['number']}"
+    )
+
+
+def _becomes(one: Mapping[str, Any]) -> str:
+    """What becomes of the winner's clusters at another number."""
+    merged = [" and ".join(map(str, group)) for group in one["merged"]]
+    split = [f"{cluster} into {parts}" for cluster, parts in one["split"]]
+    told = [f"clusters {'; '.join(merged)} merge"] * bool(merged) + [f"cluster {', '.join(split)} parts"] * bool(split)
+    return ", ".join(told) or "the same clusters, cut otherwise"

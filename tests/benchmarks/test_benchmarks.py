@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality, selection, training_speed
+from benchmarks import quality, selection, steadiness, training_speed
 from raydc.data import ArraySource, DataSettings
 from raydc.settings import SettingsError
 
@@ -171,3 +171,16 @@ def test_selection_sees_classes_only_when_it_evaluates(tmp_path: Path, monkeypat
     found = json.loads((tmp_path / "evaluation.json").read_text())["digits-0-fixed"]
     assert set(found["lines"]["neighbour_score"]) == set(selection.MEASURES)
     assert "Failures:" in (tmp_path / "table.md").read_text()
+
+
+def test_steadiness_sets_what_searches_return_beside_the_spread_of_trainings() -> None:
+    found = [
+        {"name": f"seed {n}", "method": "imsat", "scores": (0.9 + n / 50, 0.8), "spread": [0.01, 0.02]}
+        for n in range(3)
+    ]
+    last = steadiness.table(found).split("\n")[-1]
+    assert last == (
+        "over 3 searches: ACC 0.920 ± 0.020, NMI 0.800 ± 0.000; over one winner's trainings ± 0.010, ± 0.020"
+    )
+    names = [variant.name for variant in steadiness.variants(2)]
+    assert names == ["seed 0", "seed 1", "noise", "one process", "two"]

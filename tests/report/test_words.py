@@ -27,9 +27,12 @@ def test_the_next_step_follows_from_the_verdict():
     assert "raydc assign" not in words.after_training(GOOD, refuses=True, **RUN)
     assert words.after_training(BAD, refuses=False, **RUN).startswith("do not rely on these clusters yet")
     winner = {"structure": True, "winner": {"method": "dec"}, "verdict": GOOD}
+    winner |= {"scales": {"at edge": False, "range": [4, 10]}}
     assert words.after_search(winner, "out/model", "out").startswith("raydc assign --model out/model")
     assert "raydc assign" not in words.after_search(winner | {"winner": {"method": "dcc"}}, "out/model", "out")
     assert "raydc assign" not in words.after_search(winner | {"verdict": BAD}, "out/model", "out")
+    edge = words.after_search(winner | {"scales": {"at edge": True, "range": [4, 10]}}, "out/model", "out")
+    assert "wider range of numbers of clusters than 4..10" in edge
     assert "no replica" in words.after_search(winner | {"verdict": None}, "out/model", "out")
     assert words.after_search(winner | {"structure": False}, "out/model", "out").startswith("there may be nothing")
 

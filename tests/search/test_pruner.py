@@ -61,8 +61,9 @@ def test_trials_are_compared_at_three_and_six_tenths_alone(study: optuna.Study) 
     assert not begun(study, "dec", r3=0.6, r6=0.95, r7=0.0).should_prune()
 
 
-def test_short_trainings_are_compared_at_their_next_rung(study: optuna.Study) -> None:
+def test_short_trainings_are_compared_at_their_next_rung_with_those_that_were_as_far(study: optuna.Study) -> None:
     for _ in range(ENOUGH):
         begun(study, "dec", r5=0.5)
     assert begun(study, "dec", r2=0.9, r5=0.4).should_prune()
-    assert begun(study, "dec", r4=0.3).should_prune()
+    assert not begun(study, "dec", r4=0.3).should_prune()
+    assert not begun(study, "dec", r3=0.3).should_prune()

@@ -14,6 +14,7 @@ from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.cli import main as cli
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
+from raydc.report import words
 from raydc.search import TuneSettings, page, pictures
 from raydc.search.record import evidence, record, tune_and_record
 from raydc.tracking import mlflow_client
@@ -69,7 +70,24 @@ def summary() -> dict[str, Any]:
         "trials": trials,
         "finalists": finalists,
         "importance": {"method.nu": 0.8, "method.update": 0.2},
-        "k curve": {"raw k-means": {"2": 0.3, "3": 0.5, "4": 0.4}, "trials": {"3": 0.6}},
+        "k curve": {
+            "raw k-means": {"2": 0.3, "3": 0.5, "4": 0.4},
+            "band": {"2": [0.2, 0.3], "3": [0.4, 0.5], "4": [0.3, 0.4]},
+            "trials": {"3": 0.6},
+            "listed": [3, 2],
+        },
+        "scales": {
+            "range": [2, 4],
+            "at edge": False,
+            "listed": [
+                {"k": 3, "number": 2, "method": "dec", "value": 0.42, "stability": 0.7, "score": 0.42, "spread": 0.02}
+                | {"clear": 2, "merged": [], "split": []},
+                {"k": 2, "number": 0, "method": "kmeans", "value": 0.36, "stability": 0.8, "score": 0.36, "spread": 0.0}
+                | {"clear": 2, "merged": [[0, 2]], "split": [[1, 2]]},
+            ],
+            "tree": {"joins": [[0, 2, 0.8], [0, 1, 0.0]], "jaccard": [0.5, 0.7, 0.9, 0.8, 1.0], "ids": [0, 1, 2]},
+        },
+        "verdict": {"clear": [1, 2], "doubtful": [0], "nowhere": 0.1, "bar": 0.75, "asked": "replicas", "rows": 27},
         "clusters": [{"cluster": k, "rows": 9, "jaccard": 0.5 + 0.2 * k, "agreement": 0.9} for k in range(3)],
         "criteria": {"selector": {"0": 0.36, "2": 0.42}, "ace": {"0": None, "2": 0.5}},
         "cost": {"trainings": 9, "seconds of trials": 9.0, "seconds of replicas": 3.0},
@@ -79,7 +97,7 @@ def summary() -> dict[str, Any]:
 
 def test_every_picture_is_drawn(summary: dict[str, Any]) -> None:
     drawn = pictures.draw(summary)
-    assert {*drawn} == {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
+    assert {*drawn} == {"settings", "importance", "stability", "rungs", "clusters", "k-curve", "merge-tree"}
     assert all(png.startswith(b"\x89PNG") for png in drawn.values())
 
 
@@ -99,18 +117,30 @@ def test_finalists_that_lie_together_are_named_apart(summary: dict[str, Any]) ->
 def test_the_page_holds_everything(summary: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "another.png").write_bytes(b"of somebody's")
     written = page.write(summary | {"notes": ["a <note>"]}, pictures.draw(summary), Store(tmp_path))
-    names = {"settings", "importance", "stability", "rungs", "clusters", "k-curve"}
+    names = {"settings", "importance", "stability", "rungs", "clusters", "k-curve", "merge-tree"}
     assert set(written) == {"index.html", *(f"{name}.png" for name in names)}
     assert {path.name for path in tmp_path.iterdir()} == {"another.png", *written}
     text = (tmp_path / "index.html").read_text()
-    assert text.count("data:image/png") == 6 and "a &lt;note&gt;" in text
-    for shown in ("trial 2 of 6, dec", "0.42", "the reason", "sha256 0123", "method.nu"):
+    assert text.count("data:image/png") == 7 and "a &lt;note&gt;" in text
+    for shown in ("trial 2 of 6, dec", "0.42", "the reason", "sha256 0123", "method.nu", "K is a matter of scale"):
         assert shown in text
+    assert "3 clusters: 2 clear, 1 doubtful (0)" in text and "clusters 0 and 2 merge, cluster 1 into 2 parts" in text
+    assert "selector 0.420, the highest of the finalists" in text and words.gloss("ace") in text
+    order = [text.index(f"<td>{number}</td><td>{t}</td>") for number, t in ((2, "dec"), (0, "kmeans"))]
+    assert order == sorted(order), "the table stands in the order of the number that chooses"
+
+
+def test_the_page_holds_the_report_of_the_winners_run(summary: dict[str, Any], tmp_path: Path) -> None:
+    written = page.write(summary, {}, Store(tmp_path), ({"sizes.png": b"png"}, ["<p>of the run</p>"]))
+    assert {*written} == {"index.html", "run-sizes.png"} and "<p>of the run</p>" in (
+        tmp_path / "index.html"
+    ).read_text()
 
 
 def test_pictures_without_values_are_left_out(summary: dict[str, Any]) -> None:
     bare = summary | {"finalists": [], "importance": {}, "clusters": [], "trials": summary["trials"][:2]}
-    bare["k curve"] = {"raw k-means": {"3": 0.5}, "trials": {}}
+    bare["k curve"] = {"raw k-means": {"3": 0.5}, "band": {}, "trials": {}, "listed": []}
+    bare["scales"] = summary["scales"] | {"tree": {"joins": [[0, 1, 1.0]], "jaccard": None, "ids": [0, 1]}}
     assert [*pictures.draw(bare)] == ["rungs"]
 
 
@@ -148,6 +178,7 @@ def test_trials_that_are_not_over_are_not_recorded(
     monkeypatch.setattr(Tracker, "finish", lambda self: {})
     summary["trials"][5]["status"] = "lost"
     (tmp_path / "tune.json").write_text(json.dumps({"id": "f" * 32}))
+    (tmp_path / "search.json").write_text(json.dumps(summary))
     record(TuneSettings(data={"path": "digits"}, space="s.py", out=str(tmp_path)), summary)  # type: ignore[arg-type]
     assert logged == ["0 kmeans", "1 ward", "2 dec", "3 dec", "4 dec"]
 
