@@ -91,6 +91,17 @@ def test_the_same_rows_and_seed_give_the_same_reference(tmp_path: Path) -> None:
     ) == 1
 
 
+def test_a_users_own_embedding_is_taken_as_it_is(tmp_path: Path) -> None:
+    embedding = np.random.default_rng(0).normal(size=(240, 5)).astype(np.float32)
+    np.save(tmp_path / "codes.npy", embedding)
+    settings = asked(
+        written(tmp_path), tmp_path / "out", reference=str(tmp_path / "codes.npy"), evaluation_rows=100, seed=3
+    )
+    context = prepare(settings)
+    assert (context.reference == embedding[context.chosen]).all() and len(context.chosen) == 100
+    assert context.space.chosen.view.name == "as given" and context.space.blocks == []
+
+
 def test_what_is_said_of_the_view() -> None:
     found = planted("directions")
     reference = of_rows(found, found, "none", 8, 0)
