@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from raydc.data import DataSettings
 from raydc.report import page, pictures, words
-from raydc.report.facts import Facts, gather, project, typical
+from raydc.report.facts import Facts, gather, of_winner, project, typical
 from raydc.utils.storage import Store
 
 MEMBERS = 8
@@ -221,4 +221,4 @@ def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     return head, [(k, v, initial.get(k), words.gloss(k)) for k, v in measures.items()]
 
 
-__all__ = ["gather", "opened", "report", "told", "write"]
+__all__ = ["of_winner", "opened", "report", "told", "write"]

@@ -59,12 +59,11 @@ class Facts:
 
 
 def gather(store: Store, settings: DataSettings | None = None, allow_code: Collection[str] = ()) -> Facts:
-    """Facts of the run in `store`, or of the winner of a search. Raises ValueError if it is not finished, or as
-    `ClusteringModel.of` does.
+    """Facts of the run in `store`. Raises ValueError if it is not finished, or as `ClusteringModel.of` does.
 
     Rows that cannot be opened any more are left out of the report, which then says so.
     """
-    if store.exists("tune.json") and not store.exists("search.json"):
+    if store.exists("tune.json"):
         raise ValueError(f"{store.root} holds a search that is not finished: end it with the same command first")
     for name in ("config.yaml", "summary.json", "model/model.json"):
         if not store.exists(name):
@@ -89,6 +88,32 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
     )
     title = f"{model.method_name}, {summary['found']} clusters of {summary['rows']:,} rows"
     return Facts(title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing, profiles)
+
+
+def of_winner(store: Store, winner: Mapping[str, Any], data: DataSettings) -> Facts:
+    """Facts of the winner of the search in `store`, as far as its model and its assignments tell them."""
+    model = ClusteringModel.stored(store / "model", [winner["method"]])
+    labels = [pq.read_table(io.BytesIO(store.read_bytes(name)))["cluster"] for name in _parts(store)]
+    ids = np.concatenate([np.zeros(0, np.int64), *(part.to_numpy() for part in labels)])
+    sizes = np.bincount(ids[ids >= 0], minlength=model.n_clusters)
+    summary = {"n_clusters": len(sizes), "sizes": sizes.tolist(), "found": int((sizes > 0).sum()), "rows": len(ids)}
+    missing: list[str] = []
+    sample, names = None, [f"feature {i}" for i in range(model.n_features)]
+    try:
+        source = open_source(data)
+        names = [source.name_of(i) for i in range(source.n_features)]
+        sample = draw(source, store, model)
+    except DataError as problem:
+        missing.append(f"pictures of rows: {problem}")
+    title = f"{model.method_name}, {summary['found']} clusters of {len(ids):,} rows"
+    return Facts(
+        title, model, winner["settings"], summary | {"measures": winner["measures"]}, [], sample, names, missing
+    )
+
+
+def _parts(store: Store) -> list[str]:
+    """Files of the assignments."""
+    return [name for name in store.list("assignments") if name.endswith(".parquet")]
 
 
 def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPLE) -> Sample:
@@ -155,7 +180,7 @@ def _assignments(store: Store, positions: NDArray[np.int64]) -> pa.Table | None:
     with their place among them ("at"); None if nothing is.
     """
     parts = []
-    for name in store.list("assignments"):
+    for name in _parts(store):
         part = pq.read_table(io.BytesIO(store.read_bytes(name)))
         at = np.searchsorted(positions, part["row"].to_numpy()).clip(max=len(positions) - 1)
         part = part.append_column("at", pa.array(at))

@@ -51,8 +51,6 @@ SHOWN = (
     "ace",
 )
 """Criteria that the finalists are shown side by side by, beside the one that chooses."""
-OF_A_RUN = ("config.yaml", "summary.json", "metrics.jsonl")
-"""Of the winner's run, beside the model: with them a search's directory is reported as that run's is."""
 WITNESSES = 4
 """Replicas that travel with the winner's model at most; each is as large as the model and costs as much to ask."""
 
@@ -309,11 +307,6 @@ def _write_model(
     store.delete("model")
     for name, data in model.files().items():
         store.write_bytes(f"model/{name}", data)
-    for name in OF_A_RUN:
-        if store.exists(run := f"{winner.folder}/run/{name}"):
-            store.write_bytes(name, store.read_bytes(run))
-        else:
-            store.delete(name)
     if model.refuses:
         _write_evaluated(context, labels.given, own, [theirs for _, theirs in others])
         return model.weights_hash()

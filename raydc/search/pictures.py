@@ -217,6 +217,7 @@ def k_curve(summary: Mapping[str, Any]) -> Figure | None:
         axes.annotate(
             f"null ({kind})", (1.0, top), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom"
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("number of clusters K")
     axes.set_ylabel("score")
     axes.legend(frameon=False, fontsize=8)

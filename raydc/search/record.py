@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from raydc.report import gather, told
+from raydc.data import DataSettings
+from raydc.report import of_winner, told
 from raydc.report.page import note
 from raydc.search import page
 from raydc.search.conclude import tune_alone
@@ -11,6 +12,7 @@ from raydc.search.driver import check
 from raydc.search.pictures import draw
 from raydc.search.planner import SearchWatch
 from raydc.search.settings import TuneSettings
+from raydc.settings import build
 from raydc.tracking import mlflow_client
 from raydc.tracking.payloads import alignment_tags, summary_metrics
 from raydc.tracking.tracker import RecordPending, Tracker
@@ -76,14 +78,15 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
 def redraw(store: Store, to: Store) -> list[str]:
     """Draw a finished search anew from what it wrote; the files' names."""
     summary = json.loads(store.read_text("search.json"))
-    return page.write(summary, draw(summary), to, _winners_run(store, summary["winner"]["method"]))
+    return page.write(summary, draw(summary), to, _winners_run(store, summary["winner"]))
 
 
-def _winners_run(store: Store, method: str) -> tuple[dict[str, bytes], list[str]]:
-    """Pictures and parts of the report of the winner's run; a search may be too old to have one."""
-    if not store.exists("config.yaml"):
+def _winners_run(store: Store, winner: dict[str, Any]) -> tuple[dict[str, bytes], list[str]]:
+    """Pictures and parts of the report of the winner's run, from its model, its assignments and the rows."""
+    settings = json.loads(store.read_text("tune.json")).get("settings")
+    if settings is None or not store.exists("model/model.json"):
         return {}, [note("Not shown: the winner's run, whose files are not there")]
-    return told(gather(store, allow_code=[method]))
+    return told(of_winner(store, winner, build(DataSettings, settings["data"], at="data")))
 
 
 def _child(search: str, entry: dict[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def searched(space: Path, folder: Path, mlflow_uri: str) -> dict[str, Any]:
         "--tracking-uri": mlflow_uri, "--register": f"searched-{space.stem}",
     }  # fmt: skip
     assert main(["tune", *(str(each) for option in options.items() for each in option)]) == 0
+    assert (folder / "out" / "report" / "run-sizes.png").exists(), "the page holds no report of the winner's run"
     return json.loads((folder / "out" / "search.json").read_text())
 
 
