@@ -65,7 +65,9 @@ def scores(labels: np.ndarray, y: np.ndarray) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="directory for everything")
-    parser.add_argument("--epochs", type=int, default=60, help="epochs of each phase [60]")
+    parser.add_argument(
+        "--epochs", type=int, default=60, help="epochs of clustering, and half of those of pretraining [60]"
+    )
     parser.add_argument("--trials", type=int, default=12, help="trials of the search, beside its baselines [12]")
     given = parser.parse_args()
     out, started = Path(given.out).absolute(), time.time()
@@ -73,7 +75,7 @@ def main() -> int:
     store = f"sqlite:///{out}/mlflow.db"
     common = ["--n-clusters", str(CLUSTERS), "--register", "digits", "--tracking-uri", store]
     common += ["--data", str(train_path), "--label-column", "y", "--id-column", "id", "--data.shape", "8,8"]
-    lengths = [f"--method.{phase}.length={given.epochs} epochs" for phase in ("pretrain", "cluster")]
+    lengths = [f"--method.pretrain.length={2 * given.epochs}", f"--method.cluster.length={given.epochs}"]
     short = [word for setting in SHORT for word in ("--set", setting)]
     search = ["--space", str(SPACE), "--trials", str(given.trials), "--promote", "true", *short]
     rows = ["--data", str(new_path), "--id-column", "id", "--tracking-uri", store]
