@@ -41,16 +41,15 @@ def read(kind: str, text: str) -> dict[str, Any]:
     """An edit as `Decisions` takes it. SettingsError says how it is spelled."""
     try:
         match kind:
-            case "merge":
+            case "merge" if "," in text:
                 return {"kind": kind, "clusters": [int(part) for part in text.split(",")]}
             case "split":
                 cluster, _, parts = text.partition(":")
                 return {"kind": kind, "cluster": int(cluster)} | ({"parts": int(parts)} if parts else {})
             case "drop":
                 return {"kind": kind, "cluster": int(text)}
-            case "rename":
-                cluster, _, name = text.partition("=")
-                return {"kind": kind, "cluster": int(cluster), "name": name.strip()}
+            case "rename" if name := text.partition("=")[2].strip():
+                return {"kind": kind, "cluster": int(text.partition("=")[0]), "name": name}
     except ValueError:
         pass
     raise SettingsError(f"--{kind}: expected {FORMS[kind]}, with clusters by their ids, got {text!r}")
@@ -62,6 +61,8 @@ def given_edits(edits: Sequence[dict[str, Any]] | None, file: str | None) -> dic
         return {"edits": edits}
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise SettingsError(f"--decisions: {file} cannot be read ({problem.strerror})") from None
     except ValueError as problem:
         raise SettingsError(f"--decisions: {file} is no JSON: {problem}") from None
     if not isinstance(found, dict):

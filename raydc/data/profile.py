@@ -496,6 +496,11 @@ def _report(source: Source, faults: Sequence[Fault], rows: int, empty: dict[str,
         lines.append(f"  and {rows - len(faults)} more rows")
     head = f"{source.settings.path}: {rows} of {source.n_rows} rows cannot be used:"
     last = "Correct them, or leave such rows out with --on-bad-row drop."
+    if len(source.columns) > 1 and any(fault.value == "null" and fault.column in source.columns for fault in faults):
+        last = (
+            "Correct them, leave such rows out with --on-bad-row drop, or train with --data.missing impute or "
+            "indicate, which take the mean."
+        )
     return "\n".join([head, *lines, *_without(source, empty or {}), last])
 
 

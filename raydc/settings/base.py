@@ -114,8 +114,14 @@ def build(cls: type[T], values: Mapping[str, Any], *, at: str = "") -> T:
     try:
         return cls.model_validate(dict(values))
     except ValidationError as problems:
-        lines = [_explain(cls, problem, at) for problem in problems.errors()]
+        lines = [_explain(cls, problem, at) for problem in _of_their_own(problems.errors())]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _of_their_own(problems: Sequence[Any]) -> list[Any]:
+    """Without those of lists that are too short only because pydantic does not count items with a problem."""
+    inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
+    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]
 
 
 def _explain(cls: type[Settings], problem: Any, at: str) -> str:

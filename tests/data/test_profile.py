@@ -131,6 +131,17 @@ def test_a_row_without_id_is_reported(tmp_path: Path) -> None:
     assert found.dropped_rows.tolist() == [1]
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_a_missing_number_of_a_table_may_be_imputed_and_the_message_says_so(words: bool, tmp_path: Path) -> None:
+    table: dict[str, object] = {
+        "x": [1.0, None, 3.0, 4.0],
+        "z": ["a", "b", "a", "b"] if words else [1.0, 2.0, 3.0, 5.0],
+    }
+    with pytest.raises(DataError, match=r"row 1, column x: null\n.*--on-bad-row drop.*--data\.missing impute"):
+        profile_rows(written(table, tmp_path))
+    assert profile_rows(written(table, tmp_path, missing="impute")).dropped_rows.size == 0
+
+
 def test_the_message_says_what_to_do_and_how_many_more(tmp_path: Path) -> None:
     x = np.ones(20)
     x[3:15] = np.inf

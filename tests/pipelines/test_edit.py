@@ -80,7 +80,10 @@ def test_a_command_gives_a_version_with_its_lineage_once(table_run, frame, tmp_p
     ("arguments", "code", "said"),
     [
         (["--merge=0,9"], DATA_ERROR, "merge: there is no cluster 9; there are 0, 1, 2"),
-        (["--merge=0"], USAGE_ERROR, "at least 2 items"),
+        (["--merge=0"], USAGE_ERROR, "--merge: expected A,B[,C...], with clusters by their ids, got '0'"),
+        (["--rename=0="], USAGE_ERROR, "--rename: expected A=NAME, with clusters by their ids, got '0='"),
+        (["--rename=0"], USAGE_ERROR, "--rename: expected A=NAME, with clusters by their ids, got '0'"),
+        (["--decisions=nowhere.json"], USAGE_ERROR, "nowhere.json cannot be read (No such file or directory)"),
         (["--split=zero"], USAGE_ERROR, "--split: expected A[:PARTS], with clusters by their ids, got 'zero'"),
         (["--merge=0,1", "--split=1"], DATA_ERROR, "split: there is no cluster 1; there are 0, 2"),
         (["--split=0:250"], DATA_ERROR, "too few different ones for 250 parts"),

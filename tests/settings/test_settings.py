@@ -3,6 +3,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from raydc.methods import available, load
 from raydc.settings import Settings, SettingsError, build, differences, fields, flatten, unflatten
@@ -24,6 +25,19 @@ def test_every_problem_is_listed_at_once_with_the_nearest_name():
     assert any("data.pathh" in line and "data.path" in line for line in lines)
     assert any(line.startswith("training.workers: ") for line in lines)
     assert any(line.startswith("output.out: ") for line in lines)
+
+
+def test_a_list_with_a_wrong_item_is_not_called_too_short():
+    class Items(Settings):
+        """Numbers."""
+
+        numbers: tuple[int, ...] = Field(min_length=2)
+
+    with pytest.raises(SettingsError) as caught:
+        build(Items, {"numbers": [1, "x"]})
+    assert str(caught.value).startswith("numbers.1: ") and "\n" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"numbers: .*at least 2"):
+        build(Items, {"numbers": [1]})
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
