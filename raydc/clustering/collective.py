@@ -142,14 +142,6 @@ class CollectiveClusters:
         at = sum(wanted[: collectives.rank()])
         return collectives.total(found)[at : at + wanted[collectives.rank()]].to(values.dtype)
 
-    @torch.no_grad()
-    def largest(self, values: Tensor, k: int) -> Tensor:
-        self.shard.check(values)
-        own = values.argsort(descending=True, stable=True)[:k]
-        candidates = collectives.gather(values[own].contiguous())
-        positions = collectives.gather(own + self.shard.start)
-        return positions[candidates.argsort(descending=True, stable=True)[:k]]
-
     def label_on_one_worker(self, label: Callable[[], Tensor]) -> Tensor:
         labels = torch.zeros(self.shard.total, dtype=torch.int64, device=self.shard.device)
         if collectives.rank() == 0:

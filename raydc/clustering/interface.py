@@ -84,11 +84,6 @@ class Clusters(Protocol):
     def fetch(self, values: Tensor, rows: Tensor) -> Tensor:
         """values [M, ...] of the rows at these positions among all workers' rows, each worker asking for its own."""
 
-    def largest(self, values: Tensor, k: int) -> Tensor:
-        """Positions among all rows, int64 [k or fewer], of the k largest of values [N], largest first; of equals the
-        lower position first.
-        """
-
     def label_on_one_worker(self, label: Callable[[], Tensor]) -> Tensor:
         """int64 [N], this worker's part of the labels of all rows, int64 [N over all workers], that `label` returns.
 

@@ -50,7 +50,6 @@ def everything(clusters: CollectiveClusters, z: torch.Tensor) -> dict[str, torch
         "products": clusters.products(z, z[:, :2].exp()),
         "gathered": clusters.gather(z),
         "fetched_": clusters.fetch(z, near[:, 0]),
-        "largest": clusters.largest(far[:, 0], 40),
         "once_": clusters.label_on_one_worker(lambda: torch.arange(clusters.shard.total) % 7),
     }
 
@@ -312,12 +311,6 @@ def test_sums_of_other_devices_are_what_the_compiled_loops_do():
 
 def as_tensor(value):
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-def test_of_equal_values_the_lower_position_is_the_larger():
-    x = torch.tensor([[1.0], [3.0], [3.0], [0.0], [3.0], [2.0]])
-    assert alone(x).largest(x[:, 0], 4).tolist() == [1, 2, 4, 5]
-    assert alone(x).largest(x[:, 0], 9).tolist() == [1, 2, 4, 5, 0, 3]
 
 
 def test_gather_and_fetch_keep_types():
