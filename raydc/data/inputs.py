@@ -92,7 +92,7 @@ def table_of(rows: Any) -> Any:
         )
     if hasattr(rows, "to_pandas"):  # of pyarrow or polars
         return rows.to_pandas()
-    if isinstance(rows, Mapping):
+    if isinstance(rows, Mapping) and not sparse.issparse(rows):  # a sparse matrix may be a dictionary of its cells
         single = [str(name) for name, values in rows.items() if np.ndim(values) == 0]
         if single:
             raise DataError(f"column {single[0]}: expected the values of all rows, such as a list, got one value")

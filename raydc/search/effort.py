@@ -31,7 +31,7 @@ def work(context: Context, point: Mapping[str, Any]) -> float:
     if name in OPPONENTS or not methods.load(name).trains:
         return 0.0
     try:
-        job = context.job(Task(0, 0, dict(point)))
+        job = context.planned(Task(0, 0, dict(point)))
         with torch.random.fork_rng([]):
             steps, method = sum(phase_steps(job).values()), job.method().eval()
         row = job.scaling.apply(context.rows[:1]).view(-1, *context.shape)
@@ -61,7 +61,7 @@ def capped(context: Context, first: Sequence[dict[str, Any]], most: int = BASELI
 def _shortened(context: Context, point: dict[str, Any], most: int) -> dict[str, Any]:
     if point["method.name"] != "ae_kmeans":
         return point
-    steps = {name: n for name, n in phase_steps(context.job(Task(0, 0, point))).items() if n}
+    steps = {name: n for name, n in phase_steps(context.planned(Task(0, 0, point))).items() if n}
     if (total := sum(steps.values())) <= most:
         return point
     return point | {f"method.{name}.length": f"{max(n * most // total, 1)} steps" for name, n in steps.items()}

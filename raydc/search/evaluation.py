@@ -122,7 +122,16 @@ class Context:
         return keep
 
     def job(self, task: Task) -> Job:
-        """What a task trains. Raises SettingsError or DataError where its method cannot take these rows."""
+        """What a task trains. As `planned`; raises RowsChanged where the rows are no longer those that were checked."""
+        planned, settings = self.planned(task), self.settings
+        alone = settings.workers_per_trial == 1
+        return replace(planned, source=opened(settings.data, self.profile.fingerprint)) if alone else planned
+
+    def planned(self, task: Task) -> Job:
+        """What a task trains, without its rows.
+
+        Raises SettingsError or DataError where its method cannot take these.
+        """
         settings, store = self.settings, self.store / task.folder
         kind = methods.load(str(task.point["method.name"]))
         chosen = task.point | method_settings(kind, settings.settled, self.shape)
@@ -139,15 +148,14 @@ class Context:
         config = replace(config, method=kind.settled(config.method, self.shape), data=data)
         found = subsample(self.profile, self.kept(task)) if task.replica else self.profile
         scaled = Scaling.of(scaling, self.profile)
-        source = opened(settings.data, self.profile.fingerprint) if workers == 1 else None
-        job = Job(config, found, scaled, self.shape, self.columns, self.id_column, source)
+        job = Job(config, found, scaled, self.shape, self.columns, self.id_column)
         job.checked(here=settings.concurrent == 0 or not ray_cluster.joined())
         return job
 
     def check_method(self, name: str) -> None:
         """DataError or SettingsError where the method, with which the search begins, cannot take these rows."""
         clusters = {} if methods.load(name).finds_clusters() else {"method.n_clusters": self.settings.n_clusters[0]}
-        self.job(Task(0, 0, {"method.name": name, **clusters}))
+        self.planned(Task(0, 0, {"method.name": name, **clusters}))
 
 
 def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], DataProfile] = profile_rows) -> Context:
