@@ -147,7 +147,16 @@ def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]
 
 
 def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
-    """Settings that take the model's own columns and shape where the user names none, and always its encoding."""
+    """Settings that take the model's own columns and shape where the user names none, and always its encoding.
+
+    DataError if columns are named without all that the encoding reads, as it reads its own whatever is named.
+    """
+    unread = [] if model.encoding is None else [name for name in model.columns if name not in (data.columns or [name])]
+    if unread:
+        raise DataError(
+            f"data.columns: the model encodes {', '.join(model.columns)}, and {', '.join(data.columns or ())} lacks "
+            f"{', '.join(unread)}; leave --columns out"
+        )
     changes: dict[str, Any] = {}
     if data.columns is None and model.columns and not by_position(data):
         changes["columns"] = model.columns

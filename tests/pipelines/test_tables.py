@@ -9,7 +9,7 @@ import pytest
 
 from raydc.artifacts.model import ClusteringModel
 from raydc.cli.main import main
-from raydc.data import DataSettings
+from raydc.data import DataError, DataSettings
 from raydc.pipelines.assign import assign
 from raydc.report import facts, report
 from raydc.utils.storage import Store
@@ -37,6 +37,14 @@ def test_a_raw_file_gets_the_clusters_of_its_training_again(tmp_path: Path) -> N
     RAW.to_json(tmp_path / "rows.jsonl", orient="records", lines=True, date_format="iso")
     assign(trained, DataSettings(path=str(tmp_path / "rows.jsonl")), str(tmp_path / "lines"))
     np.testing.assert_array_equal(_clusters(tmp_path / "lines"), expected)
+    some, known = DataSettings(path=str(data), columns=model.columns[:1]), ", ".join(model.columns)
+    with pytest.raises(
+        DataError, match=f"data.columns: the model encodes {known}, and .* lacks .*; leave --columns out"
+    ):
+        assign(trained, some, str(tmp_path / "some"))
+    assert not (tmp_path / "some").exists()
+    assign(trained, some.model_copy(update={"columns": model.columns[::-1]}), str(tmp_path / "all"))
+    np.testing.assert_array_equal(_clusters(tmp_path / "all"), expected)
     found = facts.gather(Store(trained))
     assert found.sample is not None and not found.missing and "plan=(missing)" in found.feature_names
     assert "features.png" in report(trained, str(tmp_path / "page"))
