@@ -136,8 +136,15 @@ def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]
     """The rows as the model takes them, and what their ids are, in words.
 
     They are of the column that the training's were of, where there is one of that name and the user names none.
+    DataError if the rows would be encoded and the model's were not: statistics of their own would be its features.
     """
     source = open_source(for_model(data, model))
+    if model.encoding is None and source.encoding is not None:
+        others = [column.name for column in source.encoding.columns if column.stored not in ("integer", "number")]
+        raise DataError(
+            "the model learned from numbers as they are, and these rows would be encoded by statistics of their own: "
+            "leave out data.types and data.missing" + (f", and give numbers in: {', '.join(others)}" if others else "")
+        )
     remembered = data.id_column is None and model.id_column is not None and model.id_column in source.names
     if remembered:
         source = open_source(source.settings.model_copy(update={"id_column": model.id_column}))
@@ -149,7 +156,8 @@ def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]
 def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
     """Settings that take the model's own columns and shape where the user names none, and always its encoding.
 
-    DataError if columns are named without all that the encoding reads, as it reads its own whatever is named.
+    Columns of other names stand for the model's by their place. DataError if one of the model's is named in another's
+    place, or not all that the encoding reads are named, as it reads its own whatever is named.
     """
     unread = [] if model.encoding is None else [name for name in model.columns if name not in (data.columns or [name])]
     if unread:
@@ -158,11 +166,24 @@ def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
             f"{', '.join(unread)}; leave --columns out"
         )
     changes: dict[str, Any] = {}
-    if data.columns is None and model.columns and not by_position(data):
-        changes["columns"] = model.columns
+    if model.columns and not by_position(data):
+        changes["columns"] = _in_order(data.columns, model.columns)
     if data.shape is None and len(model.shape) == 3:
         changes["shape"] = model.shape
     return data.model_copy(update=changes).with_encoding(model.encoding)
+
+
+def _in_order(named: Sequence[str] | None, own: Sequence[str]) -> tuple[str, ...]:
+    """The columns to read, in the order of the model's own."""
+    if named is None or {*named} == {*own}:
+        return tuple(own)
+    for at, name in enumerate(named):
+        if name in own and own.index(name) != at:
+            raise DataError(
+                f"data.columns: {name} is column {own.index(name) + 1} of the model's {', '.join(own)}, and column "
+                f"{at + 1} of {', '.join(named)}; name columns in the model's order, or leave --columns out"
+            )
+    return tuple(named)
 
 
 def cut(pieces: Sequence[Piece], chunk_rows: int) -> list[Chunk]:

@@ -68,3 +68,46 @@ def test_workers_and_the_registry_say_the_same(tmp_path: Path) -> None:
     mlflow.set_tracking_uri(uri)
     served = mlflow.pyfunc.load_model(name)
     np.testing.assert_array_equal(served.predict(pd.read_csv(data))["cluster"], clusters[0])
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """k-means of two columns of numbers, which no encoding touches; their places matter."""
+    folder = tmp_path_factory.mktemp("plain")
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(90, 2)) + [[0, 40]] * np.repeat([[0], [1], [2]], 30, axis=0)
+    pd.DataFrame(rows, columns=["a", "b"]).assign(u=1.5).to_csv(folder / "rows.csv", index=False)
+    return run_cases.finished(
+        folder / "run",
+        str(folder / "rows.csv"),
+        **run_cases.KMEANS,
+        **{"data.columns": "a,b", "data.label_column": None},
+    )
+
+
+@pytest.mark.parametrize("settings", [{"missing": "impute"}, {"types": ("a=number",)}], ids=str)
+def test_rows_are_not_encoded_for_a_model_that_encodes_none(plain_run: str, tmp_path: Path, settings: dict) -> None:
+    data = DataSettings(path=str(Path(plain_run).parent / "rows.csv"), **settings)
+    with pytest.raises(DataError, match=r"learned from numbers as they are, .*data\.missing"):
+        assign(plain_run, data, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_in_a_column_of_numbers_is_named(plain_run: str, tmp_path: Path) -> None:
+    frame = pd.read_csv(Path(plain_run).parent / "rows.csv").astype({"b": object})
+    frame.loc[4, "b"] = "much"
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(DataError, match=r"learned from numbers as they are, .*: b"):
+        assign(plain_run, DataSettings(path=str(tmp_path / "rows.csv")), str(tmp_path / "out"))
+
+
+def test_named_columns_go_to_their_own_places(plain_run: str, tmp_path: Path) -> None:
+    data, expected = str(Path(plain_run).parent / "rows.csv"), _clusters(f"{plain_run}/assignments")
+    assign(plain_run, DataSettings(path=data, columns=("b", "a")), str(tmp_path / "turned"))
+    np.testing.assert_array_equal(_clusters(tmp_path / "turned"), expected)
+    with pytest.raises(DataError, match=r"data.columns: a is column 1 of the model's a, b, and column 2 of u, a"):
+        assign(plain_run, DataSettings(path=data, columns=("u", "a")), str(tmp_path / "out"))
+    pd.read_csv(data).rename(columns={"a": "x", "b": "y"}).to_csv(tmp_path / "renamed.csv", index=False)
+    renamed = DataSettings(path=str(tmp_path / "renamed.csv"), columns=("x", "y"))
+    assign(plain_run, renamed, str(tmp_path / "renamed"))
+    np.testing.assert_array_equal(_clusters(tmp_path / "renamed"), expected)
