@@ -185,7 +185,7 @@ def test_names_that_cannot_be_had_are_refused(decorator, name: str, said: str) -
 
 
 def test_what_a_process_registered_travels_with_a_runs_configuration() -> None:
-    import cloudpickle
+    from ray import cloudpickle
 
     plugins.method("mine")(KMeans)
     config = RunConfig.of(unflatten({"method.name": "mine", "data.path": "digits", "output.out": "x"}))

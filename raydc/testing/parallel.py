@@ -1,13 +1,13 @@
 """Two workers must give the loss and the gradient of one worker with the same global batch, for every method."""
 
 import datetime
+import sys
 import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -18,7 +18,7 @@ from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Batch, Shard
 from raydc.data.shard import DenseRows, split
 from raydc.distributed import collectives
-from raydc.methods import load
+from raydc.methods import PLUGINS, load
 from raydc.methods.base import Method, StepState
 from raydc.settings.schedule import Clustering
 from raydc.testing.cases import blobs, settings
@@ -169,14 +169,18 @@ def measure_all(names: list[str], workers: int, rank: int) -> dict[str, Any]:
         Method.sample_batch = kept  # type: ignore[method-assign]
 
 
-def worker(rank: int, folder: str, names: list[str], added: bytes) -> None:
-    """A worker of two; `added` is what the process that began it registered or read."""
+def worker(rank: int, folder: str, names: list[str], added: tuple[Any, ...]) -> None:
+    """A worker of two. Of `added`, what the process that began it registered or read, it has all by receiving it."""
     torch.set_num_threads(1)
-    cloudpickle.loads(added)
     address, patience = f"file://{folder}/rendezvous", datetime.timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=patience)
     torch.save(measure_all(names, 2, rank), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def is_script() -> bool:
+    """Whether this process runs a file, which another process can import; a notebook or a prompt is none."""
+    return hasattr(sys.modules["__main__"], "__file__")
 
 
 @dataclass(frozen=True)
@@ -188,9 +192,19 @@ class Measured:
 
 
 def compare_all(names: list[str]) -> Measured:
-    """Measure these methods by one worker and by two processes with gloo."""
+    """Measure these methods by one worker and by two processes with gloo.
+
+    AssertionError where one of them was made in a notebook, whose classes another process cannot have.
+    """
+    own = [one for one in registered() if one.group == PLUGINS.group and one.name in names]
+    here = [one.name for one in own if one.thing.__module__ == "__main__"]
+    require(
+        is_script() or not here,
+        f"{', '.join(here)} was made in a notebook, so two processes cannot have it: write it to a file "
+        "(%%writefile my_method.py), and check that",
+    )
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
-        mp.spawn(worker, (folder, names, cloudpickle.dumps((*registered(), *loaded()))), nprocs=2)
+        mp.spawn(worker, (folder, names, (*own, *loaded())), nprocs=2)
         both = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return Measured(measure_all(names, 1, 0), both)
 

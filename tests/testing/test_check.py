@@ -77,6 +77,13 @@ def test_a_loss_that_is_reduced_by_one_worker_alone_is_found() -> None:
         check_method(Local, leave=all_but(TWO))
 
 
+def test_a_class_of_a_notebook_is_to_be_written_to_a_file(monkeypatch) -> None:
+    monkeypatch.setattr("raydc.testing.parallel.is_script", lambda: False)
+    monkeypatch.setattr(Mine, "__module__", "__main__")
+    with pytest.raises(AssertionError, match=r"two workers are one: .*was made in a notebook.*%%writefile"):
+        check_method(Mine, leave=all_but(TWO))
+
+
 @pytest.mark.slow
 def test_a_state_outside_of_the_checkpoint_is_found() -> None:
     with pytest.raises(AssertionError, match="after a resume"):
