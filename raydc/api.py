@@ -21,7 +21,7 @@ from raydc.pipelines import assign as assignment
 from raydc.pipelines.train import train_and_record
 from raydc.search import SearchWatch, TuneSettings, tune_and_record
 from raydc.settings import SettingsError, build, flatten, unflatten
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 from raydc.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Result(_Assigned):
     @cached_property
     def model(self) -> ClusteringModel:
         """The trained model, which assigns new rows."""
-        return mlflow_client.load(self.out, allow_code=[self.method])
+        return registry.load(self.out, allow_code=[self.method])
 
     @property
     def n_clusters(self) -> int:
@@ -210,7 +210,7 @@ def load(model: Place, *, tracking_uri: str | None = None, allow_code: Collectio
 
     It assigns rows: arrays, or tables with the columns that it was trained on. Raises RegistryError or ModelError.
     """
-    return mlflow_client.load(_place("model", model), tracking_uri, allow_code)
+    return registry.load(_place("model", model), tracking_uri, allow_code)
 
 
 class _Logged:

@@ -42,6 +42,7 @@ ONLY = {
         "tracking/mlflow_database",
         "tracking/mlflow_options",
         "tracking/pyfunc",
+        "tracking/registry",
         "utils/compat",
     },
     "optuna": {"search", "utils/compat"},

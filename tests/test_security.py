@@ -30,7 +30,7 @@ from raydc.report import report
 from raydc.search.trial import Record, read_array
 from raydc.settings import SettingsError, build
 from raydc.settings.redact import holds_secret, redact
-from raydc.tracking import mlflow_client
+from raydc.tracking import mlflow_client, registry
 from raydc.tracking.mlflow_client import RegistryError
 from raydc.tracking.payloads import sha256_of
 from raydc.tracking.tracker import flush
@@ -293,8 +293,8 @@ def test_a_model_has_no_code_imported_that_is_not_allowed_by_name(planted, tmp_p
     for load in (
         lambda: ClusteringModel.load(run / "model"),
         lambda: ClusteringModel.load(run / "model", allow_code=["planted_methods", "another.method"]),
-        lambda: mlflow_client.load(str(run)),
-        lambda: mlflow_client.load(uri, mlflow_uri),
+        lambda: registry.load(str(run)),
+        lambda: registry.load(uri, mlflow_uri),
         lambda: assign(str(run), DataSettings(path=data), str(tmp_path / "out")),
         lambda: report(str(run), str(tmp_path / "report")),
         lambda: prepare(runs.config(tmp_path / "new", training__init_from=str(run))),
@@ -310,7 +310,7 @@ def test_a_model_has_no_code_imported_that_is_not_allowed_by_name(planted, tmp_p
     assert made.exists()
     assert cli.main([*command, "--allow-code", "planted_methods.mine"]) == 0
     monkeypatch.setenv(ALLOW_CODE, "another.method,planted_methods.mine")
-    assert mlflow_client.load(uri, mlflow_uri).predict(frame).tolist() == expected.tolist()
+    assert registry.load(uri, mlflow_uri).predict(frame).tolist() == expected.tolist()
     assert mlflow.pyfunc.load_model(location).predict(frame)["cluster"].tolist() == expected.tolist()
 
 
@@ -352,19 +352,19 @@ def test_mlflow_models_with_a_pickle_are_refused(tmp_path, marker, table_run, ml
     location = Path(client.get_logged_model(uri.removeprefix("models:/")).artifact_location.removeprefix("file://"))
     (planted,) = location.rglob("artifacts/model")
     (planted / "python_model.pkl").write_bytes(pickle.dumps(Bomb(marker)))
-    mlflow_client.register(uri, "planted", sha256_of(planted), run_id, None, mlflow_uri)
+    registry.register(uri, "planted", sha256_of(planted), run_id, None, mlflow_uri)
     with pytest.raises(ModelError, match=r"it also holds python_model\.pkl"):
-        mlflow_client.load("models:/planted@champion", mlflow_uri)
+        registry.load("models:/planted@champion", mlflow_uri)
 
     plain = tmp_path / "pickled"
     mlflow.pyfunc.save_model(str(plain), python_model=Pickled(), pip_requirements=[])
     (plain / "python_model.pkl").write_bytes(pickle.dumps(Bomb(marker)))
     client.create_registered_model("pickled")
     client.create_model_version("pickled", plain.as_uri(), tags={"raydc.sha256": "0" * 64})
-    with mlflow_client._reading(mlflow_uri), pytest.raises(MlflowException, match=r"(?i)pickle"):
+    with mlflow_client.reading(mlflow_uri), pytest.raises(MlflowException, match=r"(?i)pickle"):
         mlflow.pyfunc.load_model(plain.as_uri())
     with pytest.raises(RegistryError):
-        mlflow_client.load("models:/pickled/1", mlflow_uri)
+        registry.load("models:/pickled/1", mlflow_uri)
 
 
 @pytest.mark.parametrize("call", ["pickle.load", "cloudpickle", "weights_only=False", "allow_pickle=True", "torch.jit"])

@@ -6,13 +6,13 @@ from rich.table import Table
 
 from raydc.cli.console import close, plain_console
 from raydc.settings import SettingsError
-from raydc.tracking import mlflow_client
-from raydc.tracking.mlflow_client import CHAMPION, Version
+from raydc.tracking import mlflow_client, registry
+from raydc.tracking.registry import CHAMPION, Version
 
 
 def show_all(tracking_uri: str | None) -> None:
     """Every registered model of raydc's with its champion."""
-    found = mlflow_client.versions(None, tracking_uri)
+    found = registry.versions(None, tracking_uri)
     table = Table("model", "versions", "champion", "method", "score")
     for name in sorted({version.name for version in found}):
         own = [version for version in found if version.name == name]
@@ -29,7 +29,7 @@ def show_all(tracking_uri: str | None) -> None:
 
 def show(name: str, tracking_uri: str | None) -> None:
     """The versions of one registered model, the newest first."""
-    found = mlflow_client.versions(name, tracking_uri)
+    found = registry.versions(name, tracking_uri)
     table = Table("version", "method", "score", "alias", "trial", "reference", title=name)
     for version in reversed(found):
         trial, reference = (version.tags.get(f"raydc.{tag}", "") for tag in ("trial", "reference"))
@@ -53,7 +53,7 @@ def promote(model: str, tracking_uri: str | None) -> None:
     named = re.fullmatch(r"(?:models:/)?([\w.-]+)/(\d+)", model)
     if named is None:
         raise SettingsError(f"registry promote: expected NAME/VERSION such as digits/2, got {model!r}")
-    mlflow_client.promote(named[1], int(named[2]), tracking_uri)
+    registry.promote(named[1], int(named[2]), tracking_uri)
     console = plain_console()
     console.print(f"models:/{named[1]}@{CHAMPION} is version {named[2]} now", highlight=False)
     close(console, None, f"raydc assign --model models:/{named[1]}@{CHAMPION} --data NEW_ROWS --out DIR")

@@ -85,9 +85,9 @@ def assign(
         raise ValueError(f"--workers: expected 0 (this process) or more, got {workers}")
     if workers:
         ray_cluster.check()
-    from raydc.tracking import mlflow_client  # here, so that workers need not wait for MLflow to be imported
+    from raydc.tracking import registry  # here, so that workers need not wait for MLflow to be imported
 
-    model = mlflow_client.load(model_uri, tracking_uri, allow_code)
+    model = registry.load(model_uri, tracking_uri, allow_code)
     if model.refuses:
         raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
     model.check(asked)

@@ -21,7 +21,7 @@ from raydc.data import DataSettings, Shard
 from raydc.data.sample import spaced_rows
 from raydc.pipelines.assign import identity, opened_for
 from raydc.settings import Settings, build
-from raydc.tracking import mlflow_client
+from raydc.tracking import mlflow_client, registry
 from raydc.tracking.payloads import sha256_of
 from raydc.utils.storage import Store
 
@@ -80,10 +80,10 @@ def edit(
         mlflow_client.check_name(register_as)
     elif out is None:
         raise ValueError("expected --register NAME, --out DIR, or both: where the edited model goes")
-    model = mlflow_client.load(model_uri, tracking_uri, allow_code)
+    model = registry.load(model_uri, tracking_uri, allow_code)
     if model.refuses:
         raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
-    came = mlflow_client.origin(model_uri, tracking_uri)
+    came = registry.origin(model_uri, tracking_uri)
     of, before = came.version or f"sha256:{identity(model)[:16]}", model.labels
     if decisions is None:
         model = replace(model, renamed=before.undone())
@@ -191,8 +191,8 @@ def _register(
         logged = mlflow_client.log_model(folder, run, uri)
     tags = {"raydc.method": model.method_name, "raydc.edited_from": of, "raydc.edits": said}
     tags |= {"raydc.names": json.dumps(labels.cells.names)} if labels.cells.names else {}
-    version = mlflow_client.register(logged, name, sha, run, tags, uri)
+    version = registry.register(logged, name, sha, run, tags, uri)
     mlflow_client.set_status(run, "finished", uri)
-    standing = mlflow_client.standing_of(name, version, uri)
+    standing = registry.standing_of(name, version, uri)
     shown = f"models:/{name}/{version}" + (f" ({standing})" if standing else "")
     return {"tracking store": mlflow_client.shown(uri), "mlflow run": run, "registered as": shown}

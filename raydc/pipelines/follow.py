@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from raydc.artifacts.model import ClusteringModel
 from raydc.data import DataError
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 from raydc.training import alignment
 from raydc.utils.storage import Store
 
@@ -16,7 +16,7 @@ def find(
     uri: str, shape: Sequence[int], columns: Sequence[str], tracking_uri: str | None, allow_code: Collection[str]
 ) -> Earlier:
     """The model of a URI, if it can be asked of rows of this shape and these columns; DataError where it cannot."""
-    model = mlflow_client.load(uri, tracking_uri, allow_code)
+    model = registry.load(uri, tracking_uri, allow_code)
     if model.refuses:
         raise DataError(f"align_to: {uri}: a {model.method_name} model assigns no rows to compare: {model.refuses}")
     if tuple(model.shape) != tuple(shape) or (model.columns and columns and tuple(columns) != model.columns):
@@ -24,7 +24,7 @@ def find(
             f"align_to: {uri} is of rows of {named(model.shape, model.columns)}, these are of {named(shape, columns)}: "
             "clusters are compared on rows that both models take"
         )
-    return model, mlflow_client.origin(uri, tracking_uri).version or uri.rstrip("/").rpartition("/")[2]
+    return model, registry.origin(uri, tracking_uri).version or uri.rstrip("/").rpartition("/")[2]
 
 
 def keep(earlier: Earlier | None, store: Store) -> None:

@@ -16,7 +16,7 @@ from raydc.data import DataError, DataSettings, Source
 from raydc.data.source import dense
 from raydc.metrics import curation
 from raydc.pipelines import assign
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 from raydc.utils.storage import Store
 
 Kind = Literal["balanced", "prototypes", "near-duplicates"]
@@ -58,7 +58,7 @@ def sample(
         raise ValueError(f"{store.root} holds other files; name a new or empty directory with --out")
     place = (store / "assignments").root
     assign.assign(model_uri, data, place, workers, tracking_uri, allow_code=allow_code)
-    model = mlflow_client.load(model_uri, tracking_uri, allow_code)
+    model = registry.load(model_uri, tracking_uri, allow_code)
     table = pa.concat_tables(assign.read(place)).sort_by("row")
     table = table.filter(pa.array(table["cluster"].to_numpy() != NOWHERE))
     if kind == "near-duplicates":

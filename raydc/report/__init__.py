@@ -44,10 +44,10 @@ def opened(run: str, tracking_uri: str | None = None) -> Iterator[Store]:
     if not re.fullmatch(r"[0-9a-f]{32}", run) or os.path.exists(run):
         yield Store(run)
         return
-    from raydc.tracking import mlflow_client
+    from raydc.tracking import registry
 
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
-        mlflow_client.fetch(run, folder, tracking_uri)
+        registry.fetch(run, folder, tracking_uri)
         yield Store(folder)
 
 

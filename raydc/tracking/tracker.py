@@ -23,10 +23,11 @@ from typing import Any
 from raydc.artifacts.model import ModelError
 from raydc.settings import flatten
 from raydc.settings.redact import redact
-from raydc.tracking import mlflow_client
-from raydc.tracking.mlflow_client import Promotion, RegistryError, RegistryRefused
+from raydc.tracking import mlflow_client, registry
+from raydc.tracking.mlflow_client import RegistryError, RegistryRefused
 from raydc.tracking.outbox import OUTBOX, Message, Outbox
 from raydc.tracking.payloads import Point, metrics_of, sha256_of, summary_metrics
+from raydc.tracking.registry import Promotion
 from raydc.utils.storage import Store, alone
 
 log = logging.getLogger("raydc")
@@ -260,8 +261,8 @@ class Tracker:
                 with local_folder(self.store, "model") as folder:
                     sha = sha256_of(folder)
                 name = body["name"]
-                version = mlflow_client.register(model, name, sha, run_id, body["tags"], uri, body["promotion"])
-                standing = mlflow_client.standing_of(name, version, uri)
+                version = registry.register(model, name, sha, run_id, body["tags"], uri, body["promotion"])
+                standing = registry.standing_of(name, version, uri)
                 return f"models:/{name}/{version}" + (f" ({standing})" if standing else "")
             case unknown:
                 raise RegistryError(f"{self.store.root}: no such kind of message: {unknown!r}; update raydc")

@@ -13,7 +13,7 @@ from raydc.clustering.distances import QUANTILES, Distances
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.pipelines.assign import identity
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 
 POINTS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]], np.float32)
 
@@ -88,7 +88,7 @@ def test_replicas_travel_with_the_model(model: ClusteringModel, tmp_path: Path) 
 def test_a_damaged_folder_is_named(model: ClusteringModel, tmp_path: Path, name: str, left: bytes, said: str) -> None:
     model.save(tmp_path)
     (tmp_path / name).unlink() if left is None else (tmp_path / name).write_bytes(left)
-    for load in (ClusteringModel.load, lambda folder: mlflow_client.load(str(folder))):
+    for load in (ClusteringModel.load, lambda folder: registry.load(str(folder))):
         with pytest.raises(ModelError, match=said) as problem:
             load(tmp_path)
         assert str(tmp_path) in str(problem.value)

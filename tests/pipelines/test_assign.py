@@ -20,7 +20,7 @@ from raydc.data.source import Piece
 from raydc.distributed.ray_cluster import connected
 from raydc.methods.kmeans import KMeans
 from raydc.pipelines.assign import AssignmentFailed, assign, cut, for_model, read
-from raydc.tracking.mlflow_client import load
+from raydc.tracking.registry import load
 from tests.support import run_cases
 
 

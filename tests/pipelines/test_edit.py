@@ -12,7 +12,7 @@ from raydc.cli.main import DATA_ERROR, USAGE_ERROR, main
 from raydc.data import DataSettings
 from raydc.pipelines.assign import assign, read
 from raydc.pipelines.edit import Decisions, SplitInto, edit, split
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 from tests.support import run_cases
 
 
@@ -22,10 +22,10 @@ def frame():
 
 
 def test_rows_follow_the_edits_and_come_back(table_run, frame, tmp_path):
-    model, out = mlflow_client.load(table_run), str(tmp_path / "edited")
+    model, out = registry.load(table_run), str(tmp_path / "edited")
     wanted = (Merge(clusters=(2, 0)), Rename(cluster=2, name="both"), SplitInto(cluster=1))
     found = edit(table_run, Decisions(edits=wanted), out=out)
-    edited, before = mlflow_client.load(out), model.predict(frame)
+    edited, before = registry.load(out), model.predict(frame)
     after = edited.assign(frame)
     assert edited.clusters == (1, 2, 3) and edited.labels.cells.names == {2: "both"}
     np.testing.assert_array_equal(after.clusters == 2, before != 1)
@@ -44,7 +44,7 @@ def test_rows_follow_the_edits_and_come_back(table_run, frame, tmp_path):
 def test_what_was_merged_counts_as_agreed_and_what_was_dropped_belongs_nowhere(table_run, frame, tmp_path):
     wanted = Decisions(edits=(Drop(cluster=1),))
     edited = edit(table_run, wanted, out=str(tmp_path / "edited")).model
-    before, after = mlflow_client.load(table_run).assign(frame), edited.assign(frame)
+    before, after = registry.load(table_run).assign(frame), edited.assign(frame)
     np.testing.assert_array_equal(after.clusters, np.where(before.clusters == 1, -1, before.clusters))
     np.testing.assert_array_equal(after.membership, before.membership)
     np.testing.assert_array_equal(after.memberships, before.memberships[:, [0, 2]])
@@ -64,14 +64,14 @@ def test_a_command_gives_a_version_with_its_lineage_once(table_run, frame, tmp_p
     wanted = ["edit", "--model=models:/mended/1", "--split=2:3", "--drop=3", "--register=mended", store]
     assert main(wanted) == main(wanted) == 0
     assert "registered as: models:/mended/2 (challenger" in capsys.readouterr().out
-    first, second = mlflow_client.versions("mended", mlflow_uri)
+    first, second = registry.versions("mended", mlflow_uri)
     assert second.tags["raydc.edited_from"] == "models:/mended/1"
     assert second.tags["raydc.edits"] == "split 2 into 3; drop 3" and json.loads(first.tags["raydc.names"]) == {
         "0": "boots"
     }
     assert main(["edit", "--model=models:/mended/2", "--undo", "--register=mended", store]) == 0
     assert "models:/mended/1" in capsys.readouterr().out.splitlines()[-2]  # as the first, so it is the first
-    now = mlflow_client.load("models:/mended/2", mlflow_uri)
+    now = registry.load("models:/mended/2", mlflow_uri)
     assert now.clusters == (0, 1, 2, 4) and now.labels.cells.names == {0: "boots"}
     assert {*now.predict(frame)} <= {-1, 0, 1, 2, 4}
 
@@ -124,7 +124,7 @@ def test_parts_are_found_in_the_embedding(image_run):
 
 
 def test_a_split_without_rows_asks_for_them(table_run, tmp_path, capsys):
-    model, data = mlflow_client.load(table_run), run_cases.write(run_cases.table(), tmp_path / "rows.parquet")
+    model, data = registry.load(table_run), run_cases.write(run_cases.table(), tmp_path / "rows.parquet")
     model.save(tmp_path / "alone" / "model")
     wanted = ["edit", f"--model={tmp_path / 'alone' / 'model'}", "--split=0", f"--out={tmp_path / 'out'}"]
     assert main(wanted) == DATA_ERROR and "name rows by --data" in capsys.readouterr().err

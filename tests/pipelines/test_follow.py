@@ -13,7 +13,7 @@ from raydc.artifacts.model import ClusteringModel
 from raydc.cli.main import DATA_ERROR, main, read_run
 from raydc.pipelines import follow
 from raydc.pipelines.edit import Decisions, edit
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 from raydc.training import alignment, trainer
 from tests.support import run_cases
 
@@ -50,7 +50,7 @@ def test_ids_and_names_stay_and_a_new_cluster_gets_a_new_id(more, earlier, tmp_p
     assert main(["train", *options, f"--align-to={earlier}", store]) == 0
     assert "3 of 3 clusters of m keep their ids (overlap " in capsys.readouterr().out
     found, rows = labels_of(out), pq.read_table(more).to_pandas()
-    before, model = mlflow_client.load(earlier), mlflow_client.load(str(out))
+    before, model = registry.load(earlier), registry.load(str(out))
     np.testing.assert_array_equal(found["cluster"][:330], before.predict(rows[:330]))
     assert (found["cluster"][330:] == 3).all()  # never given before
     np.testing.assert_array_equal(model.predict(rows), found["cluster"])
@@ -63,10 +63,10 @@ def test_ids_and_names_stay_and_a_new_cluster_gets_a_new_id(more, earlier, tmp_p
 def test_what_was_retired_stays_retired(more, table_run, tmp_path):
     merged = edit(table_run, Decisions(edits=(Merge(clusters=(2, 0)),)), out=str(tmp_path / "merged")).places["output"]
     out = tmp_path / "out"
-    earlier = mlflow_client.load(merged)
+    earlier = registry.load(merged)
     followed = alignment.follow(
-        mlflow_client.load(table_run).labels,
-        mlflow_client.load(table_run).predict(run_cases.table().to_pandas()),
+        registry.load(table_run).labels,
+        registry.load(table_run).predict(run_cases.table().to_pandas()),
         earlier,
         run_cases.table().to_pandas(),
         "models:/a/2",
@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_ends_with_the_same_ids(more, earlier, tmp_path, m
     def train(out):
         run = trainer.check(read_run([*OPTIONS, f"--data={more}", f"--out={tmp_path / out}", "--align-to=m"])[0])
         trainer.begin(run)
-        follow.keep((mlflow_client.load(earlier), "m"), run.store)
+        follow.keep((registry.load(earlier), "m"), run.store)
         return trainer.train(run)
 
     with monkeypatch.context() as killed:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.cli.main import DATA_ERROR, USAGE_ERROR, main
-from raydc.tracking.mlflow_client import load
+from raydc.tracking.registry import load
 from raydc.utils.storage import Store
 from tests.support import run_cases
 

@@ -17,7 +17,7 @@ from raydc.methods.kmeans import KMeans
 from raydc.report import words
 from raydc.search import TuneSettings, page, pictures
 from raydc.search.record import evidence, record, tune_and_record
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 from raydc.tracking.payloads import beats
 from raydc.tracking.tracker import Tracker
 from raydc.utils.storage import Occupied, Store
@@ -203,8 +203,8 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     assert "index.html" in pages and "k-curve.old.png" not in pages
     assert record(settings, summary) == first
     assert first["registered as"] == "models:/digits/1 (champion)"
-    assert mlflow_client.load("models:/digits@champion", uri).weights_hash()
-    champion = mlflow_client.champion("digits", uri)
+    assert registry.load("models:/digits@champion", uri).weights_hash()
+    champion = registry.champion("digits", uri)
     assert champion is not None and champion[1]["raydc.stability_score"] == "0.42"
     for run, to in ((str(out), tmp_path / "again"), (first["mlflow run"], tmp_path / "from MLflow")):
         assert cli.main(["report", f"--run={run}", f"--out={to}", f"--tracking-uri={uri}"]) == 0
@@ -233,8 +233,8 @@ def test_a_search_is_recorded_once(summary: dict[str, Any], tmp_path: Path) -> N
     ClusteringModel("kmeans", method, scaling, (4,)).save(out / "model")
     (out / "tune.json").write_text(json.dumps({"id": "e" * 32}))
     assert record(settings, summary)["registered as"] == "models:/digits/2 (challenger)"
-    assert mlflow_client.champion("digits", uri)[0] == 1  # type: ignore[index]
+    assert registry.champion("digits", uri)[0] == 1  # type: ignore[index]
     assert (
         record(settings.model_copy(update={"promote": True}), summary)["registered as"] == "models:/digits/2 (champion)"
     )
-    assert mlflow_client.champion("digits", uri)[0] == 2  # type: ignore[index]
+    assert registry.champion("digits", uri)[0] == 2  # type: ignore[index]

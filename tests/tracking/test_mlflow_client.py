@@ -27,7 +27,7 @@ from raydc.artifacts.labels import Asked
 from raydc.artifacts.model import TRUST, ClusteringModel, ModelError, facts_of
 from raydc.cli import main as cli
 from raydc.report import report
-from raydc.tracking import mlflow_client
+from raydc.tracking import mlflow_client, registry
 from raydc.tracking.mlflow_client import RegistryAway, RegistryError
 from raydc.tracking.mlflow_options import PICKLES, RETRIES, TIMEOUT
 from raydc.tracking.payloads import example_rows
@@ -94,9 +94,9 @@ def test_settings_of_the_process_stay(mlflow_uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     before = mlflow.get_tracking_uri()
-    mlflow_client.champion("nobody", mlflow_uri)
+    registry.champion("nobody", mlflow_uri)
     environment = dict(os.environ)
-    with mlflow_client._asking(mlflow_uri):
+    with mlflow_client.asking(mlflow_uri):
         assert RETRIES.get() == 0, "MLflow would create things twice"
         assert PICKLES.get() is False and TIMEOUT.get() == 20
         assert dict(os.environ) == environment and mlflow.get_tracking_uri() == before
@@ -107,7 +107,7 @@ def test_settings_of_the_process_stay(mlflow_uri, monkeypatch):
     assert dict(os.environ) == environment
     assert mlflow.get_tracking_uri() == before
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
-    mlflow_client.champion("nobody", mlflow_uri)
+    registry.champion("nobody", mlflow_uri)
     assert mlflow_client.find() == "http://elsewhere", "the environment still counts"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "6"
     with pytest.raises(RegistryError, match=r"does not write its password down"):
@@ -166,7 +166,7 @@ def test_mlflow_says_nothing_between_our_lines(recorded, run, mlflow_uri, capfd)
     """Of raydc's own requests; what else the process does with MLflow is logged as it wishes."""
     run_id = mlflow_client.start_run("tests", "quiet", "quiet", {"a": 1}, mlflow_uri)
     mlflow_client.log_model(Path(run, "model"), run_id, mlflow_uri)
-    mlflow_client.register(recorded[1], "quiet", "q" * 64, recorded[0], None, mlflow_uri)
+    registry.register(recorded[1], "quiet", "q" * 64, recorded[0], None, mlflow_uri)
     mlflow_client.set_status(recorded[0], "finished", mlflow_uri)
     assert capfd.readouterr() == ("", "")
     theirs = logging.getLogger("mlflow")
@@ -288,20 +288,20 @@ def test_versions_and_aliases(recorded, mlflow_uri, client, run):
     def aliases():
         return {name: int(version) for name, version in client.get_registered_model("shapes").aliases.items()}
 
-    assert mlflow_client.champion("shapes", mlflow_uri) is None
+    assert registry.champion("shapes", mlflow_uri) is None
     for _ in range(2):  # idempotent by checksum
-        assert mlflow_client.register(uri, "shapes", "a" * 64, run_id, {"score": "1"}, mlflow_uri) == 1
+        assert registry.register(uri, "shapes", "a" * 64, run_id, {"score": "1"}, mlflow_uri) == 1
         assert aliases() == {"champion": 1}
-    assert mlflow_client.register(uri, "shapes", "b" * 64, run_id, None, mlflow_uri) == 2
+    assert registry.register(uri, "shapes", "b" * 64, run_id, None, mlflow_uri) == 2
     assert aliases() == {"champion": 1, "challenger": 2}
-    assert mlflow_client.register(uri, "shapes", "c" * 64, run_id, None, mlflow_uri) == 3
+    assert registry.register(uri, "shapes", "c" * 64, run_id, None, mlflow_uri) == 3
     assert aliases() == {"champion": 1, "challenger": 3}
-    assert mlflow_client.champion("shapes", mlflow_uri) == (1, {"score": "1", "raydc.sha256": "a" * 64})
-    mlflow_client.promote("shapes", 3, mlflow_uri)
+    assert registry.champion("shapes", mlflow_uri) == (1, {"score": "1", "raydc.sha256": "a" * 64})
+    registry.promote("shapes", 3, mlflow_uri)
     assert aliases() == {"champion": 3}
     assert client.get_model_version("shapes", "1").run_id == run_id
     with pytest.raises(RegistryError, match=r"has no version 9; it has @champion \(version 3\), /3, /2, /1"):
-        mlflow_client.promote("shapes", 9, mlflow_uri)
+        registry.promote("shapes", 9, mlflow_uri)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_versions_and_aliases(recorded, mlflow_uri, client, run):
 )
 def test_names_that_are_none(name, mlflow_uri):
     with pytest.raises(ValueError, match="expected a model name"):
-        mlflow_client.register("models:/m-0", name, "0", tracking_uri=mlflow_uri)
+        registry.register("models:/m-0", name, "0", tracking_uri=mlflow_uri)
 
 
 @pytest.mark.parametrize(
@@ -318,27 +318,25 @@ def test_names_that_are_none(name, mlflow_uri):
 )
 def test_uris_that_are_none(uri, mlflow_uri):
     with pytest.raises(RegistryError, match="expected models:/NAME@ALIAS"):
-        mlflow_client.load(uri, mlflow_uri)
+        registry.load(uri, mlflow_uri)
 
 
 def test_load_by_every_kind_of_name(recorded, mlflow_uri, run):
     run_id, uri = recorded
     expected = ClusteringModel.load(Path(run, "model")).weights_hash()
-    version = mlflow_client.register(
-        uri, "named", mlflow_client.sha256_of(Path(run, "model")), run_id, None, mlflow_uri
-    )
+    version = registry.register(uri, "named", mlflow_client.sha256_of(Path(run, "model")), run_id, None, mlflow_uri)
     uris = ["models:/named@champion", f"models:/named/{version}", uri, f"runs:/{run_id}/model", run, f"{run}/model"]
     for name in uris:
-        assert mlflow_client.load(name, mlflow_uri).weights_hash() == expected
-    assert mlflow_client.load("models:/named/latest", mlflow_uri).weights_hash() == expected
+        assert registry.load(name, mlflow_uri).weights_hash() == expected
+    assert registry.load("models:/named/latest", mlflow_uri).weights_hash() == expected
     with pytest.raises(RegistryError, match=r"has no alias 'nobody'; it has @champion \(version 1\), /1"):
-        mlflow_client.load("models:/named@nobody", mlflow_uri)
+        registry.load("models:/named@nobody", mlflow_uri)
     with pytest.raises(RegistryError, match=r"has no version 7; it has @champion \(version 1\), /1"):
-        mlflow_client.load("models:/named/7", mlflow_uri)
+        registry.load("models:/named/7", mlflow_uri)
     with pytest.raises(RegistryError, match=r"no registered model 'namd' .*; did you mean named\?"):
-        mlflow_client.load("models:/namd/latest", mlflow_uri)
+        registry.load("models:/namd/latest", mlflow_uri)
     with pytest.raises(ModelError, match="no model at"):
-        mlflow_client.load(f"{run}/nowhere", mlflow_uri)
+        registry.load(f"{run}/nowhere", mlflow_uri)
 
 
 SPACE = {"raydc.reference": "a" * 16}
@@ -364,10 +362,10 @@ STABLE = {"raydc.stability_score": "0.5", "raydc.spread": "0.1"}
 def test_what_cannot_be_set_against_the_champion_is_said(recorded, client, mlflow_uri, name, ours, theirs, said):
     run_id, uri = recorded
     better = ours | ({"raydc.stability_score": "0.9"} if "raydc.spread" in ours else {})
-    mlflow_client.register(uri, name, "1" * 64, run_id, theirs, mlflow_uri)
-    mlflow_client.register(uri, name, "2" * 64, run_id, better, mlflow_uri, "better")
-    standing = mlflow_client.standing_of(name, 2, mlflow_uri)
-    tag = client.get_model_version(name, "2").tags.get(mlflow_client.NOT_COMPARED, "")
+    registry.register(uri, name, "1" * 64, run_id, theirs, mlflow_uri)
+    registry.register(uri, name, "2" * 64, run_id, better, mlflow_uri, "better")
+    standing = registry.standing_of(name, 2, mlflow_uri)
+    tag = client.get_model_version(name, "2").tags.get(registry.NOT_COMPARED, "")
     if said:
         assert re.search(said, tag) and standing == f"challenger; {tag}"
         assert tag.startswith("not compared with version 1, the champion: ")
@@ -377,20 +375,20 @@ def test_what_cannot_be_set_against_the_champion_is_said(recorded, client, mlflo
 
 def test_a_changed_artifact_is_refused(mlflow_uri, recorded):
     run_id, uri = recorded
-    mlflow_client.register(uri, "changed", "0" * 64, run_id, None, mlflow_uri)  # not the checksum of these files
+    registry.register(uri, "changed", "0" * 64, run_id, None, mlflow_uri)  # not the checksum of these files
     with pytest.raises(ModelError, match="damaged"):
-        mlflow_client.load("models:/changed@champion", mlflow_uri)
+        registry.load("models:/changed@champion", mlflow_uri)
     client = MlflowClient(mlflow_uri)
     client.create_registered_model("foreign")
     location = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
     client.create_model_version("foreign", location, run_id=run_id)
     with pytest.raises(RegistryError, match="not registered by raydc"):
-        mlflow_client.load("models:/foreign/1", mlflow_uri)
+        registry.load("models:/foreign/1", mlflow_uri)
 
 
 def test_a_recorded_run_can_be_fetched_and_drawn(recorded, mlflow_uri, run, tmp_path):
     run_id, _ = recorded
-    mlflow_client.fetch(run_id, tmp_path / "fetched", mlflow_uri)
+    registry.fetch(run_id, tmp_path / "fetched", mlflow_uri)
     for name in ("config.yaml", "summary.json", "metrics.jsonl"):
         assert Path(tmp_path, "fetched", name).read_bytes() == Path(run, name).read_bytes()
     table = pq.read_table(tmp_path / "fetched" / "assignments")
@@ -398,7 +396,7 @@ def test_a_recorded_run_can_be_fetched_and_drawn(recorded, mlflow_uri, run, tmp_
     drawn = report(run_id, str(tmp_path / "report"), mlflow_uri)
     assert "index.html" in drawn and Store(str(tmp_path / "report")).list() == sorted(drawn)
     with pytest.raises(RegistryError, match="MLflow run id"):
-        mlflow_client.fetch("../x", tmp_path / "no", mlflow_uri)
+        registry.fetch("../x", tmp_path / "no", mlflow_uri)
 
 
 def test_example_rows_are_what_the_model_takes(run):
@@ -412,7 +410,7 @@ def test_who_only_reads_makes_no_database(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for uri in ("sqlite:///new.db", f"sqlite:///{tmp_path}/new.db"):
         with pytest.raises(RegistryAway, match=r"new\.db: there is no such file; check --tracking-uri"):
-            mlflow_client.load("models:/digits@champion", uri)
+            registry.load("models:/digits@champion", uri)
     assert [*tmp_path.iterdir()] == []
 
 

@@ -13,7 +13,7 @@ from raydc.artifacts.model import ClusteringModel
 from raydc.cli import main as cli
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
-from raydc.tracking import mlflow_client
+from raydc.tracking import registry
 from raydc.tracking.mlflow_client import RegistryError
 from raydc.tracking.outbox import OUTBOX, PART, Message, Outbox
 from raydc.tracking.tracker import RecordPending, Tracker, flush
@@ -285,7 +285,7 @@ def test_directories_whose_names_mlflow_would_decode_are_recorded(tmp_path, name
     run_id = Outbox(Store(tmp_path / name)).answer("run", mlflow_uri)
     held = {item.path for item in MlflowClient(mlflow_uri).list_artifacts(run_id)}
     assert {"config.yaml", "summary.json", "assignments", "report"} <= held
-    assert mlflow_client.load(f"runs:/{run_id}/model", mlflow_uri).n_clusters == 3
+    assert registry.load(f"runs:/{run_id}/model", mlflow_uri).n_clusters == 3
     assert cli.main(["registry", "flush", "--out", str(tmp_path / name)]) == 0
 
 
@@ -336,6 +336,6 @@ def test_without_a_server_a_run_is_finished_and_the_exit_code_says_that_its_reco
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     assert cli.main(["registry", "flush", "--out", str(out)]) == 0
     assert "1 register" in " ".join(capsys.readouterr().out.split())
-    assert mlflow_client.load("models:/pending@champion", mlflow_uri).n_clusters == 3
+    assert registry.load("models:/pending@champion", mlflow_uri).n_clusters == 3
     with pytest.raises(ValueError, match="holds no record for MLflow"):
         flush(str(tmp_path), mlflow_uri)

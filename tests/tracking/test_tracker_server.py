@@ -7,7 +7,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from raydc.tracking import mlflow_client
+from raydc.tracking import mlflow_client, registry
 from raydc.tracking.tracker import Tracker, flush
 from tests.support import run_cases
 from tests.support.servers import Fate, FirstAnswerLost, MLflowServer, Proxy
@@ -80,7 +80,7 @@ def test_lost_answers_double_nothing(server, client, finished):
     assert [step for step, _, _ in history(client, paths["mlflow run"])] == [3, 6, 9]
     assert len(client.search_logged_models([experiment], f"source_run_id = '{paths['mlflow run']}'")) == 1
     assert len(client.search_model_versions("name = 'doubled'")) == 1
-    assert mlflow_client.load("models:/doubled@champion", server.url).n_clusters == 3
+    assert registry.load("models:/doubled@champion", server.url).n_clusters == 3
 
 
 def test_a_server_that_only_reads_leaves_everything_to_a_later_flush(server, client, finished):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from raydc.tracking.mlflow_client import load
+from raydc.tracking.registry import load
 from tests.support import run_cases
 
 
