@@ -132,6 +132,10 @@ def notes_of(model: ClusteringModel, source: Source) -> list[str]:
     return [*model.notes.get("rows", []), *([blurred] if model.scaling.blurs(source.dtype) else [])]
 
 
+OF_ENCODINGS = ("types", "missing")
+"""Settings by which columns become numbers in training."""
+
+
 def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]:
     """The rows as the model takes them, and what their ids are, in words.
 
@@ -157,8 +161,14 @@ def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
     """Settings that take the model's own columns and shape where the user names none, and always its encoding.
 
     Columns of other names stand for the model's by their place. DataError if one of the model's is named in another's
-    place, or not all that the encoding reads are named, as it reads its own whatever is named.
+    place, or not all that the encoding reads are named, as it reads its own whatever is named; and for settings of an
+    encoding where the model has its own.
     """
+    idle = [f"data.{name}" for name in OF_ENCODINGS if getattr(data, name) != DataSettings.model_fields[name].default]
+    if model.encoding is not None and idle:
+        raise DataError(
+            f"{', '.join(idle)}: no effect, as the model encodes rows as those it learned from; leave it out"
+        )
     unread = [] if model.encoding is None else [name for name in model.columns if name not in (data.columns or [name])]
     if unread:
         raise DataError(

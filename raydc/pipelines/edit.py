@@ -19,7 +19,7 @@ from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import DataSettings, Shard
 from raydc.data.sample import spaced_rows
-from raydc.pipelines.assign import identity, opened_for
+from raydc.pipelines.assign import OF_ENCODINGS, identity, opened_for
 from raydc.settings import Settings, build
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.payloads import sha256_of
@@ -156,7 +156,10 @@ def _rows(model: ClusteringModel, data: DataSettings | Mapping[str, Any] | None,
     """Rows of the data, as stored."""
     if data is None:
         raise ValueError(f"split: {uri} does not say what it was trained on: name rows by --data")
-    settings = data if isinstance(data, DataSettings) else build(DataSettings, data, at="data")
+    if isinstance(data, DataSettings):
+        settings = data
+    else:  # of the training, whose encoding is the model's
+        settings = build(DataSettings, {key: data[key] for key in data if key not in OF_ENCODINGS}, at="data")
     source, _ = opened_for(settings, model)
     return spaced_rows(source, min(SPLIT_ROWS, SPLIT_VALUES // source.n_features)).x
 

@@ -45,6 +45,9 @@ def test_a_raw_file_gets_the_clusters_of_its_training_again(tmp_path: Path) -> N
     assert not (tmp_path / "some").exists()
     assign(trained, some.model_copy(update={"columns": model.columns[::-1]}), str(tmp_path / "all"))
     np.testing.assert_array_equal(_clusters(tmp_path / "all"), expected)
+    for idle in ({"types": ("plan=text",)}, {"missing": "impute"}):
+        with pytest.raises(DataError, match=rf"data\.{next(iter(idle))}: no effect, as the model encodes rows"):
+            assign(trained, DataSettings(path=str(data), **idle), str(tmp_path / "idle"))
     found = facts.gather(Store(trained))
     assert found.sample is not None and not found.missing and "plan=(missing)" in found.feature_names
     assert "features.png" in report(trained, str(tmp_path / "page"))
