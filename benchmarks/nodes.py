@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydc.core.settings import unflatten
 from raydc.distributed.ray_cluster import connected
-from raydc.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.trainer import Watch, check, train
 from tests.support.ray_nodes import Nodes

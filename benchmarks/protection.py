@@ -12,13 +12,13 @@ from statistics import median
 import numpy as np
 import torch
 
+from raydc.core.settings import unflatten
+from raydc.core.storage import Store
 from raydc.data import ArraySource, DataSettings
-from raydc.settings import unflatten
 from raydc.tracking.tracker import Tracker
 from raydc.training.config import RunConfig
 from raydc.training.loop import Progress
 from raydc.training.worker_job import in_process, prepare
-from raydc.utils.storage import Store
 
 
 def measure(folder: Path, source: ArraySource, epochs: int, checkpoint_every: float, protected: bool) -> float:

@@ -40,8 +40,8 @@ import torch.multiprocessing as multiprocessing
 from raydc.centroid_service import actors as over_ray
 from raydc.centroid_service.service import CentroidService, Contribution, ServicePlan
 from raydc.centroid_service.worker import Service, contribution, work
+from raydc.core.settings import unflatten
 from raydc.data import RowBlock, open_source, split
-from raydc.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.trainer import Watch, check, train
 

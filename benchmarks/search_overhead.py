@@ -68,10 +68,10 @@ def nested(trials: int, out: Path) -> list[dict[str, float]]:
     def loop(config: dict[str, Any]) -> None:
         import torch
 
-        from raydc.settings import unflatten
+        from raydc.core.settings import unflatten
+        from raydc.core.storage import Store
         from raydc.training.config import RunConfig
         from raydc.training.worker_job import prepare, work
-        from raydc.utils.storage import Store
 
         torch.set_num_threads(1)
         folder = f"{config['out']}/{config['number']}"

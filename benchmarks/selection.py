@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.datasets import load_digits
 
+from raydc.core.storage import Store
 from raydc.metrics.external import accuracy, ari, contingency, nmi
 from raydc.search import SearchError, SearchInterrupted, SearchWatch, TuneSettings, criteria, tune
 from raydc.search.candidate import Candidate
@@ -35,7 +36,6 @@ from raydc.search.criteria import Comparison
 from raydc.search.evaluation import prepare
 from raydc.search.opponents import OPPONENTS
 from raydc.search.trial import Record, read_array
-from raydc.utils.storage import Store
 
 REAL = ("pendigits", "coil20", "mnist", "newsgroups20_tfidf2000")
 SYNTHETIC = ("unbalanced", "nested", "none")

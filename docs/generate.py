@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from raydc import methods
+from raydc.core.schedule import Phase
+from raydc.core.settings import Settings, fields
 from raydc.data.settings import DataSettings
 from raydc.methods.base import Method
 from raydc.search.settings import TuneSettings
-from raydc.settings import Settings, fields
-from raydc.settings.schedule import Phase
 from raydc.training.config import SHORT, Output, Training
 
 DOCS = Path(__file__).parent
@@ -35,11 +35,12 @@ ROOMS = {
     "networks": "autoencoders and classifiers",
     "losses": "pure functions",
     "metrics": "scores with labels, and without",
-    "settings": "the base of every configuration",
+    "core.settings": "the base of every configuration",
     "report": "pictures and the page",
     "testing": "the contract of methods, for those of your own",
 }
-"""What others may build on; the rest (training, distributed, centroid_service, utils, cli) is raydc's own."""
+"""What others may build on, rooms and modules; the rest (training, distributed, centroid_service, core, cli) is raydc's
+own."""
 
 
 def write(to: Path) -> None:
@@ -219,9 +220,9 @@ def markdown(docstring: str) -> str:
 def api_index() -> str:
     intro = (
         "What others may build on, from the docstrings: shapes stand in brackets, K is the number of clusters, D of "
-        "features, N of rows, B of those of a batch. The rooms `training`, `distributed`, `centroid_service`, `utils` "
-        "and `cli` are raydc's own and may change in any release; [architecture](../../architecture.md) says what they "
-        "hold."
+        "features, N of rows, B of those of a batch. The rooms `training`, `distributed`, `centroid_service`, `core` "
+        "and `cli` are raydc's own, but for what is listed here, and may change in any release; "
+        "[architecture](../../architecture.md) says what they hold."
     )
     listed = "\n".join(f"- [raydc.{room}]({room}.md): {text}" for room, text in ROOMS.items())
     listed = "- [raydc](raydc.md): what `import raydc` offers\n" + listed
@@ -256,9 +257,9 @@ def definition(module: str, name: str) -> list[str]:
 
 
 def room_page(room: str) -> str:
-    """All public classes and functions of a room, module by module."""
+    """All public classes and functions of a room, module by module, without rooms in it that are listed themselves."""
     parts = [f"# raydc.{room}"]
-    for path in sorted((PACKAGE / room).glob("**/*.py")):
+    for path in modules_of(room):
         if room == "methods" and path.stem != "base":
             continue  # a method has its own page
         tree = ast.parse(path.read_text())
@@ -268,6 +269,14 @@ def room_page(room: str) -> str:
             parts += [f"## {name}", f"```{{py:module}} {name}\n```", markdown(ast.get_docstring(tree) or "")]
             parts += described_here
     return "\n\n".join(parts) + "\n"
+
+
+def modules_of(room: str) -> list[Path]:
+    """Files of a room or module, without those of rooms within it that have a page of their own."""
+    place = PACKAGE.joinpath(*room.split("."))
+    within = [PACKAGE.joinpath(*other.split(".")) for other in ROOMS if other.startswith(f"{room}.")]
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    return [path for path in files if not any(path.is_relative_to(other) for other in within)]
 
 
 def public(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef | ast.FunctionDef]:

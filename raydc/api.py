@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from raydc.artifacts.labels import Asked
 from raydc.artifacts.model import ClusteringModel
+from raydc.core.settings import SettingsError, build, flatten, unflatten
 from raydc.data.settings import DataSettings
 from raydc.pipelines import assign as assignment
 from raydc.pipelines.train import train_and_record
 from raydc.search import SearchWatch, TuneSettings, tune_and_record
-from raydc.settings import SettingsError, build, flatten, unflatten
 from raydc.tracking import registry
 from raydc.training.config import RunConfig
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raydc import methods
+from raydc.core.registries import Registry, unreadable
 from raydc.data.settings import SOURCES, TAKEN, DataSettings
 from raydc.search.settings import CRITERIA, SPACES
-from raydc.utils.registries import Registry, unreadable
 
 if TYPE_CHECKING:
     from raydc.data.source import Source

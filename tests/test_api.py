@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import raydc
-from raydc.settings import SettingsError
+from raydc.core.settings import SettingsError
 from tests.support import run_cases
 
 

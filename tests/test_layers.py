@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "raydc"
 ORDER = [
-    {"utils", "settings"},
+    {"core"},
     {"distributed"},
     {"data", "losses", "networks", "metrics"},
     {"clustering"},
@@ -35,7 +35,7 @@ ONLY = {
         "training/trainer",
         "pipelines/assign",
         "search",
-        "utils/compat",
+        "core/compat",
     },
     "mlflow": {
         "tracking/mlflow_client",
@@ -43,9 +43,9 @@ ONLY = {
         "tracking/mlflow_options",
         "tracking/pyfunc",
         "tracking/registry",
-        "utils/compat",
+        "core/compat",
     },
-    "optuna": {"search", "utils/compat"},
+    "optuna": {"search", "core/compat"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

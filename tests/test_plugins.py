@@ -10,12 +10,12 @@ import pytest
 from raydc import methods, plugins
 from raydc.artifacts.model import ClusteringModel, ModelError
 from raydc.cli import main as cli
+from raydc.core import registries
+from raydc.core.settings import SettingsError, unflatten
 from raydc.data import ArraySource, DataError, DataSettings, open_source
 from raydc.methods.kmeans import KMeans
 from raydc.search.space import IMAGES, load_space, methods_for, space_of
-from raydc.settings import SettingsError, unflatten
 from raydc.training.config import RunConfig
-from raydc.utils import registries
 from tests.support import run_cases, stranger
 
 ENTRIES = """[raydc.methods]

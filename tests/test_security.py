@@ -24,19 +24,19 @@ from raydc.artifacts.model import ALLOW_CODE, ClusteringModel, ModelError
 from raydc.centroid_service.service import ServicePlan
 from raydc.centroid_service.snapshots import Snapshots
 from raydc.cli import main as cli
+from raydc.core.redact import holds_secret, redact
+from raydc.core.settings import SettingsError, build
+from raydc.core.storage import Store, sealed, unsealed
 from raydc.data import DataError, DataSettings, open_source
 from raydc.pipelines.assign import assign
 from raydc.report import report
 from raydc.search.trial import Record, read_array
-from raydc.settings import SettingsError, build
-from raydc.settings.redact import holds_secret, redact
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.mlflow_client import RegistryError
 from raydc.tracking.payloads import sha256_of
 from raydc.tracking.tracker import flush
 from raydc.training import checkpoint
 from raydc.training.worker_job import prepare
-from raydc.utils.storage import Store, sealed, unsealed
 from tests.support import run_cases, runs
 from tests.support.servers import free_port
 from tests.training.test_trainer import loop_of

@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 
 from benchmarks.faults.lab import Lab, fault
+from raydc.core.storage import Store
 from raydc.search import TuneSettings, trial, tune
 from raydc.search.evaluation import Context, Task
 from raydc.search.trial import Record
-from raydc.utils.storage import Store
 from tests.support.searches import SPACES, asked, rows, states, table
 
 PLACES = ("search.asked", "epoch.clustering", "search.record", "search.told")

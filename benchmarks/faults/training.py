@@ -16,12 +16,12 @@ from mlflow import MlflowClient
 
 from benchmarks.faults.lab import Lab, Process, fault, mtime
 from raydc.cli import main as cli
+from raydc.core.storage import Store
 from raydc.training import checkpoint
 from raydc.training.config import RunConfig
 from raydc.training.loop import Progress
 from raydc.training.trainer import Watch, check, train
 from raydc.training.worker_job import prepare
-from raydc.utils.storage import Store
 from tests.support import runs
 from tests.support.runs import TINY
 from tests.training.test_trainer import CHECKPOINT, PLACES, loop_of

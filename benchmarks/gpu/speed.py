@@ -13,9 +13,9 @@ from benchmarks.gpu.answers import rows_of
 from benchmarks.gpu.row import Row
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.steps import FixedPoint, Geometry
+from raydc.core.settings import fields, unflatten
 from raydc.data import ArraySource
 from raydc.methods import load
-from raydc.settings import fields, unflatten
 from raydc.training import worker_job
 from raydc.training.config import RunConfig
 from raydc.training.loop import Progress

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.cluster.hierarchy import DisjointSet
 
-from raydc.settings import Settings
+from raydc.core.settings import Settings
 
 NOWHERE = -1
 """The label of a row that belongs to no cluster."""

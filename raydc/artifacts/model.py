@@ -19,16 +19,16 @@ from torch import Tensor
 from raydc import methods
 from raydc.artifacts.labels import NOWHERE, Asked, LabelMap, cells_of, memberships_of
 from raydc.clustering.distances import Distances
+from raydc.core import source_file
+from raydc.core.autocast import exact_float32
+from raydc.core.settings import build
+from raydc.core.storage import Store
 from raydc.data import encoding as coding
 from raydc.data.encoding import Encoding
 from raydc.data.inputs import is_table, rows_of
 from raydc.data.scaling import Scaling
 from raydc.losses.hardening import exact_squared_distances
 from raydc.methods.base import ROWS, Method, in_batches
-from raydc.settings import build
-from raydc.utils import source_file
-from raydc.utils.autocast import exact_float32
-from raydc.utils.storage import Store
 
 FORMAT = 5
 ABOUT, WEIGHTS = "model.json", "state.safetensors"

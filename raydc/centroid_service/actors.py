@@ -26,9 +26,9 @@ from raydc.centroid_service.service import CentroidService, Contribution, Fenced
 from raydc.centroid_service.shards import ClusterShard, Sharded, Terms
 from raydc.centroid_service.worker import Reader, work
 from raydc.clustering.kmeans.iteration import CentroidUpdate, Clustering
+from raydc.core.storage import Store
 from raydc.data.shard import RowBlock
 from raydc.distributed.watchdog import HANG_AFTER, watch
-from raydc.utils.storage import Store
 
 NAMESPACE = "raydc"
 BESIDE = "beside"

@@ -57,7 +57,7 @@ from raydc.centroid_service.shards import ClusterShard, Sharded, ShardLike, Stat
 from raydc.centroid_service.snapshots import Fenced
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.iteration import CentroidUpdate, Clustering
-from raydc.utils.storage import Store
+from raydc.core.storage import Store
 
 __all__ = ["CentroidService", "Contribution", "Fenced", "Receipt", "Refused", "ServicePlan", "State", "serve"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from raydc.utils.storage import Store, sealed, unsealed
+from raydc.core.storage import Store, sealed, unsealed
 
 KEEP = 3
 MANIFEST = re.compile(r"snapshot-\d+-\d+\.json")

@@ -15,9 +15,9 @@ from raydc.centroid_service.ledger import Contribution, Receipt, Refused, Servic
 from raydc.centroid_service.shards import State
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.accumulate import pass_of
+from raydc.core.autocast import exact_float32
+from raydc.core.fault_injection import failpoint
 from raydc.data.shard import RowBlock
-from raydc.utils.autocast import exact_float32
-from raydc.utils.fault_injection import failpoint
 
 Reader = Callable[[RowBlock], np.ndarray | tuple[np.ndarray, np.ndarray]]
 """Rows [n, D] of a row group, always the same; with their weights [n], if the plan is for weighted rows."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from raydc.settings import SettingsError, build
+from raydc.core.settings import SettingsError, build
 
 if TYPE_CHECKING:
     from raydc.data import DataSettings

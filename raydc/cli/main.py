@@ -14,14 +14,14 @@ from typing import Any
 
 from raydc import methods
 from raydc.cli.overview import MATTER, overview
+from raydc.core.errors import Occupied
+from raydc.core.registries import Registry
+from raydc.core.settings import SettingsError, build, described, flatten, unflatten
 from raydc.data.settings import SOURCES, DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.index import Entry, entry_of
 from raydc.search.settings import CRITERIA, SPACES
-from raydc.settings import SettingsError, build, described, flatten, unflatten
 from raydc.training.config import GROUPS, SHORT, Output, RunConfig, Training, overlaid, read_yaml
-from raydc.utils.errors import Occupied
-from raydc.utils.registries import Registry
 
 USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NOT_PERMITTED = (
     64, 65, 69, 70, 73, 74, 75, 77
@@ -356,7 +356,7 @@ def _report(arguments: Sequence[str]) -> int:
     parser.allow_code()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     given = parser.parse_args(arguments)
-    from raydc.utils.storage import Store
+    from raydc.core.storage import Store
 
     Store(given.out).directory()
     from raydc.report import opened, report

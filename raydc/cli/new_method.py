@@ -5,7 +5,7 @@ import keyword
 from pathlib import Path
 
 from raydc import methods
-from raydc.settings import SettingsError
+from raydc.core.settings import SettingsError
 
 SKELETON = importlib.resources.files("raydc.testing.skeleton")
 NAME, CLASS = "my_method", "MyMethod"

@@ -5,7 +5,7 @@ import re
 from rich.table import Table
 
 from raydc.cli.console import close, plain_console
-from raydc.settings import SettingsError
+from raydc.core.settings import SettingsError
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.registry import CHAMPION, Version
 

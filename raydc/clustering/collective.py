@@ -11,9 +11,9 @@ from raydc.clustering.kmeans import accumulate, kernels, steps
 from raydc.clustering.kmeans.iteration import Clustering, KMeansTask
 from raydc.clustering.kmeans.options import USUAL, KMeansOptions
 from raydc.clustering.kmeans.steps import FixedPoint
+from raydc.core.autocast import full_precision
 from raydc.data.shard import RowBlock, Shard
 from raydc.distributed import collectives
-from raydc.utils.autocast import full_precision
 
 DRAWS = 1_000_003
 """What the seed of one draw of k-means is apart from that of the next."""

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raydc.core.registries import PluginError
 from raydc.data.arrays import open_array, open_digits
 from raydc.data.arrow import HeldColumns
 from raydc.data.columnar import ColumnFile
@@ -19,7 +20,6 @@ from raydc.data.listing import Listing, listed
 from raydc.data.settings import SOURCES, TAKEN, DataSettings
 from raydc.data.source import DataError, RowsChanged, Source
 from raydc.data.table import TableSource, careful
-from raydc.utils.registries import PluginError
 
 WEIGHTS = "sample_weight"
 """The column of weights that are given beside a table in memory."""

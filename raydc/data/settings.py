@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BeforeValidator, PositiveInt, PrivateAttr, field_validator
 
+from raydc.core.registries import Registry
+from raydc.core.settings import Settings, public
 from raydc.data.formats import FORMATS
-from raydc.settings import Settings, public
-from raydc.utils.registries import Registry
 
 if TYPE_CHECKING:
     from raydc.data.encoding import Encoding

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from raydc.core.storage import Store
 from raydc.data.profile import DataProfile
 from raydc.data.shard import RowBlock
 from raydc.data.source import Block, Source, texts
-from raydc.utils.storage import Store
 
 LARGE = 2**26
 """Bytes of a row group from which on decoding it several times costs more than laying it out once."""

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from raydc.settings import SettingsError
-from raydc.utils import compat
+from raydc.core import compat
+from raydc.core.settings import SettingsError
 
 INSECURE = "RAYDC_INSECURE"
 """Set by --insecure: clusters that ask for no token are used too."""

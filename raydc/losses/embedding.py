@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from raydc.core.autocast import full_precision
 from raydc.losses.hardening import squared_distances
-from raydc.utils.autocast import full_precision
 
 
 @full_precision

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from raydc.core.autocast import full_precision
 from raydc.losses.hardening import squared_distances
-from raydc.utils.autocast import full_precision
 
 
 @full_precision

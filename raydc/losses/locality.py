@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raydc.utils.autocast import full_precision
+from raydc.core.autocast import full_precision
 
 SMALLEST = 1e-10
 """Added under a root, which has no gradient at 0."""

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raydc.core.autocast import full_precision
 from raydc.losses.reconstruction import squared_error
-from raydc.utils.autocast import full_precision
 
 
 @full_precision

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raydc.utils.autocast import full_precision
+from raydc.core.autocast import full_precision
 
 
 @full_precision

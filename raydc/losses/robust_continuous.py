@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raydc.utils.autocast import full_precision
+from raydc.core.autocast import full_precision
 
 
 @full_precision

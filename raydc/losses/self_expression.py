@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from raydc.utils.autocast import full_precision
+from raydc.core.autocast import full_precision
 
 
 @full_precision

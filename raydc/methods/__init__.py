@@ -13,11 +13,11 @@ import re
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from raydc.core import source_file
+from raydc.core.registries import PluginError, Registry
+from raydc.core.settings import SettingsError
+from raydc.core.source_file import SourceFile
 from raydc.methods import index
-from raydc.settings import SettingsError
-from raydc.utils import source_file
-from raydc.utils.registries import PluginError, Registry
-from raydc.utils.source_file import SourceFile
 
 if TYPE_CHECKING:
     from raydc.methods.base import Method

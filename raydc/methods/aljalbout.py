@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.core.schedule import Joint, Optimizer
 from raydc.data import ScalingKind, Shard
 from raydc.methods.base import MethodInfo
 from raydc.methods.dec import DEC
 from raydc.networks import Network
-from raydc.settings.schedule import Joint, Optimizer
 
 SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9, nesterov=True)
 

@@ -11,6 +11,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from raydc.clustering import ClusteringResult, Clusters, spread
+from raydc.core.autocast import exact_float32
+from raydc.core.schedule import Clustering, Length, Optimizer, Phase, Pretraining, Reset
+from raydc.core.settings import Settings, SettingsError, fields, flatten, unflatten
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.posterior import nearest
 from raydc.losses.reconstruction import mean_squared_error
@@ -18,9 +21,6 @@ from raydc.methods.index import MethodInfo
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
 from raydc.networks.init import redraw
-from raydc.settings import Settings, SettingsError, fields, flatten, unflatten
-from raydc.settings.schedule import Clustering, Length, Optimizer, Phase, Pretraining, Reset
-from raydc.utils.autocast import exact_float32
 
 NO_LENGTH = "0 steps"
 """Of a phase that is left out."""

@@ -19,12 +19,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raydc.clustering import Clusters
+from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.gan import AdversarialNetwork
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Joint, Optimizer
 
 DRAWS = 32
 """Generated rows of which the one that is surest to be in a cluster is shown."""

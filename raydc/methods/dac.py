@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import likeliest
 from raydc.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
@@ -28,7 +29,6 @@ from raydc.methods.base import Method, MethodInfo, StepState
 from raydc.networks.allconv import ConvClassifier
 from raydc.networks.augment import Augment
 from raydc.networks.norm import batch_statistics_only
-from raydc.settings.schedule import Clustering, Optimizer
 
 
 class DAC(Method):

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raydc.clustering import Clusters
+from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import (
     exact_squared_distances,
@@ -29,7 +30,6 @@ from raydc.losses.hardening import (
 from raydc.losses.posterior import held
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
-from raydc.settings.schedule import Joint, Optimizer
 
 DESCENT = {
     "cluster.length": "20000 steps",

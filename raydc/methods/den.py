@@ -17,11 +17,11 @@ from pydantic import Field
 
 from raydc.clustering import Clusters
 from raydc.clustering.graph import NearestRows
+from raydc.core.schedule import Clustering
 from raydc.data import Batch, Shard
 from raydc.losses.locality import group_sparsity, locality
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, FinalKMeansMethod, MethodInfo, Parts, Player, StepState
-from raydc.settings.schedule import Clustering
 
 
 class DEN(FinalKMeansMethod, AutoencoderMethod):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raydc.clustering import Clusters, spread
 from raydc.clustering.graph import NearestRows
+from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, Shard
 from raydc.losses.hardening import exact_squared_distances
 from raydc.losses.kmeans import soft_kmeans_loss
@@ -24,7 +25,6 @@ from raydc.losses.locality import locality
 from raydc.losses.posterior import posterior
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, Parts, Player, StepState
-from raydc.settings.schedule import Clustering, Optimizer
 
 
 class DMC(CentroidMethod, AutoencoderMethod):

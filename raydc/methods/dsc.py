@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from raydc.clustering import Clusters
 from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
+from raydc.core.schedule import Clustering, Pretraining
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
 from raydc.losses.reconstruction import squared_error
 from raydc.losses.self_expression import coefficient_energy, self_expression
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.networks.strided_autoencoder import Strided
-from raydc.settings.schedule import Clustering, Pretraining
 
 BYTES = 64
 """A pair of rows costs this much: a coefficient, its gradient and moments, and the copies of the spectral step."""

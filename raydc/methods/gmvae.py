@@ -23,12 +23,12 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.losses.information import entropy, likeliest
 from raydc.losses.mixture import gaussian_kl, likelihood_error, log_gaussian
 from raydc.methods.base import Method, MethodInfo, Parts, StepState, require_probabilities
 from raydc.networks.mixture_vae import MixtureNetwork
-from raydc.settings.schedule import Joint, Optimizer
 
 
 class GMVAE(Method):

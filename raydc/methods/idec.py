@@ -8,9 +8,9 @@ Adam does not see.
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from raydc.core.schedule import Joint, Optimizer
 from raydc.methods.base import AutoencoderMethod, MethodInfo
 from raydc.methods.dec import DEC
-from raydc.settings.schedule import Joint, Optimizer
 
 
 class IDEC(DEC):

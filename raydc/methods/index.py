@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from raydc.settings import described
+from raydc.core.settings import described
 
 if TYPE_CHECKING:
     from raydc.methods.base import Method

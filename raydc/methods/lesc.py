@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from raydc.core.schedule import Clustering
 from raydc.data import Batch
 from raydc.losses.embedding import neighbour_cross_entropy
 from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, FinalKMeansMethod, MethodInfo, Parts, Player, StepState
 from raydc.networks.mlp import ResidualMLP
-from raydc.settings.schedule import Clustering
 
 
 class LESC(FinalKMeansMethod, AutoencoderMethod):

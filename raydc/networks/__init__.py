@@ -5,12 +5,12 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
+from raydc.core.settings import Settings
 from raydc.networks.autoencoder import Autoencoder
 from raydc.networks.conv_autoencoder import ConvAutoencoder
 from raydc.networks.convolution import NO_CONV, NO_MLP
 from raydc.networks.init import Initial
 from raydc.networks.mlp import MLPAutoencoder
-from raydc.settings import Settings
 
 log = logging.getLogger("raydc")
 

@@ -6,10 +6,10 @@ from itertools import pairwise
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from raydc.core.settings import Settings
 from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d
 from raydc.networks.init import begin
 from raydc.networks.norm import BatchNorm
-from raydc.settings import Settings
 
 log = logging.getLogger("raydc")
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from raydc.settings import Settings
+from raydc.core.settings import Settings
 
 MOVES = ("shift", "rotate", "zoom", "crop")
 """Settings that resample images; other rows they leave as they are."""

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from raydc.core.settings import Settings
 from raydc.networks.norm import BatchNorm
-from raydc.settings import Settings
 
 
 class MLPClassifier(nn.Module):

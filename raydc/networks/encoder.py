@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from raydc.core.settings import Settings
 from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d
 from raydc.networks.init import begin
 from raydc.networks.norm import BatchNorm
-from raydc.settings import Settings
 
 log = logging.getLogger("raydc")
 

@@ -18,9 +18,9 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from raydc.core.settings import Settings
 from raydc.networks.convolution import NO_CONV, Conv2d, ConvTranspose2d
 from raydc.networks.norm import BatchNorm
-from raydc.settings import Settings
 
 log = logging.getLogger("raydc")
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from raydc.core.autocast import full_precision
+from raydc.core.settings import Settings
 from raydc.networks.convolution import NO_CONV, NO_MLP, Conv2d, ConvTranspose2d
 from raydc.networks.init import begin
-from raydc.settings import Settings
-from raydc.utils.autocast import full_precision
 
 log = logging.getLogger("raydc")
 

@@ -21,6 +21,9 @@ import torch
 from raydc.artifacts.labels import NOWHERE, Asked
 from raydc.artifacts.model import AS_THEY_ARE, TRUST, ClusteringModel, weights_hash
 from raydc.clustering.distances import FAR
+from raydc.core.fault_injection import failpoint
+from raydc.core.registries import Registered, registered
+from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source, opened
 from raydc.data.open import by_position
 from raydc.data.profile import bad_cells, checksum, complaint, joined
@@ -28,9 +31,6 @@ from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import HANG_AFTER, watch
 from raydc.training.worker_job import trusted
-from raydc.utils.fault_injection import failpoint
-from raydc.utils.registries import Registered, registered
-from raydc.utils.storage import Store
 
 MANIFEST, SUMMARY = "_assignment.json", "_summary.json"
 """Readers of a folder of Parquet pass over names that begin like this."""

@@ -17,13 +17,13 @@ from raydc.artifacts.labels import Drop, Edit, LabelMap, Merge, Rename, Revision
 from raydc.artifacts.model import ClusteringModel
 from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.settings import Settings, build
+from raydc.core.storage import Store
 from raydc.data import DataSettings, Shard
 from raydc.data.sample import spaced_rows
 from raydc.pipelines.assign import OF_ENCODINGS, identity, opened_for
-from raydc.settings import Settings, build
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.payloads import sha256_of
-from raydc.utils.storage import Store
 
 SPLIT_ROWS, SPLIT_VALUES = 2**16, 2**26
 """Rows of the data, and values in them, that are drawn to split a cluster; at most."""

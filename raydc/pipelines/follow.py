@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from raydc.artifacts.model import ClusteringModel
+from raydc.core.storage import Store
 from raydc.data import DataError
 from raydc.tracking import registry
 from raydc.training import alignment
-from raydc.utils.storage import Store
 
 Earlier = tuple[ClusteringModel, str]
 """A model, and what it is called."""

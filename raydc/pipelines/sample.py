@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from raydc.artifacts.labels import NOWHERE
 from raydc.artifacts.model import ClusteringModel
+from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source
 from raydc.data.source import dense
 from raydc.metrics import curation
 from raydc.pipelines import assign
 from raydc.tracking import registry
-from raydc.utils.storage import Store
 
 Kind = Literal["balanced", "prototypes", "near-duplicates"]
 SAMPLE, ABOUT = "sample.parquet", "sample.json"

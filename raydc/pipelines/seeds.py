@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from raydc.core.settings import SettingsError
+from raydc.core.storage import Store
 from raydc.metrics.external import ari, contingency
 from raydc.pipelines.train import View, train_and_record
-from raydc.settings import SettingsError
 from raydc.training.config import RunConfig
 from raydc.training.summary import assignments
-from raydc.utils.storage import Store
 
 RESULT = "seeds.json"
 

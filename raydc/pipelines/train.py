@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.schedule import Clustering, Phase
+from raydc.core.storage import alone
 from raydc.data import Shard
 from raydc.methods.base import Method
 from raydc.pipelines import follow
 from raydc.report import report
-from raydc.settings.schedule import Clustering, Phase
 from raydc.tracking.payloads import alignment_tags
 from raydc.tracking.tracker import RecordPending, Tracker, local_folder
 from raydc.training import alignment, checkpoint, streaming_kmeans
@@ -23,7 +24,6 @@ from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress
 from raydc.training.trainer import Interrupted, Run, Watch, begin, check, finished, run_name, train
 from raydc.training.worker_job import Job
-from raydc.utils.storage import alone
 
 
 class View(Protocol):

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from raydc.core.storage import Store
 from raydc.data import DataSettings
 from raydc.report import page, pictures, words
 from raydc.report.facts import Facts, gather, of_winner, project, typical
-from raydc.utils.storage import Store
 
 MEMBERS = 8
 TOLD_FEATURES = 4

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from raydc.utils.lazy import lazily
+from raydc.core.lazy import lazily
 
 if TYPE_CHECKING:
     from raydc.search.conclude import tune

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from raydc.artifacts.labels import LabelMap
 from raydc.artifacts.model import ClusteringModel, Replica
+from raydc.core.storage import alone
 from raydc.metrics import clarity, hierarchy, stability
 from raydc.pipelines import assign, follow
 from raydc.report import words
@@ -34,7 +35,6 @@ from raydc.search.trial import OUT_OF_MEMORY, OUT_OF_TIME, Record, read_array
 from raydc.training import alignment
 from raydc.training.alignment import Followed
 from raydc.training.worker_job import trusted, write_assignments
-from raydc.utils.storage import alone
 
 SHOWN = (
     "selector",

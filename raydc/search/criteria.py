@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydc.core.registries import PluginError
 from raydc.metrics import graph, internal, stability
 from raydc.metrics.graph import NeighbourGraph
 from raydc.metrics.internal import Index
 from raydc.search.candidate import Candidate, Labels, of_replicas, standing
 from raydc.search.settings import CRITERIA
-from raydc.utils.registries import PluginError
 
 Scores = NDArray[np.float64]
 OfOne = Callable[[Labels, NeighbourGraph], float]

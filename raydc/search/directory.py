@@ -9,15 +9,15 @@ from typing import Any
 
 import optuna
 
+from raydc.core.redact import redact
+from raydc.core.settings import SettingsError, differences
+from raydc.core.storage import LOCK
 from raydc.data import DataError, changes
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context
 from raydc.search.pruner import HalvingWithinMethod
 from raydc.search.space import Space, digest, written
 from raydc.search.trial import STOP
-from raydc.settings import SettingsError, differences
-from raydc.settings.redact import redact
-from raydc.utils.storage import LOCK
 
 STUDY = "raydc"
 DRAWN = 10

@@ -20,6 +20,8 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from raydc import methods
+from raydc.core.settings import SettingsError, build
+from raydc.core.storage import Store
 from raydc.data import features_named
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import watch
@@ -48,10 +50,8 @@ from raydc.search.space import (
     method_settings,
 )
 from raydc.search.trial import RUNGS, STOP, Record, run_task
-from raydc.settings import SettingsError, build
 from raydc.training.config import Training
 from raydc.training.profiling import Profiler
-from raydc.utils.storage import Store
 
 PROCESS = 0.01
 """CPUs of the process that watches over a trial's several workers."""

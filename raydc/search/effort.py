@@ -10,12 +10,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raydc import methods
+from raydc.core.settings import SettingsError
 from raydc.data import DataError
 from raydc.methods.base import Method
 from raydc.pipelines.train import phase_steps
 from raydc.search.evaluation import Context, Task
 from raydc.search.opponents import OPPONENTS
-from raydc.settings import SettingsError
 
 BASELINE_STEPS = 1000
 """Steps at most of the autoencoder that every search compares with: it sets a bar, and `ae_kmeans` is there to be

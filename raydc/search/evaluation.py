@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from raydc import methods
+from raydc.core.registries import Registered, registered
+from raydc.core.settings import unflatten
+from raydc.core.source_file import SourceFile, loaded
+from raydc.core.storage import Store
 from raydc.data import (
     DataError,
     DataProfile,
@@ -32,13 +36,9 @@ from raydc.search.opponents import GRAPH_OPPONENTS, OPPONENTS, Proposal, proposa
 from raydc.search.reference import Reference, of_embedding, of_rows
 from raydc.search.settings import TuneSettings
 from raydc.search.space import method_settings
-from raydc.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.loop import seed_of
 from raydc.training.worker_job import Job
-from raydc.utils.registries import Registered, registered
-from raydc.utils.source_file import SourceFile, loaded
-from raydc.utils.storage import Store
 
 Labels = NDArray[np.int64]
 CURVE = 32

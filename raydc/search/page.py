@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raydc.core.storage import Store
 from raydc.report import page
 from raydc.report.words import gloss, rule, told
 from raydc.search.words import chosen_by, deciding, of_scales, ranked
-from raydc.utils.storage import Store
 
 CAPTIONS = {
     "settings": "Score against each suggested setting; grey: stopped early, red: guarded",

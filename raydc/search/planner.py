@@ -14,6 +14,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from raydc import methods
+from raydc.core import compat
+from raydc.core.fault_injection import failpoint
+from raydc.core.storage import Store
 from raydc.data import DataError
 from raydc.search import scales, selector
 from raydc.search.directory import DRAWN
@@ -30,9 +33,6 @@ from raydc.search.space import (
     takes_clusters,
 )
 from raydc.search.trial import INTERRUPTED, OUT_OF_MEMORY, OUT_OF_TIME, RUNGS, STOP, Record
-from raydc.utils import compat
-from raydc.utils.fault_injection import failpoint
-from raydc.utils.storage import Store
 
 SHARE_OF_TRIALS = 2 / 3
 """Of the time budget; the rest is for replicas."""

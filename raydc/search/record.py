@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from raydc.core.settings import build
+from raydc.core.storage import Store, alone
 from raydc.data import DataSettings
 from raydc.report import of_winner, told
 from raydc.report.page import note
@@ -12,11 +14,9 @@ from raydc.search.driver import check
 from raydc.search.pictures import draw
 from raydc.search.planner import SearchWatch
 from raydc.search.settings import TuneSettings
-from raydc.settings import build
 from raydc.tracking import mlflow_client
 from raydc.tracking.payloads import alignment_tags, summary_metrics
 from raydc.tracking.tracker import RecordPending, Tracker
-from raydc.utils.storage import Store, alone
 
 STATUS = {"finished": "finished", "stopped": "finished", "guarded": "finished", "failed": "failed"}
 """MLflow's word for a trial that is over; it is told once of each."""

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from raydc.core.registries import Registry
+from raydc.core.settings import Settings, public
 from raydc.data.settings import DataSettings
-from raydc.settings import Settings, public
-from raydc.utils.registries import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 import optuna
 
 from raydc import methods
+from raydc.core.registries import PluginError
+from raydc.core.settings import Settings, SettingsError, build, fields, flatten, unflatten
 from raydc.data.settings import DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.base import Method
 from raydc.search.settings import SPACES
-from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
 from raydc.training.config import Training
-from raydc.utils.registries import PluginError
 
 log = logging.getLogger("raydc")
 

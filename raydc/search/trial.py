@@ -19,6 +19,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from raydc.artifacts.model import ClusteringModel
+from raydc.core.autocast import exact_float32
+from raydc.core.storage import OWN, Store
 from raydc.data import DataError, RowsChanged
 from raydc.methods.base import Method, in_batches
 from raydc.metrics import graph
@@ -32,8 +34,6 @@ from raydc.training.placement import NoRoom
 from raydc.training.summary import assignments
 from raydc.training.trainer import TrainingFailed, Watch, on_ray
 from raydc.training.worker_job import Job
-from raydc.utils.autocast import exact_float32
-from raydc.utils.storage import OWN, Store
 
 RUNGS = 10
 """A trial is scored at every tenth of its training."""

@@ -8,7 +8,7 @@ def test_my_method():
 
 from typing import TYPE_CHECKING
 
-from raydc.utils.lazy import lazily
+from raydc.core.lazy import lazily
 
 if TYPE_CHECKING:
     from raydc.testing.check import RULES, check_method

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.settings import build, fields, unflatten
+from raydc.core.storage import Store
 from raydc.data import Shard
 from raydc.methods import load
 from raydc.methods.base import Method
-from raydc.settings import build, fields, unflatten
 from raydc.training import worker_job
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop
-from raydc.utils.storage import Store
 
 K, BATCH = 4, 64
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 import raydc.training.loop
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.settings import Settings, SettingsError, build, fields, flatten, unflatten
 from raydc.data import Shard
 from raydc.methods import load
 from raydc.methods.base import Method, Player
 from raydc.methods.index import MethodInfo
-from raydc.settings import Settings, SettingsError, build, fields, flatten, unflatten
 from raydc.testing.cases import BATCH, K, blobs, flat, loop_over, make, quick_for, restored, saved, settings
 from raydc.training.loop import Loop, Progress
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.registries import registered
+from raydc.core.schedule import Clustering
+from raydc.core.source_file import loaded
 from raydc.data import Batch, Shard
 from raydc.data.shard import DenseRows, split
 from raydc.distributed import collectives
 from raydc.methods import PLUGINS, load
 from raydc.methods.base import Method, StepState
-from raydc.settings.schedule import Clustering
 from raydc.testing.cases import blobs, settings
 from raydc.testing.contract import require
 from raydc.training.loop import Loop, share_gradients
-from raydc.utils.registries import registered
-from raydc.utils.source_file import loaded
 
 ROWS, GROUP, FIRST = 48, 8, 32
 """Rows in all, in a row group, and in the first of two shards."""

@@ -26,8 +26,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from sqlalchemy.exc import SQLAlchemyError
 
 from raydc.artifacts.model import TRUST, ModelError, ModelFacts, facts_of
-from raydc.settings import flatten
-from raydc.settings.redact import redact
+from raydc.core.redact import redact
+from raydc.core.settings import flatten
 from raydc.tracking import mlflow_database
 from raydc.tracking.mlflow_options import RETRIES, options
 from raydc.tracking.payloads import Point, code_of, environment, example_rows, sha256_of

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raydc.utils.storage import OWN, Store
+from raydc.core.storage import OWN, Store
 
 OUTBOX = f"{OWN}/outbox.jsonl"
 PART = 2**14

@@ -19,10 +19,10 @@ import yaml
 from mlflow import MlflowClient
 
 from raydc.artifacts.model import ABOUT, FILE, ClusteringModel, ModelError
-from raydc.settings.redact import redact
+from raydc.core.redact import redact
+from raydc.core.storage import Store
 from raydc.tracking.mlflow_client import RECORD, RegistryError, RegistryRefused, asking, check_name, cut, find, reading
 from raydc.tracking.payloads import beats, not_comparable, sha256_of
-from raydc.utils.storage import Store
 
 log = logging.getLogger("raydc")
 

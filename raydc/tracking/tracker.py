@@ -21,14 +21,14 @@ from types import MappingProxyType
 from typing import Any
 
 from raydc.artifacts.model import ModelError
-from raydc.settings import flatten
-from raydc.settings.redact import redact
+from raydc.core.redact import redact
+from raydc.core.settings import flatten
+from raydc.core.storage import Store, alone
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.mlflow_client import RegistryError, RegistryRefused
 from raydc.tracking.outbox import OUTBOX, Message, Outbox
 from raydc.tracking.payloads import Point, metrics_of, sha256_of, summary_metrics
 from raydc.tracking.registry import Promotion
-from raydc.utils.storage import Store, alone
 
 log = logging.getLogger("raydc")
 

@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from raydc.artifacts.labels import NOWHERE, LabelMap
 from raydc.artifacts.model import ClusteringModel, relabel
+from raydc.core.storage import OWN, Store
 from raydc.data import open_source
 from raydc.data.sample import spaced_rows
 from raydc.metrics.alignment import THRESHOLD, align
 from raydc.training.summary import labels_at
 from raydc.training.worker_job import Job, write_assignments
-from raydc.utils.storage import OWN, Store
 
 EARLIER, VERSION = f"{OWN}/aligned_to", f"{OWN}/aligned_to/version.json"
 """The earlier model in an output directory, and what it is called: written last, so that the model is whole."""

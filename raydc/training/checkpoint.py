@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raydc.core.fault_injection import failpoint
+from raydc.core.storage import Store, sealed, unsealed
 from raydc.distributed import collectives
 from raydc.training.loop import Loop
-from raydc.utils.fault_injection import failpoint
-from raydc.utils.storage import Store, sealed, unsealed
 
 log = logging.getLogger("raydc")
 

@@ -9,11 +9,11 @@ import yaml
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
 
 from raydc import methods
+from raydc.core.redact import redact
+from raydc.core.registries import Registered, registered
+from raydc.core.settings import Settings, SettingsError, build, flatten, public, unflatten
+from raydc.core.source_file import SourceFile
 from raydc.data.settings import DataSettings
-from raydc.settings import Settings, SettingsError, build, flatten, public, unflatten
-from raydc.settings.redact import redact
-from raydc.utils.registries import Registered, registered
-from raydc.utils.source_file import SourceFile
 
 if TYPE_CHECKING:
     from raydc.methods.base import Method

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from raydc.core.storage import Store
 from raydc.data import DataProfile, DataSettings, Seen, Source, look, opened, profile_rows, recalled, written
 from raydc.data.source import Piece
 from raydc.distributed import ray_cluster
-from raydc.utils.storage import Store
 
 NAME = "profile.npz"
 MUCH = 2**32

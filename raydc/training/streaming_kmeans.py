@@ -24,6 +24,9 @@ from raydc.centroid_service.worker import rows_of, work
 from raydc.clustering.distances import Counts, Distances, merge, to_nearest
 from raydc.clustering.kmeans import accumulate
 from raydc.clustering.kmeans.iteration import Clustering
+from raydc.core.autocast import exact_float32
+from raydc.core.fault_injection import failpoint
+from raydc.core.storage import Store
 from raydc.data import RowBlock, opened, read_group
 from raydc.data.kept import KeptBlocks, Scaled, room_of
 from raydc.data.source import Block, dense
@@ -32,9 +35,6 @@ from raydc.distributed.ray_cluster import gpu_for_each
 from raydc.methods.base import Method, in_batches
 from raydc.training.loop import Progress
 from raydc.training.worker_job import Job, local_device, trusted, write_assignments
-from raydc.utils.autocast import exact_float32
-from raydc.utils.fault_injection import failpoint
-from raydc.utils.storage import Store
 
 SNAPSHOTS, STAGED = "checkpoints/centroids", "checkpoints/rows"
 PART_ROWS = 2**17

@@ -14,10 +14,10 @@ import torch
 
 from raydc.artifacts.labels import NOWHERE
 from raydc.artifacts.model import ClusteringModel, relabel
+from raydc.core.storage import Store
 from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
 from raydc.metrics import clarity, external, graph, hierarchy, monitors
 from raydc.training.worker_job import Job
-from raydc.utils.storage import Store
 
 SAMPLE = 4000
 """Rows on which the label-free measures are taken, drawn at random and the same in every run."""

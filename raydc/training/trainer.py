@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from raydc.core.settings import SettingsError, differences, flatten
+from raydc.core.storage import LOCK, Store
 from raydc.data import DataError, changes, dropped_table, opened
 from raydc.distributed import ray_cluster
-from raydc.settings import SettingsError, differences, flatten
 from raydc.training import alignment, profiles, streaming_kmeans, worker_job
 from raydc.training.checkpoint import CheckpointError
 from raydc.training.config import RunConfig
@@ -25,7 +26,6 @@ from raydc.training.profiling import Profiler
 from raydc.training.ray_worker import Reporter, work
 from raydc.training.summary import summarise
 from raydc.training.worker_job import Job
-from raydc.utils.storage import LOCK, Store
 
 
 class Interrupted(RuntimeError):

@@ -26,6 +26,10 @@ from raydc.artifacts.model import TRUST, ClusteringModel
 from raydc.clustering import distances
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.distances import Distances
+from raydc.core.autocast import exact_float32
+from raydc.core.fault_injection import failpoint
+from raydc.core.settings import SettingsError, fields
+from raydc.core.storage import Store
 from raydc.data import (
     DataError,
     DataProfile,
@@ -42,13 +46,9 @@ from raydc.data import (
 )
 from raydc.distributed import collectives, ray_cluster
 from raydc.methods.base import Method, copy_pretrained, in_batches
-from raydc.settings import SettingsError, fields
 from raydc.training import checkpoint
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress, seed_of
-from raydc.utils.autocast import exact_float32
-from raydc.utils.fault_injection import failpoint
-from raydc.utils.storage import Store
 
 log = logging.getLogger("raydc")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks import quality, selection, steadiness, training_speed
+from raydc.core.settings import SettingsError
 from raydc.data import ArraySource, DataSettings
-from raydc.settings import SettingsError
 
 TINY = ["network.hidden=[32]", "network.latent=4", "denoise.length=1", "pretrain.length=2", "cluster.length=3"]
 

@@ -1,5 +1,6 @@
 import pytest
 
+from raydc.core.settings import SettingsError, build
 from raydc.data import memory
 from raydc.methods.dac import DAC
 from raydc.methods.dcc import DCC
@@ -7,7 +8,6 @@ from raydc.methods.dsc import DSC
 from raydc.methods.jule import JULE
 from raydc.networks.encoder import Encoder
 from raydc.networks.strided_autoencoder import Strided
-from raydc.settings import SettingsError, build
 
 
 def test_dcc_refuses_a_number_of_clusters_with_the_reason() -> None:

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from raydc.core.settings import SettingsError, build
 from raydc.data import ArraySource, DataError, DataSettings, Source, open_source, opened, profile_rows, units
 from raydc.data.encoding import Encoding
-from raydc.settings import SettingsError, build
 
 N = 300
 RNG = np.random.default_rng(0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raydc.core.settings import build
 from raydc.data import DataError, DataSettings, Source, open_source, profile_rows, read_labels
 from raydc.data.images import pixels
-from raydc.settings import build
 
 CORNERS = np.zeros((40, 40), np.uint8)
 CORNERS[:20, :20] = 200

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raydc.core.settings import build
 from raydc.data import DataError, DataSettings, Source, open_source, profile_rows, read_labels
 from raydc.data.columns import is_key
 from raydc.data.kinds import numpy_type, unified
 from raydc.data.sketch import KEPT, Ids
-from raydc.settings import build
 
 N = 120
 X = np.random.default_rng(0).normal(size=(N, 3))

@@ -14,6 +14,7 @@ import pytest
 from raydc import DataWarning, DeepClustering
 from raydc.artifacts.model import ClusteringModel
 from raydc.cli import main as cli
+from raydc.core.storage import Store
 from raydc.data import DataError, DataProfile, DataSettings, open_source, profile_rows
 from raydc.pipelines.assign import assign
 from raydc.report import facts
@@ -21,7 +22,6 @@ from raydc.search.evaluation import prepare as context_of
 from raydc.search.settings import TuneSettings
 from raydc.training import profiling
 from raydc.training.trainer import check, train
-from raydc.utils.storage import Store
 from tests.support import run_cases, runs
 
 BAD = [0, 5, 50, 299]

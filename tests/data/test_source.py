@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from sklearn.datasets import load_digits
 
+from raydc.core.settings import SettingsError, build
 from raydc.data import (
     ArraySource,
     DataError,
@@ -25,7 +26,6 @@ from raydc.data import (
 )
 from raydc.data.files import open_columns
 from raydc.data.source import cut
-from raydc.settings import SettingsError, build
 
 X = np.arange(60, dtype=np.float32).reshape(10, 6)
 

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.centroid_service import actors as over_ray
+from raydc.core.settings import unflatten
+from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, open_source, profile_rows, read_group, staged, table
 from raydc.data.staged import Staged, lay_out, shared_groups
-from raydc.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.trainer import check, train
-from raydc.utils.storage import Store
 from tests.support import runs
 
 ROWS, WORKERS = 4000, 4

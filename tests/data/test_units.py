@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from raydc import DeepClustering
 from raydc.cli.console import Live
+from raydc.core.settings import unflatten
 from raydc.data import (
     ArraySource,
     DataProfile,
@@ -26,7 +27,6 @@ from raydc.data import (
 from raydc.data.settings import ScalingKind
 from raydc.data.units import dominating, far_off, one_unit, suited
 from raydc.pipelines.train import train_and_record
-from raydc.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.worker_job import prepare
 

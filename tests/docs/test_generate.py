@@ -9,7 +9,7 @@ import pytest
 
 from raydc import methods
 from raydc.cli import main as cli
-from raydc.settings import fields
+from raydc.core.settings import fields
 from tests.support.manual import ROOT, blocks, written_pages
 
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")

@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import torch
 
+from raydc.core.settings import build
 from raydc.data import Shard
 from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
 from raydc.methods.base import StepState
 from raydc.methods.catgan import CatGAN
 from raydc.networks.gan import AdversarialNetwork, ScoreAndCode
-from raydc.settings import build
 
 HEAD = partial(ScoreAndCode, clusters=5, continuous=2)
 

@@ -17,12 +17,12 @@ from torch.distributions import (
 
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.gmm import fit_mixture
+from raydc.core.settings import build
 from raydc.data import Shard
 from raydc.losses.mixture import bernoulli_error, gaussian_kl, log_gaussian, log_joint, log_joint_full, mixture_kl
 from raydc.methods.base import StepState
 from raydc.methods.gmvae import GMVAE
 from raydc.methods.vade import VaDE
-from raydc.settings import build
 
 
 @pytest.fixture

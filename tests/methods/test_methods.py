@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from raydc.clustering import Clusters
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.settings import SettingsError, build, unflatten
 from raydc.data import Batch, Shard
 from raydc.losses.reconstruction import mean_squared_error
 from raydc.losses.robust_continuous import geman_mcclure, linked_pairs
@@ -17,7 +18,6 @@ from raydc.methods import available, load
 from raydc.methods.base import Parts, StepState
 from raydc.methods.dcc import DCC
 from raydc.networks.augment import Augment
-from raydc.settings import SettingsError, build, unflatten
 from raydc.testing import RULES, contract
 from raydc.testing.cases import blobs, loop_over, settings
 from raydc.testing.parallel import TOLERANCE, Measured, apart, compare_all, two_workers_are_one

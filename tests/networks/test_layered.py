@@ -10,13 +10,13 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.settings import build
 from raydc.data import Shard
 from raydc.methods.base import StepState
 from raydc.methods.depict import DEPICT
 from raydc.networks.classifier import Classifier
 from raydc.networks.layered import LayeredNetwork
 from raydc.networks.vae import VariationalNetwork
-from raydc.settings import build
 from raydc.training.loop import Loop
 
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.cli.main import DATA_ERROR, USAGE_ERROR, main
+from raydc.core.storage import Store
 from raydc.tracking.registry import load
-from raydc.utils.storage import Store
 from tests.support import run_cases
 
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.cli.main import USAGE_ERROR, main
+from raydc.core.settings import SettingsError
+from raydc.core.storage import Store
 from raydc.pipelines.seeds import agreement, seeds_of, spread
-from raydc.settings import SettingsError
-from raydc.utils.storage import Store
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("0..2", [0, 1, 2]), ("7,3", [7, 3])])

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raydc.core.settings import SettingsError, unflatten
 from raydc.data import DataError
 from raydc.methods import available, load
 from raydc.pipelines.train import plan
-from raydc.settings import SettingsError, unflatten
 from raydc.training.config import RunConfig
 
 

@@ -15,10 +15,10 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 
 from raydc.artifacts.model import ClusteringModel
+from raydc.core.storage import Store
 from raydc.data import DataSettings, open_source
 from raydc.methods.kmeans import KMeans
 from raydc.report import facts, page, pictures, report, words, write
-from raydc.utils.storage import Store
 from tests.support import run_cases
 
 

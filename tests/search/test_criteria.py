@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
+from raydc.core import registries
+from raydc.core.registries import PluginError
+from raydc.core.settings import SettingsError, build
 from raydc.data.settings import DataSettings
 from raydc.metrics import graph
 from raydc.search import criteria
 from raydc.search.candidate import Candidate
 from raydc.search.criteria import Comparison
 from raydc.search.settings import CRITERIA, TuneSettings
-from raydc.settings import SettingsError, build
-from raydc.utils import registries
-from raydc.utils.registries import PluginError
 
 
 @pytest.fixture

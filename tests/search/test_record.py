@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.cli import main as cli
+from raydc.core.storage import Occupied, Store
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.report import words
@@ -20,7 +21,6 @@ from raydc.search.record import evidence, record, tune_and_record
 from raydc.tracking import registry
 from raydc.tracking.payloads import beats
 from raydc.tracking.tracker import Tracker
-from raydc.utils.storage import Occupied, Store
 from tests.report.test_report import overlaps
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import optuna
 import pytest
 
+from raydc.core.settings import SettingsError
 from raydc.search import SearchError, TuneSettings, trial, tune
 from raydc.search.directory import open_study, same_search
 from raydc.search.driver import _reasons
 from raydc.search.evaluation import prepare
 from raydc.search.space import load_space, suggest
-from raydc.settings import SettingsError
 from tests.support.searches import FIXED, SPACES, asked, rows, states, written
 
 

@@ -16,6 +16,8 @@ import optuna
 import pytest
 import torch
 
+from raydc.core.settings import SettingsError
+from raydc.core.storage import Occupied, Store
 from raydc.data import DataError, opened
 from raydc.data.memory import refuse_beyond_memory
 from raydc.search import SearchError, SearchInterrupted, SearchState, SearchWatch, trial, tune
@@ -26,8 +28,6 @@ from raydc.search.evaluation import Context, Task, prepare
 from raydc.search.planner import Planner
 from raydc.search.space import Rows
 from raydc.search.trial import Record
-from raydc.settings import SettingsError
-from raydc.utils.storage import Occupied, Store
 from tests.support.searches import SPACES, asked, rows, states, written
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from raydc.artifacts.labels import LabelMap, Merge, Rename
 from raydc.artifacts.model import TRUST, ClusteringModel
+from raydc.core.settings import SettingsError
+from raydc.core.storage import Store
 from raydc.metrics import graph
 from raydc.metrics.stability import row_agreement
 from raydc.pipelines.assign import read
@@ -24,8 +26,6 @@ from raydc.search.driver import room
 from raydc.search.evaluation import Task, baselines, halfway, kmeans_curve, prepare, subsample
 from raydc.search.planner import Planner
 from raydc.search.trial import STOP, Flags, FlagWatch, Record, _judge, run_task
-from raydc.settings import SettingsError
-from raydc.utils.storage import Store
 from tests.support.searches import BASELINES, SPACES, asked, rows, states, table, written
 
 

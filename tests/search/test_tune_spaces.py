@@ -9,6 +9,8 @@ import optuna
 import pytest
 
 from raydc import methods
+from raydc.core import compat
+from raydc.core.settings import SettingsError
 from raydc.search.space import (
     IMAGES,
     Rows,
@@ -20,8 +22,6 @@ from raydc.search.space import (
     methods_for,
     suggest,
 )
-from raydc.settings import SettingsError
-from raydc.utils import compat
 from tests.support.searches import own_space
 
 SPACES = Path(__file__).parents[2] / "tune_spaces"

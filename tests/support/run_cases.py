@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydc.settings import unflatten
+from raydc.core.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.trainer import check, train
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from raydc.artifacts.model import ClusteringModel
-from raydc.settings import unflatten
+from raydc.core.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.trainer import check, train
 

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from raydc.artifacts.model import ClusteringModel
 from raydc.cli import main as cli
+from raydc.core.storage import Store
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.tracking import registry
@@ -18,7 +19,6 @@ from raydc.tracking.mlflow_client import RegistryError
 from raydc.tracking.outbox import OUTBOX, PART, Message, Outbox
 from raydc.tracking.tracker import RecordPending, Tracker, flush
 from raydc.training.loop import Progress
-from raydc.utils.storage import Store
 from tests.support import run_cases
 from tests.support.servers import free_port
 

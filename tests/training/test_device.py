@@ -15,13 +15,13 @@ from raydc.clustering import KMeansResult
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.kmeans import init
 from raydc.clustering.kmeans.options import USUAL, KMeansOptions
+from raydc.core.settings import unflatten
 from raydc.data import Shard
 from raydc.distributed import collectives
 from raydc.methods import available
 from raydc.search import TuneSettings
 from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import Record, run_task
-from raydc.settings import unflatten
 from raydc.testing.cases import K, run_job, short_settings
 from raydc.training import streaming_kmeans, worker_job
 from raydc.training.config import RunConfig

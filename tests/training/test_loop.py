@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.settings import build, unflatten
 from raydc.data import Shard
 from raydc.data.shard import DenseRows
 from raydc.distributed import collectives
 from raydc.methods import load
 from raydc.methods.base import Method
-from raydc.settings import build, unflatten
 from raydc.testing.cases import K, blobs, loop_over
 from raydc.training.loop import Loop
 

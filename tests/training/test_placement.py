@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc.cli import main as cli
-from raydc.settings import SettingsError, build
+from raydc.core.settings import SettingsError, build
 from raydc.training.config import Training, Workers
 from tests.cli.test_main import options
 from tests.support.ray_nodes import Nodes

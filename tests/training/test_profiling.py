@@ -9,6 +9,7 @@ import pytest
 import ray
 from scipy import sparse
 
+from raydc.core.storage import Store
 from raydc.data import ArraySource, DataError, DataSettings, open_source, profile_rows
 from raydc.data.profile import DataProfile, recalled, written
 from raydc.search import SearchInterrupted, SearchWatch
@@ -17,7 +18,6 @@ from raydc.search.settings import TuneSettings
 from raydc.training import profiling
 from raydc.training.profiling import NAME, Profiler, parts_of
 from raydc.training.trainer import Interrupted, Watch, check, train
-from raydc.utils.storage import Store
 from tests.support.run_cases import table, write
 from tests.support.runs import config
 

@@ -14,9 +14,9 @@ import torch
 from raydc import DeepClustering
 from raydc.artifacts.model import ClusteringModel
 from raydc.centroid_service import actors as over_ray
+from raydc.core.settings import SettingsError, unflatten
 from raydc.data import DataError, kept, split
 from raydc.pipelines.train import plan
-from raydc.settings import SettingsError, unflatten
 from raydc.training import streaming_kmeans
 from raydc.training.config import RunConfig
 from raydc.training.trainer import Interrupted, Watch, check, run_name, train

@@ -18,16 +18,16 @@ from sklearn.datasets import load_digits
 from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.cli import main as cli
 from raydc.cli.console import Live
+from raydc.core.settings import SettingsError, unflatten
+from raydc.core.storage import Store
 from raydc.data import DataError, Shard, load_shard, open_source, partition
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines.train import train_and_record
-from raydc.settings import SettingsError, unflatten
 from raydc.training import checkpoint
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress
 from raydc.training.trainer import Interrupted, Watch, begin, check, train
 from raydc.training.worker_job import prepare, work
-from raydc.utils.storage import Store
 from tests.support.ray_nodes import freed
 from tests.support.runs import config, in_child, weights
 

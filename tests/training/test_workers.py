@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from raydc.core.storage import Store
 from raydc.distributed import collectives
 from raydc.training import worker_job
-from raydc.utils.storage import Store
 from tests.support.runs import config, weights
 from tests.training.test_trainer import flip
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from raydc.settings import Settings
+from raydc.core.settings import Settings
 
 
 class KMeansOptions(Settings):

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from raydc.utils.compat import array_data, nothing, steps, variable
+from raydc.core.compat import array_data, nothing, steps, variable
 
 LANES = 16
 ROWS = 16

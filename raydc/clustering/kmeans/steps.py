@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raydc.clustering.kmeans import kernels
 from raydc.clustering.kmeans.simd import LANES, ROWS
-from raydc.utils.autocast import exact_float32
+from raydc.core.autocast import exact_float32
 
 LARGEST = 1e15
 """Beyond this, squared distances leave the range of float32."""

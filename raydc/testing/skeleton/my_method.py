@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, Shard
 from raydc.losses.kmeans import kmeans_loss
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, StepState
-from raydc.settings.schedule import Joint, Optimizer
 
 
 # AutoencoderMethod brings the network and its pretraining, CentroidMethod how rows are assigned to centroids

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raydc.utils.errors import Occupied
+from raydc.core.errors import Occupied
 
 OWN = ".raydc"
 """Folder of an output directory for what is no result: raydc's own notes to itself."""

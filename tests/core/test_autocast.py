@@ -10,8 +10,8 @@ import torch
 from raydc import DeepClustering
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.steps import FixedPoint, Geometry
+from raydc.core.autocast import exact_float32, full_precision
 from raydc.methods.aljalbout import Aljalbout
-from raydc.utils.autocast import exact_float32, full_precision
 from tests.support.remote_storage import elsewhere
 
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from raydc.core.schedule import Clustering, Joint, Phase, steps
+from raydc.core.settings import Settings, SettingsError, build, differences, fields, flatten, unflatten
 from raydc.methods import available, load
-from raydc.settings import Settings, SettingsError, build, differences, fields, flatten, unflatten
-from raydc.settings.schedule import Clustering, Joint, Phase, steps
 from raydc.training.config import RunConfig, overlaid, read_yaml
 
 RUN = {"method": {"name": "dec"}, "data": {"path": "digits"}, "output": {"out": "somewhere"}}

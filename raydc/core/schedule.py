@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raydc.settings import Settings, fields
+from raydc.core.settings import Settings, fields
 
 
 def _length(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from raydc.settings.redact import holds_secret, redact
+from raydc.core.redact import holds_secret, redact
 
 T = TypeVar("T", bound="Settings")
 

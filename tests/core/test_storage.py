@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from raydc.utils.storage import Store, sealed, unsealed
+from raydc.core.storage import Store, sealed, unsealed
 
 
 def test_files_come_back_and_are_listed(tmp_path):

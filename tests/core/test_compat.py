@@ -1,4 +1,4 @@
-"""What other packages do not promise: it still is what raydc/utils/compat.py takes it for, and nobody else uses it."""
+"""What other packages do not promise: it still is what raydc/core/compat.py takes it for, and nobody else uses it."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from raydc.utils import compat
+from raydc.core import compat
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "raydc").rglob("*.py"))}
@@ -95,7 +95,7 @@ def test_what_is_not_promised_is_noticed(line: str) -> None:
 
 def test_compat_imports_nothing_before_it_is_needed() -> None:
     slow = ("ray", "mlflow", "numba", "optuna", "torch", "sklearn", "numpy")
-    program = f"import sys, raydc.utils.compat; sys.exit(bool(set({slow}) & set(sys.modules)))"
+    program = f"import sys, raydc.core.compat; sys.exit(bool(set({slow}) & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """What raydc uses of other packages though they do not promise it, each with the reason; only here are such names.
 
-Versions in pyproject.toml end before the next minor one of a package that stands here, and tests/utils/test_compat.py
+Versions in pyproject.toml end before the next minor one of a package that stands here, and tests/core/test_compat.py
 has a test of each. Nothing is imported before it is needed.
 """
 
