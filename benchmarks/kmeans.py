@@ -39,8 +39,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raydc.centroid_service.service import ServicePlan, State
-from raydc.centroid_service.worker import contribution
+from raydc.clustering.centroid_service.service import ServicePlan, State
+from raydc.clustering.centroid_service.worker import contribution
 from raydc.clustering.kmeans import steps
 from raydc.clustering.kmeans.iteration import Clustering
 from raydc.clustering.kmeans.steps import FixedPoint, Geometry

@@ -27,11 +27,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from raydc import methods
+from raydc.clustering.metrics.external import accuracy, ari, contingency, nmi
 from raydc.core.settings import SettingsError, fields, unflatten
 from raydc.core.storage import Store
 from raydc.data import ArraySource, DataSettings, Source, open_source
 from raydc.methods.base import AutoencoderMethod
-from raydc.metrics.external import accuracy, ari, contingency, nmi
 from raydc.training.config import RunConfig
 from raydc.training.loop import Progress
 from raydc.training.worker_job import Job, in_process, prepare

@@ -25,10 +25,10 @@ from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 
 from raydc import DeepClustering
+from raydc.clustering.metrics import graph
+from raydc.clustering.metrics.external import contingency, nmi
+from raydc.clustering.metrics.graph import NeighbourGraph
 from raydc.data import DataSettings, open_source, profile_rows, units
-from raydc.metrics import graph
-from raydc.metrics.external import contingency, nmi
-from raydc.metrics.graph import NeighbourGraph
 from raydc.search.views import USUAL, choose, views
 
 Labels = NDArray[np.int64]

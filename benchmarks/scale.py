@@ -11,7 +11,7 @@ GPUs, 8 to a node, of `--flops` flop/s and `--link` bytes/s, for four ways to br
 
     star        every worker pushes all sums to one actor
     sharded     to as many actors as raydc starts at this size, each for its clusters (shards.py)
-    nodes       the same, but the workers of a node add theirs up first (raydc.centroid_service.ledger.merge)
+    nodes       the same, but the workers of a node add theirs up first (raydc.clustering.centroid_service.ledger.merge)
     scattered   sums are reduce-scattered between workers, and each pushes its slice to one of the actors
 
 raydc does the first three. The fourth is what it would take where the third is no longer small beside the assignment.
@@ -37,9 +37,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from raydc.centroid_service import actors as over_ray
-from raydc.centroid_service.service import CentroidService, Contribution, ServicePlan
-from raydc.centroid_service.worker import Service, contribution, work
+from raydc.clustering.centroid_service import actors as over_ray
+from raydc.clustering.centroid_service.service import CentroidService, Contribution, ServicePlan
+from raydc.clustering.centroid_service.worker import Service, contribution, work
 from raydc.core.settings import unflatten
 from raydc.data import RowBlock, open_source, split
 from raydc.training.config import RunConfig

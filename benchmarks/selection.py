@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.datasets import load_digits
 
+from raydc.clustering.metrics.external import accuracy, ari, contingency, nmi
 from raydc.core.storage import Store
-from raydc.metrics.external import accuracy, ari, contingency, nmi
 from raydc.search import SearchError, SearchInterrupted, SearchWatch, TuneSettings, criteria, tune
 from raydc.search.candidate import Candidate
 from raydc.search.conclude import candidate

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from raydc.metrics.external import accuracy, contingency, nmi
+from raydc.clustering.metrics.external import accuracy, contingency, nmi
 from raydc.search import TuneSettings, tune
 from raydc.search.evaluation import prepare
 from raydc.search.trial import Record, read_array

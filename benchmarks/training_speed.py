@@ -32,7 +32,7 @@ from raydc import methods
 from raydc.clustering.collective import CollectiveClusters
 from raydc.core.settings import build, unflatten
 from raydc.data import DataSettings, DenseRows, Shard, open_source, partition, split
-from raydc.losses.hardening import hardening, sharpen
+from raydc.networks.losses.hardening import hardening, sharpen
 from raydc.training.loop import Loop
 
 console = Console(width=140)

@@ -33,14 +33,15 @@ ROOMS = {
     "clustering": "what a method sees of other workers; k-means, graphs, linkage",
     "data": "sources, checks, scaling, shards",
     "networks": "autoencoders and classifiers",
-    "losses": "pure functions",
-    "metrics": "scores with labels, and without",
+    "networks.losses": "pure functions",
+    "clustering.metrics": "scores with labels, and without",
     "core.settings": "the base of every configuration",
     "report": "pictures and the page",
     "testing": "the contract of methods, for those of your own",
 }
-"""What others may build on, rooms and modules; the rest (training, distributed, centroid_service, core, cli) is raydc's
-own."""
+"""What others may build on, rooms and modules."""
+OWN = ("training", "distributed", "clustering.centroid_service", "core", "cli")
+"""What is raydc's own, but for what stands above."""
 
 
 def write(to: Path) -> None:
@@ -220,9 +221,9 @@ def markdown(docstring: str) -> str:
 def api_index() -> str:
     intro = (
         "What others may build on, from the docstrings: shapes stand in brackets, K is the number of clusters, D of "
-        "features, N of rows, B of those of a batch. The rooms `training`, `distributed`, `centroid_service`, `core` "
-        "and `cli` are raydc's own, but for what is listed here, and may change in any release; "
-        "[architecture](../../architecture.md) says what they hold."
+        "features, N of rows, B of those of a batch. The rooms "
+        f"{', '.join(f'`{room}`' for room in OWN)} are raydc's own, but for what is listed here, and may change in any "
+        "release; [architecture](../../architecture.md) says what they hold."
     )
     listed = "\n".join(f"- [raydc.{room}]({room}.md): {text}" for room, text in ROOMS.items())
     listed = "- [raydc](raydc.md): what `import raydc` offers\n" + listed
@@ -274,7 +275,7 @@ def room_page(room: str) -> str:
 def modules_of(room: str) -> list[Path]:
     """Files of a room or module, without those of rooms within it that have a page of their own."""
     place = PACKAGE.joinpath(*room.split("."))
-    within = [PACKAGE.joinpath(*other.split(".")) for other in ROOMS if other.startswith(f"{room}.")]
+    within = [PACKAGE.joinpath(*other.split(".")) for other in (*ROOMS, *OWN) if other.startswith(f"{room}.")]
     files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     return [path for path in files if not any(path.is_relative_to(other) for other in within)]
 

@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from raydc.cli.main import main as raydc
-from raydc.metrics import external
+from raydc.clustering.metrics import external
 
 CLUSTERS = 10
 SPACE = Path(__file__).parents[1] / "tune_spaces" / "imsat.py"

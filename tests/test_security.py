@@ -21,9 +21,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from raydc.artifacts.model import ALLOW_CODE, ClusteringModel, ModelError
-from raydc.centroid_service.service import ServicePlan
-from raydc.centroid_service.snapshots import Snapshots
 from raydc.cli import main as cli
+from raydc.clustering.centroid_service.service import ServicePlan
+from raydc.clustering.centroid_service.snapshots import Snapshots
 from raydc.core.redact import holds_secret, redact
 from raydc.core.settings import SettingsError, build
 from raydc.core.storage import Store, sealed, unsealed

@@ -7,11 +7,11 @@ from typing import Any
 
 import psutil
 import ray
+from tests.centroid_service.test_actors import Rows
 
 from benchmarks.faults import service, training
 from benchmarks.faults.lab import MARK, Lab, fault, mtime
-from raydc.centroid_service import actors as over_ray
-from tests.centroid_service.test_actors import Rows
+from raydc.clustering.centroid_service import actors as over_ray
 from tests.cli.test_main import options
 from tests.support import runs
 from tests.support.ray_nodes import Nodes

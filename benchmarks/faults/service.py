@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import ray
-
-from benchmarks.faults.lab import Lab, fault, mtime
-from raydc.centroid_service import actors as over_ray
-from raydc.centroid_service.service import CentroidService, Contribution, ServicePlan
-from raydc.centroid_service.snapshots import Fenced
-from raydc.centroid_service.worker import contribution, work
-from raydc.data.shard import RowBlock, split
 from tests.centroid_service.test_actors import POINTS, Mortal, MortalShard, Rows, alone, left
 from tests.centroid_service.test_actors import once as first_time
+
+from benchmarks.faults.lab import Lab, fault, mtime
+from raydc.clustering.centroid_service import actors as over_ray
+from raydc.clustering.centroid_service.service import CentroidService, Contribution, ServicePlan
+from raydc.clustering.centroid_service.snapshots import Fenced
+from raydc.clustering.centroid_service.worker import contribution, work
+from raydc.data.shard import RowBlock, split
 from tests.support.waiting import Patience
 
 ROOT = Path(__file__).parents[2]

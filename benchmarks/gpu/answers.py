@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.gpu.row import DrawsOfTheCPU, Row, apart, differ, states_apart
 from raydc.artifacts.model import ClusteringModel
-from raydc.centroid_service.service import CentroidService, ServicePlan
-from raydc.centroid_service.worker import work
 from raydc.clustering import KMeansOptions
+from raydc.clustering.centroid_service.service import CentroidService, ServicePlan
+from raydc.clustering.centroid_service.worker import work
 from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Shard, split
 from raydc.methods import available

@@ -27,8 +27,8 @@ from raydc.data import encoding as coding
 from raydc.data.encoding import Encoding
 from raydc.data.inputs import is_table, rows_of
 from raydc.data.scaling import Scaling
-from raydc.losses.hardening import exact_squared_distances
 from raydc.methods.base import ROWS, Method, in_batches
+from raydc.networks.losses.hardening import exact_squared_distances
 
 FORMAT = 5
 ABOUT, WEIGHTS = "model.json", "state.safetensors"

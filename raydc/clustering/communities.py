@@ -5,7 +5,7 @@ from graspologic_native import leiden_csr
 from numpy.typing import NDArray
 from scipy import sparse
 
-from raydc.metrics.graph import NeighbourGraph
+from raydc.clustering.metrics.graph import NeighbourGraph
 
 Labels = NDArray[np.int64]
 RESOLUTIONS: tuple[float, ...] = tuple(np.geomspace(0.02, 12, 24).tolist())

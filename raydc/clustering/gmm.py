@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.losses.mixture import log_joint, log_joint_full
+from raydc.networks.losses.mixture import log_joint, log_joint_full
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.data import Batch, Shard
-from raydc.losses.locality import heat_kernel
+from raydc.networks.losses.locality import heat_kernel
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.floating[Any]]

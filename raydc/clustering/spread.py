@@ -18,7 +18,7 @@ from scipy.special import digamma, polygamma
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.losses.hardening import exact_squared_distances
+from raydc.networks.losses.hardening import exact_squared_distances
 
 NEAR = 0.99
 """Share of the rows, the nearest ones, that tell how wide clusters are."""

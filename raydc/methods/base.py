@@ -15,12 +15,12 @@ from raydc.core.autocast import exact_float32
 from raydc.core.schedule import Clustering, Length, Optimizer, Phase, Pretraining, Reset
 from raydc.core.settings import Settings, SettingsError, fields, flatten, unflatten
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.posterior import nearest
-from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.index import MethodInfo
 from raydc.networks import Autoencoder, Network
 from raydc.networks.augment import Augment
 from raydc.networks.init import redraw
+from raydc.networks.losses.posterior import nearest
+from raydc.networks.losses.reconstruction import mean_squared_error
 
 NO_LENGTH = "0 steps"
 """Of a phase that is left out."""

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from raydc.clustering import Clusters
 from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.information import entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.gan import AdversarialNetwork
+from raydc.networks.losses.information import entropy, likeliest, probabilities
 from raydc.networks.norm import batch_statistics_only
 
 DRAWS = 32

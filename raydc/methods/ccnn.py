@@ -26,9 +26,9 @@ from raydc.clustering.kmeans.options import KMeansOptions
 from raydc.clustering.running import follow
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.hardening import squared_distances
 from raydc.methods.base import CentroidMethod, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
+from raydc.networks.losses.hardening import squared_distances
 
 
 class CCNN(CentroidMethod):

@@ -23,11 +23,11 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.information import likeliest
-from raydc.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
 from raydc.methods.base import Method, MethodInfo, StepState
 from raydc.networks.allconv import ConvClassifier
 from raydc.networks.augment import Augment
+from raydc.networks.losses.information import likeliest
+from raydc.networks.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
 from raydc.networks.norm import batch_statistics_only
 
 

@@ -21,10 +21,10 @@ from raydc.clustering import Clusters
 from raydc.clustering.gmm import fit_mixture
 from raydc.core.schedule import Clustering
 from raydc.data import Batch, Shard
-from raydc.losses.adversarial import taken_for_fake, taken_for_real
-from raydc.losses.information import likeliest
-from raydc.losses.mixture import log_joint_full
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.adversarial import taken_for_fake, taken_for_real
+from raydc.networks.losses.information import likeliest
+from raydc.networks.losses.mixture import log_joint_full
 
 RIDGE = 1e-3
 """Added to the variances of the mixture."""

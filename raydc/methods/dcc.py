@@ -25,9 +25,9 @@ from raydc.clustering import Clusters
 from raydc.clustering.graph import EdgeGraph
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.reconstruction import mean_squared_error
-from raydc.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
 from raydc.methods.base import AutoencoderMethod, BiasRate, FoundInRows, Group, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.reconstruction import mean_squared_error
+from raydc.networks.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
 
 
 class DCC(AutoencoderMethod):

@@ -21,11 +21,11 @@ from raydc.clustering import Clusters, KMeansResult
 from raydc.clustering.running import follow
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, Shard
-from raydc.losses.hardening import squared_distances
-from raydc.losses.kmeans import kmeans_loss
-from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, BiasRate, CentroidMethod, MethodInfo, Parts, StepState
 from raydc.networks import Network
+from raydc.networks.losses.hardening import squared_distances
+from raydc.networks.losses.kmeans import kmeans_loss
+from raydc.networks.losses.reconstruction import squared_error
 
 
 class DCN(CentroidMethod, AutoencoderMethod):

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from raydc.clustering import Clusters
 from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, Shard
-from raydc.losses.hardening import (
+from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.hardening import (
     exact_squared_distances,
     hardening,
     sharpen,
@@ -27,9 +28,8 @@ from raydc.losses.hardening import (
     student_memberships,
     student_t,
 )
-from raydc.losses.posterior import held
-from raydc.losses.reconstruction import mean_squared_error
-from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.posterior import held
+from raydc.networks.losses.reconstruction import mean_squared_error
 
 DESCENT = {
     "cluster.length": "20000 steps",

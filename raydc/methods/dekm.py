@@ -21,8 +21,8 @@ from raydc.clustering.kmeans.options import KMeansOptions
 from raydc.clustering.products import principal_axes
 from raydc.core.schedule import Clustering
 from raydc.data import Batch, Shard
-from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, Player, StepState
+from raydc.networks.losses.reconstruction import mean_squared_error
 
 
 class DEKM(CentroidMethod, AutoencoderMethod):

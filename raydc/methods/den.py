@@ -19,9 +19,9 @@ from raydc.clustering import Clusters
 from raydc.clustering.graph import NearestRows
 from raydc.core.schedule import Clustering
 from raydc.data import Batch, Shard
-from raydc.losses.locality import group_sparsity, locality
-from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, FinalKMeansMethod, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.locality import group_sparsity, locality
+from raydc.networks.losses.reconstruction import squared_error
 
 
 class DEN(FinalKMeansMethod, AutoencoderMethod):

@@ -27,11 +27,11 @@ from raydc.clustering import Clusters, KMeansOptions
 from raydc.clustering.linkage import agglomerate
 from raydc.core.schedule import Joint, Optimizer, Phase
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.hardening import sharpen
-from raydc.losses.information import cross_entropy, likeliest, probabilities
-from raydc.losses.reconstruction import mean_squared_error
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.layered import LayeredNetwork
+from raydc.networks.losses.hardening import sharpen
+from raydc.networks.losses.information import cross_entropy, likeliest, probabilities
+from raydc.networks.losses.reconstruction import mean_squared_error
 
 NEIGHBOURS = 20  # nearest rows that have an affinity to a row, in the agglomeration
 UNITS = 2**20  # of the sums that the mean row is made of: integers add up to the same on any number of workers

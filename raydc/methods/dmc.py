@@ -19,12 +19,12 @@ from raydc.clustering import Clusters, spread
 from raydc.clustering.graph import NearestRows
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, Shard
-from raydc.losses.hardening import exact_squared_distances
-from raydc.losses.kmeans import soft_kmeans_loss
-from raydc.losses.locality import locality
-from raydc.losses.posterior import posterior
-from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.hardening import exact_squared_distances
+from raydc.networks.losses.kmeans import soft_kmeans_loss
+from raydc.networks.losses.locality import locality
+from raydc.networks.losses.posterior import posterior
+from raydc.networks.losses.reconstruction import squared_error
 
 
 class DMC(CentroidMethod, AutoencoderMethod):

@@ -22,9 +22,9 @@ from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
 from raydc.core.schedule import Clustering, Pretraining
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
-from raydc.losses.reconstruction import squared_error
-from raydc.losses.self_expression import coefficient_energy, self_expression
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.reconstruction import squared_error
+from raydc.networks.losses.self_expression import coefficient_energy, self_expression
 from raydc.networks.strided_autoencoder import Strided
 
 BYTES = 64

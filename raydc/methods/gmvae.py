@@ -25,9 +25,9 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.information import entropy, likeliest
-from raydc.losses.mixture import gaussian_kl, likelihood_error, log_gaussian
 from raydc.methods.base import Method, MethodInfo, Parts, StepState, require_probabilities
+from raydc.networks.losses.information import entropy, likeliest
+from raydc.networks.losses.mixture import gaussian_kl, likelihood_error, log_gaussian
 from raydc.networks.mixture_vae import MixtureNetwork
 
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from raydc.clustering import Clusters, KMeansOptions
 from raydc.data import Shard
 from raydc.data.memory import refuse_beyond_memory
-from raydc.losses.denoising import marginalised_denoiser
-from raydc.losses.hardening import exact_squared_distances
 from raydc.methods.base import CentroidMethod, MethodInfo, UntrainedConfig
+from raydc.networks.losses.denoising import marginalised_denoiser
+from raydc.networks.losses.hardening import exact_squared_distances
 
 ONCE = KMeansOptions(restarts=1)
 """A basic partition is one run of k-means, good or bad."""

@@ -21,9 +21,9 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.core.schedule import Clustering, Joint, Optimizer
 from raydc.data import Batch, Shard
-from raydc.losses.information import adversarial_direction, cross_entropy, probabilities
 from raydc.methods.base import MethodInfo
 from raydc.methods.rim import RIM
+from raydc.networks.losses.information import adversarial_direction, cross_entropy, probabilities
 from raydc.networks.norm import batch_statistics_only
 
 

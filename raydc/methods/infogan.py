@@ -22,10 +22,10 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.adversarial import code_error, taken_for_fake, taken_for_real
-from raydc.losses.information import cross_entropy, likeliest, probabilities
 from raydc.methods.base import Group, Method, MethodInfo, Parts, Player, StepState
 from raydc.networks.gan import AdversarialNetwork, ScoreAndCode
+from raydc.networks.losses.adversarial import code_error, taken_for_fake, taken_for_real
+from raydc.networks.losses.information import cross_entropy, likeliest, probabilities
 from raydc.networks.norm import batch_statistics_only
 
 

@@ -29,9 +29,9 @@ from raydc.clustering.linkage import agglomerate, draw_rows
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.data.memory import refuse_beyond_memory
-from raydc.losses.agglomerative import agglomerative_triplets
 from raydc.methods.base import CentroidMethod, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
+from raydc.networks.losses.agglomerative import agglomerative_triplets
 
 # a row's neighbour costs about this many bytes while clusters are merged (100 measured) and its graph is gathered
 BYTES = 200

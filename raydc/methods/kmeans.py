@@ -15,8 +15,8 @@ from torch import Tensor
 from raydc.clustering import ClusteringResult, Clusters, KMeansOptions
 from raydc.clustering.kmeans.steps import Geometry, labels, unit
 from raydc.data import Shard
-from raydc.losses.posterior import held, posterior
 from raydc.methods.base import Method, MethodInfo, UntrainedConfig
+from raydc.networks.losses.posterior import held, posterior
 
 
 class KMeans(Method):

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from raydc.core.schedule import Clustering
 from raydc.data import Batch
-from raydc.losses.embedding import neighbour_cross_entropy
-from raydc.losses.reconstruction import squared_error
 from raydc.methods.base import AutoencoderMethod, FinalKMeansMethod, MethodInfo, Parts, Player, StepState
+from raydc.networks.losses.embedding import neighbour_cross_entropy
+from raydc.networks.losses.reconstruction import squared_error
 from raydc.networks.mlp import ResidualMLP
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.core.schedule import Clustering, Joint, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.information import cross_entropy, entropy, likeliest, probabilities
 from raydc.methods.base import Method, MethodInfo, Parts, StepState
 from raydc.networks.classifier import Classifier
+from raydc.networks.losses.information import cross_entropy, entropy, likeliest, probabilities
 
 
 class RIM(Method):

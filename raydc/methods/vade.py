@@ -23,9 +23,9 @@ from raydc.clustering import Clusters
 from raydc.clustering.gmm import fit_mixture
 from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.losses.information import likeliest
-from raydc.losses.mixture import likelihood_error, log_joint, mixture_kl
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState, require_probabilities
+from raydc.networks.losses.information import likeliest
+from raydc.networks.losses.mixture import likelihood_error, log_joint, mixture_kl
 from raydc.networks.vae import MLPVariationalAutoencoder, VariationalNetwork
 
 ADAM = Optimizer(lr=2e-3, eps=1e-4, schedule="step", factor=0.9, every="10 epochs", floor=2e-4)

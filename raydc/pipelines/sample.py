@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from raydc.artifacts.labels import NOWHERE
 from raydc.artifacts.model import ClusteringModel
+from raydc.clustering.metrics import curation
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source
 from raydc.data.source import dense
-from raydc.metrics import curation
 from raydc.pipelines import assign
 from raydc.tracking import registry
 

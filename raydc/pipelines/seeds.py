@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from raydc.clustering.metrics.external import ari, contingency
 from raydc.core.settings import SettingsError
 from raydc.core.storage import Store
-from raydc.metrics.external import ari, contingency
 from raydc.pipelines.train import View, train_and_record
 from raydc.training.config import RunConfig
 from raydc.training.summary import assignments

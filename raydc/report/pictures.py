@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from raydc.metrics.external import match
+from raydc.clustering.metrics.external import match
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 HUES = (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7", GREY, "#B8A800")

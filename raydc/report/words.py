@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydc import methods
-from raydc.metrics.clarity import named
+from raydc.clustering.metrics.clarity import named
 
 GLOSSES = {
     "score": "how far neighbours share clusters beyond chance: 0 as random labels, 1 at most; ranks runs",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raydc.metrics import graph, stability
-from raydc.metrics.graph import NeighbourGraph
+from raydc.clustering.metrics import graph, stability
+from raydc.clustering.metrics.graph import NeighbourGraph
 
 Labels = NDArray[np.int64]
 

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 
 from raydc.artifacts.labels import LabelMap
 from raydc.artifacts.model import ClusteringModel, Replica
+from raydc.clustering.metrics import clarity, hierarchy, stability
 from raydc.core.storage import alone
-from raydc.metrics import clarity, hierarchy, stability
 from raydc.pipelines import assign, follow
 from raydc.report import words
 from raydc.search import criteria, scales, selector

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydc.clustering.metrics import graph, internal, stability
+from raydc.clustering.metrics.graph import NeighbourGraph
+from raydc.clustering.metrics.internal import Index
 from raydc.core.registries import PluginError
-from raydc.metrics import graph, internal, stability
-from raydc.metrics.graph import NeighbourGraph
-from raydc.metrics.internal import Index
 from raydc.search.candidate import Candidate, Labels, of_replicas, standing
 from raydc.search.settings import CRITERIA
 

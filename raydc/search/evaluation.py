@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from raydc import methods
+from raydc.clustering.metrics import graph
 from raydc.core.registries import Registered, registered
 from raydc.core.settings import unflatten
 from raydc.core.source_file import SourceFile, loaded
@@ -31,7 +32,6 @@ from raydc.data import (
 )
 from raydc.data.source import dense
 from raydc.distributed import ray_cluster
-from raydc.metrics import graph
 from raydc.search.opponents import GRAPH_OPPONENTS, OPPONENTS, Proposal, proposals
 from raydc.search.reference import Reference, of_embedding, of_rows
 from raydc.search.settings import TuneSettings

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering, SpectralClustering
 
 from raydc.clustering.communities import RESOLUTIONS, leiden
-from raydc.metrics.graph import NeighbourGraph, distinct, modularity, neighbour_graph, stability_score
-from raydc.metrics.stability import nearest_neighbours, stability
+from raydc.clustering.metrics.graph import NeighbourGraph, distinct, modularity, neighbour_graph, stability_score
+from raydc.clustering.metrics.stability import nearest_neighbours, stability
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.float32]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raydc.clustering.metrics.graph import NeighbourGraph, distinct, encoded, neighbour_graph
 from raydc.data import DataError
-from raydc.metrics.graph import NeighbourGraph, distinct, encoded, neighbour_graph
 from raydc.search import views
 from raydc.search.views import Chosen
 

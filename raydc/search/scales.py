@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from raydc.metrics import graph, hierarchy
-from raydc.metrics.graph import NeighbourGraph
-from raydc.metrics.hierarchy import Joins
+from raydc.clustering.metrics import graph, hierarchy
+from raydc.clustering.metrics.graph import NeighbourGraph
+from raydc.clustering.metrics.hierarchy import Joins
 
 Labels = NDArray[np.int64]
 LISTED = 3

@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from raydc.metrics import graph, stability
-from raydc.metrics.graph import NeighbourGraph
+from raydc.clustering.metrics import graph, stability
+from raydc.clustering.metrics.graph import NeighbourGraph
 from raydc.search import criteria
 from raydc.search.candidate import Candidate, Standing, spread_of, standing
 from raydc.search.criteria import Comparison, Criterion, OfOne, Scores

@@ -19,13 +19,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from raydc.artifacts.model import ClusteringModel
+from raydc.clustering.metrics import graph
+from raydc.clustering.metrics.graph import WORST_SCORE
+from raydc.clustering.metrics.stability import nearest_neighbours
 from raydc.core.autocast import exact_float32
 from raydc.core.storage import OWN, Store
 from raydc.data import DataError, RowsChanged
 from raydc.methods.base import Method, in_batches
-from raydc.metrics import graph
-from raydc.metrics.graph import WORST_SCORE
-from raydc.metrics.stability import nearest_neighbours
 from raydc.search.evaluation import Context, Labels, Task
 from raydc.search.opponents import MOST_ROWS, OPPONENTS
 from raydc.training import worker_job

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from raydc.clustering.communities import leiden
-from raydc.metrics import graph
+from raydc.clustering.metrics import graph
 
 Rows = NDArray[np.float32]
 COMPONENTS = 50

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.clustering.metrics.monitors import regrouped_share
 from raydc.core.fault_injection import failpoint
 from raydc.core.schedule import Clustering, Optimizer, Phase, steps
 from raydc.data import Shard
 from raydc.distributed import collectives
 from raydc.methods.base import Group, Method, Player, StepState
-from raydc.metrics.monitors import regrouped_share
 
 SETTLING = 140
 """Steps between two updates whose labels the stop rule compares, at least."""

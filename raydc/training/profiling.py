@@ -48,7 +48,7 @@ class Profiler:
         """By tasks of one CPU each. What a part holds is joined and forgotten when its turn comes."""
         from ray.exceptions import RayError
 
-        from raydc.centroid_service import actors as over_ray
+        from raydc.clustering.centroid_service import actors as over_ray
 
         look_at = over_ray.stream(_look_at, (source.settings, source.fingerprint), max_failures=LOSSES, poll=self.poll)
         try:

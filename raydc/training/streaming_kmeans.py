@@ -3,7 +3,7 @@
 Each worker keeps the row groups that it has read and scaled, up to its share of memory (`raydc.data.kept`), and reads
 the others again in every iteration: its memory does not grow beyond that, however many they are. Every finished
 iteration is on storage: a run that is killed goes on from there, with any number of workers. The service can be looked
-up in the cluster by the name of the run (raydc.centroid_service.actors.find).
+up in the cluster by the name of the run (raydc.clustering.centroid_service.actors.find).
 """
 
 import json
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.centroid_service.service import ServicePlan, serve
-from raydc.centroid_service.worker import rows_of, work
+from raydc.clustering.centroid_service.service import ServicePlan, serve
+from raydc.clustering.centroid_service.worker import rows_of, work
 from raydc.clustering.distances import Counts, Distances, merge, to_nearest
 from raydc.clustering.kmeans import accumulate
 from raydc.clustering.kmeans.iteration import Clustering
@@ -162,7 +162,7 @@ def _in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") ->
 
 def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> bool:
     """The same by Ray tasks around the service's actor, stopped also within an iteration. Raises what tasks raise."""
-    from raydc.centroid_service import actors as over_ray
+    from raydc.clustering.centroid_service import actors as over_ray
 
     training, groups = job.config.training, job.profile.groups
     gpu = gpu_for_each(training.device, training.workers.least)
@@ -271,7 +271,7 @@ def _lay_out(what: tuple[Job, Store], groups: list[RowBlock]) -> None:
 
 def _lots(parts: Sequence[list[RowBlock]], workers: int) -> list[list[list[RowBlock]]]:
     """Parts for each worker that gets any: about the rows that it had in each iteration."""
-    from raydc.centroid_service.actors import split
+    from raydc.clustering.centroid_service.actors import split
 
     whole = [RowBlock(at, part[0].start, part[-1].stop) for at, part in enumerate(parts)]
     return [[parts[each.id] for each in lot] for lot in split(whole, workers)]

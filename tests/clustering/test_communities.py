@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import make_blobs
 
 from raydc.clustering.communities import RESOLUTIONS, leiden
-from raydc.metrics.graph import NeighbourGraph, neighbour_graph
+from raydc.clustering.metrics.graph import NeighbourGraph, neighbour_graph
 
 ROWS, GROUPS = make_blobs(120, centers=4, n_features=5, cluster_std=0.4, random_state=0)
 

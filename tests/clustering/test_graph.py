@@ -14,9 +14,9 @@ from raydc.clustering.graph import (
 )
 from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
 from raydc.data import Shard
-from raydc.losses.pairwise import confident_pairs, label_features, pairwise_cross_entropy
-from raydc.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
-from raydc.losses.self_expression import coefficient_energy, self_expression
+from raydc.networks.losses.pairwise import confident_pairs, label_features, pairwise_cross_entropy
+from raydc.networks.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
+from raydc.networks.losses.self_expression import coefficient_energy, self_expression
 
 
 def graph_of(x: torch.Tensor, k: int) -> EdgeGraph:

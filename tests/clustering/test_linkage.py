@@ -6,7 +6,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 from raydc.clustering.linkage import Agglomeration, draw_rows, join_stray, merge_rows, nearest_chains, row_affinity
-from raydc.losses.agglomerative import agglomerative_triplets
+from raydc.networks.losses.agglomerative import agglomerative_triplets
 
 Reals = NDArray[np.float64]
 

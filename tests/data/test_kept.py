@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydc.centroid_service.actors import Claims
+from raydc.clustering.centroid_service.actors import Claims
 from raydc.data import kept, split
 from raydc.data.kept import KeptBlocks, room_of
 from raydc.data.source import Block

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydc.centroid_service import actors as over_ray
+from raydc.clustering.centroid_service import actors as over_ray
 from raydc.core.settings import unflatten
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, open_source, profile_rows, read_group, staged, table

@@ -16,8 +16,8 @@ from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.spread import sharpness
 from raydc.data import ArraySource, Shard
-from raydc.losses.hardening import exact_squared_distances, squared_distances
 from raydc.methods import available, load
+from raydc.networks.losses.hardening import exact_squared_distances, squared_distances
 from raydc.pipelines.assign import notes_of
 from raydc.search import TuneSettings
 from raydc.search.evaluation import Task, prepare

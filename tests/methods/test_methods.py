@@ -12,12 +12,12 @@ from raydc.clustering import Clusters
 from raydc.clustering.collective import CollectiveClusters
 from raydc.core.settings import SettingsError, build, unflatten
 from raydc.data import Batch, Shard
-from raydc.losses.reconstruction import mean_squared_error
-from raydc.losses.robust_continuous import geman_mcclure, linked_pairs
 from raydc.methods import available, load
 from raydc.methods.base import Parts, StepState
 from raydc.methods.dcc import DCC
 from raydc.networks.augment import Augment
+from raydc.networks.losses.reconstruction import mean_squared_error
+from raydc.networks.losses.robust_continuous import geman_mcclure, linked_pairs
 from raydc.testing import RULES, contract
 from raydc.testing.cases import blobs, loop_over, settings
 from raydc.testing.parallel import TOLERANCE, Measured, apart, compare_all, two_workers_are_one
@@ -51,7 +51,7 @@ def test_every_recipe_trains_through_all_its_phases(name: str, recipe: str) -> N
 
 LATER = {
     "dcc.settled": "a stop rule",
-    "gmvae.free_bits": "a bound that few steps do not reach: a test of its own (losses/test_mixture.py)",
+    "gmvae.free_bits": "a bound that few steps do not reach: a test of its own (networks/losses/test_mixture.py)",
     "jule.final": "a merge that few steps do not reach",
     "jule.margin": "a loss between merges that few steps do not reach",
     "jule.nearest": "the order of merges, on which blobs far apart do not turn: a test of its own",

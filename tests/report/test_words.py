@@ -2,7 +2,7 @@
 
 import pytest
 
-from raydc.metrics import external
+from raydc.clustering.metrics import external
 from raydc.report import words
 from raydc.search.conclude import SHOWN
 

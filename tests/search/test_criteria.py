@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from raydc.clustering.metrics import graph
 from raydc.core import registries
 from raydc.core.registries import PluginError
 from raydc.core.settings import SettingsError, build
 from raydc.data.settings import DataSettings
-from raydc.metrics import graph
 from raydc.search import criteria
 from raydc.search.candidate import Candidate
 from raydc.search.criteria import Comparison

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydc.metrics.external import ami, contingency
-from raydc.metrics.graph import neighbour_graph
+from raydc.clustering.metrics.external import ami, contingency
+from raydc.clustering.metrics.graph import neighbour_graph
 from raydc.search import planner
 from raydc.search.evaluation import Context, baselines, prepare
 from raydc.search.opponents import OPPONENTS, at_number, placed, proposals, within

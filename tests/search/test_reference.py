@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raydc.clustering.metrics import graph
+from raydc.clustering.metrics.external import accuracy, contingency
 from raydc.data import DataError
-from raydc.metrics import graph
-from raydc.metrics.external import accuracy, contingency
 from raydc.search import views
 from raydc.search.evaluation import plain_kmeans, prepare
 from raydc.search.reference import of_embedding, of_rows

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from raydc.metrics import hierarchy
-from raydc.metrics.graph import NeighbourGraph
+from raydc.clustering.metrics import hierarchy
+from raydc.clustering.metrics.graph import NeighbourGraph
 from raydc.search import scales
 from raydc.search.planner import best_of_scales
 from raydc.search.trial import Record

@@ -14,10 +14,10 @@ import pytest
 
 from raydc.artifacts.labels import LabelMap, Merge, Rename
 from raydc.artifacts.model import TRUST, ClusteringModel
+from raydc.clustering.metrics import graph
+from raydc.clustering.metrics.stability import row_agreement
 from raydc.core.settings import SettingsError
 from raydc.core.storage import Store
-from raydc.metrics import graph
-from raydc.metrics.stability import row_agreement
 from raydc.pipelines.assign import read
 from raydc.pipelines.edit import Decisions, edit
 from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from raydc.metrics import graph
+from raydc.clustering.metrics import graph
 from raydc.search import criteria, selector
 from raydc.search.candidate import Candidate
 from raydc.search.criteria import Comparison

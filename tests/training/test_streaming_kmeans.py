@@ -13,7 +13,7 @@ import torch
 
 from raydc import DeepClustering
 from raydc.artifacts.model import ClusteringModel
-from raydc.centroid_service import actors as over_ray
+from raydc.clustering.centroid_service import actors as over_ray
 from raydc.core.settings import SettingsError, unflatten
 from raydc.data import DataError, kept, split
 from raydc.pipelines.train import plan

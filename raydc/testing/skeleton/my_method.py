@@ -13,8 +13,8 @@ from torch import Tensor
 from raydc.clustering import Clusters
 from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, Shard
-from raydc.losses.kmeans import kmeans_loss
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, StepState
+from raydc.networks.losses.kmeans import kmeans_loss
 
 
 # AutoencoderMethod brings the network and its pretraining, CentroidMethod how rows are assigned to centroids
