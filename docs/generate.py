@@ -27,7 +27,8 @@ FIGURES: dict[str, Any] = json.loads((DOCS / "figures.json").read_text())
 ROOMS = {
     "pipelines": "training and assignment from end to end",
     "search": "tuning without labels",
-    "artifacts": "a trained model as files",
+    "training.model": "a trained model as files",
+    "training.labels": "ids, names and edits of clusters",
     "tracking": "MLflow",
     "methods": "what a method is made of",
     "clustering": "what a method sees of other workers; k-means, graphs, linkage",
@@ -36,7 +37,8 @@ ROOMS = {
     "networks.losses": "pure functions",
     "clustering.metrics": "scores with labels, and without",
     "core.settings": "the base of every configuration",
-    "report": "pictures and the page",
+    "pipelines.report": "pictures and the page",
+    "api.plugins": "names of your own",
     "testing": "the contract of methods, for those of your own",
 }
 """What others may build on, rooms and modules."""

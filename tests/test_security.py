@@ -20,7 +20,6 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from raydc.artifacts.model import ALLOW_CODE, ClusteringModel, ModelError
 from raydc.cli import main as cli
 from raydc.clustering.centroid_service.service import ServicePlan
 from raydc.clustering.centroid_service.snapshots import Snapshots
@@ -29,13 +28,14 @@ from raydc.core.settings import SettingsError, build
 from raydc.core.storage import Store, sealed, unsealed
 from raydc.data import DataError, DataSettings, open_source
 from raydc.pipelines.assign import assign
-from raydc.report import report
+from raydc.pipelines.report import report
 from raydc.search.trial import Record, read_array
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.mlflow_client import RegistryError
 from raydc.tracking.payloads import sha256_of
 from raydc.tracking.tracker import flush
 from raydc.training import checkpoint
+from raydc.training.model import ALLOW_CODE, ClusteringModel, ModelError
 from raydc.training.worker_job import prepare
 from tests.support import run_cases, runs
 from tests.support.servers import free_port

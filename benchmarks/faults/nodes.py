@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 import ray
-from tests.centroid_service.test_actors import Rows
+from tests.clustering.centroid_service.test_actors import Rows
 
 from benchmarks.faults import service, training
 from benchmarks.faults.lab import MARK, Lab, fault, mtime

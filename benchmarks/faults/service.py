@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import ray
-from tests.centroid_service.test_actors import POINTS, Mortal, MortalShard, Rows, alone, left
-from tests.centroid_service.test_actors import once as first_time
+from tests.clustering.centroid_service.test_actors import POINTS, Mortal, MortalShard, Rows, alone, left
+from tests.clustering.centroid_service.test_actors import once as first_time
 
 from benchmarks.faults.lab import Lab, fault, mtime
 from raydc.clustering.centroid_service import actors as over_ray

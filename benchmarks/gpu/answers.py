@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.row import DrawsOfTheCPU, Row, apart, differ, states_apart
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering import KMeansOptions
 from raydc.clustering.centroid_service.service import CentroidService, ServicePlan
 from raydc.clustering.centroid_service.worker import work
@@ -19,6 +18,7 @@ from raydc.clustering.collective import CollectiveClusters
 from raydc.data import Shard, split
 from raydc.methods import available
 from raydc.testing.cases import run_job, short_settings
+from raydc.training.model import ClusteringModel
 
 ROUNDING = 1e-4
 """What float32 may differ by between two devices where nothing was trained: relative to the largest entry."""

@@ -12,9 +12,9 @@ import torch.multiprocessing as multiprocessing
 
 from benchmarks.gpu.answers import TRAINED, folder
 from benchmarks.gpu.row import DrawsOfTheCPU, LeftOut, Row, differ, states_apart
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.collective import CollectiveClusters
 from raydc.testing.cases import run_job, short_settings
+from raydc.training.model import ClusteringModel
 
 PATIENCE = datetime.timedelta(seconds=120)
 

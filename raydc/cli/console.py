@@ -11,15 +11,15 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from raydc.artifacts.model import TRUST
 from raydc.clustering.distances import FAR
 from raydc.data import features_named
 from raydc.data.units import scaling_named
+from raydc.pipelines.report import words
 from raydc.pipelines.train import RunPlan
-from raydc.report import words
 from raydc.search.words import chosen_by, deciding, of_scales, ranked
 from raydc.tracking.tracker import RecordPending
 from raydc.training.loop import Progress
+from raydc.training.model import TRUST
 from raydc.training.worker_job import Job
 
 if TYPE_CHECKING:

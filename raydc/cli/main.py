@@ -305,9 +305,9 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.ray()
     parser.model_and_rows()
     given = parser.parse_args(arguments)
-    from raydc.artifacts.labels import Asked
     from raydc.cli import console
     from raydc.pipelines.assign import AssignmentFailed, assign
+    from raydc.training.labels import Asked
 
     try:
         summary = assign(
@@ -359,7 +359,7 @@ def _report(arguments: Sequence[str]) -> int:
     from raydc.core.storage import Store
 
     Store(given.out).directory()
-    from raydc.report import opened, report
+    from raydc.pipelines.report import opened, report
     from raydc.search.record import redraw
 
     with opened(given.run, given.tracking_uri) as store:

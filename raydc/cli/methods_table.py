@@ -5,7 +5,8 @@ import textwrap
 from rich.console import Console
 from rich.table import Table
 
-from raydc import methods, plugins
+from raydc import methods
+from raydc.api import plugins
 
 
 def show(*, markdown: bool) -> None:

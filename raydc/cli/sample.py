@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from raydc.report.words import counted
+from raydc.pipelines.report.words import counted
 
 if TYPE_CHECKING:
     from raydc.data import DataSettings

@@ -1,6 +1,7 @@
 """What others add to raydc by name: methods, sources of rows, criteria of a search, and search spaces.
 
-A package offers them by entry points, a group for each kind; a notebook or a script registers them (`raydc.plugins`).
+A package offers them by entry points, a group for each kind; a notebook or a script registers them by
+`raydc.api.plugins`.
 Names are read from the packages' metadata: nothing of a package is imported before it is asked for by name.
 """
 

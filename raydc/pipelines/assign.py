@@ -18,8 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raydc.artifacts.labels import NOWHERE, Asked
-from raydc.artifacts.model import AS_THEY_ARE, TRUST, ClusteringModel, weights_hash
 from raydc.clustering.distances import FAR
 from raydc.core.fault_injection import failpoint
 from raydc.core.registries import Registered, registered
@@ -30,6 +28,8 @@ from raydc.data.profile import bad_cells, checksum, complaint, joined
 from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import HANG_AFTER, watch
+from raydc.training.labels import NOWHERE, Asked
+from raydc.training.model import AS_THEY_ARE, TRUST, ClusteringModel, weights_hash
 from raydc.training.worker_job import trusted
 
 MANIFEST, SUMMARY = "_assignment.json", "_summary.json"

@@ -13,8 +13,6 @@ import torch
 import yaml
 from pydantic import Field
 
-from raydc.artifacts.labels import Drop, Edit, LabelMap, Merge, Rename, Revision, Split
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.core.settings import Settings, build
@@ -24,6 +22,8 @@ from raydc.data.sample import spaced_rows
 from raydc.pipelines.assign import OF_ENCODINGS, identity, opened_for
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.payloads import sha256_of
+from raydc.training.labels import Drop, Edit, LabelMap, Merge, Rename, Revision, Split
+from raydc.training.model import ClusteringModel
 
 SPLIT_ROWS, SPLIT_VALUES = 2**16, 2**26
 """Rows of the data, and values in them, that are drawn to split a cluster; at most."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Sequence
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.core.storage import Store
 from raydc.data import DataError
 from raydc.tracking import registry
 from raydc.training import alignment
+from raydc.training.model import ClusteringModel
 
 Earlier = tuple[ClusteringModel, str]
 """A model, and what it is called."""

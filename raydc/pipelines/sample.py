@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydc.artifacts.labels import NOWHERE
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.metrics import curation
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source
 from raydc.data.source import dense
 from raydc.pipelines import assign
 from raydc.tracking import registry
+from raydc.training.labels import NOWHERE
+from raydc.training.model import ClusteringModel
 
 Kind = Literal["balanced", "prototypes", "near-duplicates"]
 SAMPLE, ABOUT = "sample.parquet", "sample.json"

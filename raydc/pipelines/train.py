@@ -16,7 +16,7 @@ from raydc.core.storage import alone
 from raydc.data import Shard
 from raydc.methods.base import Method
 from raydc.pipelines import follow
-from raydc.report import report
+from raydc.pipelines.report import report
 from raydc.tracking.payloads import alignment_tags
 from raydc.tracking.tracker import RecordPending, Tracker, local_folder
 from raydc.training import alignment, checkpoint, streaming_kmeans

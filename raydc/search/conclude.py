@@ -14,12 +14,10 @@ import optuna
 import pyarrow as pa
 from optuna.trial import TrialState
 
-from raydc.artifacts.labels import LabelMap
-from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.clustering.metrics import clarity, hierarchy, stability
 from raydc.core.storage import alone
 from raydc.pipelines import assign, follow
-from raydc.report import words
+from raydc.pipelines.report import words
 from raydc.search import criteria, scales, selector
 from raydc.search.candidate import Candidate, Standing, standing
 from raydc.search.criteria import Comparison
@@ -34,6 +32,8 @@ from raydc.search.settings import TuneSettings
 from raydc.search.trial import OUT_OF_MEMORY, OUT_OF_TIME, Record, read_array
 from raydc.training import alignment
 from raydc.training.alignment import Followed
+from raydc.training.labels import LabelMap
+from raydc.training.model import ClusteringModel, Replica
 from raydc.training.worker_job import trusted, write_assignments
 
 SHOWN = (

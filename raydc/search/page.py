@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydc.core.storage import Store
-from raydc.report import page
-from raydc.report.words import gloss, rule, told
+from raydc.pipelines.report import page
+from raydc.pipelines.report.words import gloss, rule, told
 from raydc.search.words import chosen_by, deciding, of_scales, ranked
 
 CAPTIONS = {

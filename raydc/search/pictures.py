@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from raydc.report.pictures import BLUE, GREEN, GREY, ORANGE, RED, blank, png
+from raydc.pipelines.report.pictures import BLUE, GREEN, GREY, ORANGE, RED, blank, png
 from raydc.search.scales import children, leaves
 
 COLOURS = {"finished": BLUE, "stopped": GREY, "guarded": RED}

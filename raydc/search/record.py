@@ -6,8 +6,8 @@ from typing import Any
 from raydc.core.settings import build
 from raydc.core.storage import Store, alone
 from raydc.data import DataSettings
-from raydc.report import of_winner, told
-from raydc.report.page import note
+from raydc.pipelines.report import of_winner, told
+from raydc.pipelines.report.page import note
 from raydc.search import page
 from raydc.search.conclude import tune_alone
 from raydc.search.driver import check

@@ -18,7 +18,6 @@ from ray.exceptions import OutOfMemoryError, RayError
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.metrics import graph
 from raydc.clustering.metrics.graph import WORST_SCORE
 from raydc.clustering.metrics.stability import nearest_neighbours
@@ -30,6 +29,7 @@ from raydc.search.evaluation import Context, Labels, Task
 from raydc.search.opponents import MOST_ROWS, OPPONENTS
 from raydc.training import worker_job
 from raydc.training.loop import Loop, Progress, TrainingDiverged
+from raydc.training.model import ClusteringModel
 from raydc.training.placement import NoRoom
 from raydc.training.summary import assignments
 from raydc.training.trainer import TrainingFailed, Watch, on_ray

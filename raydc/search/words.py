@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from raydc.report.words import gloss, rounded
+from raydc.pipelines.report.words import gloss, rounded
 
 
 def chosen_by(summary: Mapping[str, Any]) -> str:

@@ -13,18 +13,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raydc import methods
-from raydc.artifacts.model import ClusteringModel
 from raydc.core.settings import unflatten
 from raydc.core.storage import Store
 from raydc.data import DataSettings, open_source
 from raydc.methods import load
 from raydc.pipelines.assign import assign, read
-from raydc.report.facts import draw
+from raydc.pipelines.report.facts import draw
 from raydc.testing.cases import blobs, short_settings
 from raydc.testing.contract import require
 from raydc.tracking.pyfunc import Clusters
 from raydc.training import worker_job
 from raydc.training.config import RunConfig
+from raydc.training.model import ClusteringModel
 from raydc.training.trainer import check, train
 
 ROWS = 120

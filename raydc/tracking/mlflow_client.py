@@ -25,12 +25,12 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from sqlalchemy.exc import SQLAlchemyError
 
-from raydc.artifacts.model import TRUST, ModelError, ModelFacts, facts_of
 from raydc.core.redact import redact
 from raydc.core.settings import flatten
 from raydc.tracking import mlflow_database
 from raydc.tracking.mlflow_options import RETRIES, options
 from raydc.tracking.payloads import Point, code_of, environment, example_rows, sha256_of
+from raydc.training.model import TRUST, ModelError, ModelFacts, facts_of
 
 log = logging.getLogger("raydc")
 

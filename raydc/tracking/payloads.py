@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from raydc import methods
-from raydc.artifacts.model import ModelFacts
+from raydc.training.model import ModelFacts
 
 EVIDENCE = {"raydc.stability_score", "raydc.spread"}
 """Tags by which a version is set against another."""

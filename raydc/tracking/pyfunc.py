@@ -9,8 +9,8 @@ import mlflow.models
 import mlflow.pyfunc
 import pandas as pd
 
-from raydc.artifacts.labels import Asked
-from raydc.artifacts.model import TRUST, ClusteringModel
+from raydc.training.labels import Asked
+from raydc.training.model import TRUST, ClusteringModel
 
 
 class Clusters(mlflow.pyfunc.PythonModel):
@@ -21,7 +21,7 @@ class Clusters(mlflow.pyfunc.PythonModel):
 
     # an array of any real type may come too; MLflow checks nothing under this annotation, `ClusteringModel.rows` does
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """cluster (int64), membership, agreement and distance (float32) a row, as `raydc.artifacts.model.TRUST` says.
+        """cluster (int64), membership, agreement and distance (float32) a row, as `raydc.training.model.TRUST` says.
 
         `params`: "soft": True gives also the memberships in all clusters, p0, p1, ... by their ids; "outliers": .05
         puts into cluster -1 what lies farther out than 95 % of the training rows; "level": 5 gives five clusters.

@@ -18,11 +18,11 @@ import mlflow
 import yaml
 from mlflow import MlflowClient
 
-from raydc.artifacts.model import ABOUT, FILE, ClusteringModel, ModelError
 from raydc.core.redact import redact
 from raydc.core.storage import Store
 from raydc.tracking.mlflow_client import RECORD, RegistryError, RegistryRefused, asking, check_name, cut, find, reading
 from raydc.tracking.payloads import beats, not_comparable, sha256_of
+from raydc.training.model import ABOUT, FILE, ClusteringModel, ModelError
 
 log = logging.getLogger("raydc")
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from raydc.artifacts.model import ModelError
 from raydc.core.redact import redact
 from raydc.core.settings import flatten
 from raydc.core.storage import Store, alone
@@ -29,6 +28,7 @@ from raydc.tracking.mlflow_client import RegistryError, RegistryRefused
 from raydc.tracking.outbox import OUTBOX, Message, Outbox
 from raydc.tracking.payloads import Point, metrics_of, sha256_of, summary_metrics
 from raydc.tracking.registry import Promotion
+from raydc.training.model import ModelError
 
 log = logging.getLogger("raydc")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from raydc.artifacts.labels import NOWHERE, LabelMap
-from raydc.artifacts.model import ClusteringModel, relabel
 from raydc.clustering.metrics.alignment import THRESHOLD, align
 from raydc.core.storage import OWN, Store
 from raydc.data import open_source
 from raydc.data.sample import spaced_rows
+from raydc.training.labels import NOWHERE, LabelMap
+from raydc.training.model import ClusteringModel, relabel
 from raydc.training.summary import labels_at
 from raydc.training.worker_job import Job, write_assignments
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydc.artifacts.labels import NOWHERE
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.metrics.contrast import Contrast, contrast, direction, strongest, suggested
 from raydc.core.storage import Store
 from raydc.data import open_source
 from raydc.data.sample import spaced_rows
+from raydc.training.labels import NOWHERE
+from raydc.training.model import ClusteringModel
 from raydc.training.summary import labels_at
 from raydc.training.worker_job import Job
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raydc.artifacts.labels import NOWHERE
-from raydc.artifacts.model import ClusteringModel, relabel
 from raydc.clustering.metrics import clarity, external, graph, hierarchy, monitors
 from raydc.core.storage import Store
 from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
+from raydc.training.labels import NOWHERE
+from raydc.training.model import ClusteringModel, relabel
 from raydc.training.worker_job import Job
 
 SAMPLE = 4000

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from raydc import methods
-from raydc.artifacts.model import TRUST, ClusteringModel
 from raydc.clustering import distances
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.distances import Distances
@@ -49,6 +48,7 @@ from raydc.methods.base import Method, copy_pretrained, in_batches
 from raydc.training import checkpoint
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress, seed_of
+from raydc.training.model import TRUST, ClusteringModel
 
 log = logging.getLogger("raydc")
 

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydc import DataWarning, DeepClustering
-from raydc.artifacts.model import ClusteringModel
 from raydc.cli import main as cli
 from raydc.core.storage import Store
 from raydc.data import DataError, DataProfile, DataSettings, open_source, profile_rows
 from raydc.pipelines.assign import assign
-from raydc.report import facts
+from raydc.pipelines.report import facts
 from raydc.search.evaluation import prepare as context_of
 from raydc.search.settings import TuneSettings
 from raydc.training import profiling
+from raydc.training.model import ClusteringModel
 from raydc.training.trainer import check, train
 from tests.support import run_cases, runs
 

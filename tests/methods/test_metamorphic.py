@@ -11,7 +11,6 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from raydc import DataWarning, DeepClustering
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.spread import sharpness
@@ -24,6 +23,7 @@ from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import run_task
 from raydc.testing.answers import CASES, differences, one_answer_everywhere, rows_of, two_workers, worst
 from raydc.testing.cases import K, short_settings
+from raydc.training.model import ClusteringModel
 
 ANSWERS = [name for name in available() if not load(name).info.refuses]
 

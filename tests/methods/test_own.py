@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from raydc import methods
-from raydc.artifacts.model import ALLOW_CODE, ClusteringModel, ModelError
 from raydc.cli import main as cli
 from raydc.core import source_file
 from raydc.core.settings import SettingsError, unflatten
 from raydc.training.config import RunConfig, read_yaml
+from raydc.training.model import ALLOW_CODE, ClusteringModel, ModelError
 from tests.support import run_cases
 
 ONE = '''"""k-means from the origin's view: a method in a file of its own."""

@@ -11,8 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.dataset import dataset
 
-from raydc.artifacts.labels import Asked
-from raydc.artifacts.model import TRUST
 from raydc.cli.main import DATA_ERROR, NO_OUTPUT, main
 from raydc.clustering.distances import FAR
 from raydc.data import DataError, DataSettings
@@ -21,6 +19,8 @@ from raydc.distributed.ray_cluster import connected
 from raydc.methods.kmeans import KMeans
 from raydc.pipelines.assign import AssignmentFailed, assign, cut, for_model, read
 from raydc.tracking.registry import load
+from raydc.training.labels import Asked
+from raydc.training.model import TRUST
 from tests.support import run_cases
 
 

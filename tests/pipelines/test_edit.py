@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydc.artifacts.labels import Drop, Merge, Rename, Split
-from raydc.artifacts.model import ClusteringModel
 from raydc.cli.main import DATA_ERROR, USAGE_ERROR, main
 from raydc.data import DataSettings
 from raydc.pipelines.assign import assign, read
 from raydc.pipelines.edit import Decisions, SplitInto, edit, split
 from raydc.tracking import registry
+from raydc.training.labels import Drop, Merge, Rename, Split
+from raydc.training.model import ClusteringModel
 from tests.support import run_cases
 
 

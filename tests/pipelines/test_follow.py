@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydc.artifacts.labels import Merge, Rename
-from raydc.artifacts.model import ClusteringModel
 from raydc.cli.main import DATA_ERROR, main, read_run
 from raydc.pipelines import follow
 from raydc.pipelines.edit import Decisions, edit
 from raydc.tracking import registry
 from raydc.training import alignment, trainer
+from raydc.training.labels import Merge, Rename
+from raydc.training.model import ClusteringModel
 from tests.support import run_cases
 
 OPTIONS = ["--method=kmeans", "--n-clusters=3", "--method.restarts=1", "--workers=0", "--label-column=y"]

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.cli.main import main
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings
 from raydc.pipelines.assign import assign
-from raydc.report import facts, report
+from raydc.pipelines.report import facts, report
+from raydc.training.model import ClusteringModel
 from tests.data.test_encoding import FRAME
 from tests.support import run_cases
 

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from raydc import methods
-from raydc.artifacts.model import ClusteringModel
 from raydc.cli.main import main
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines import assign
@@ -23,6 +22,7 @@ from raydc.search import SearchState, SearchWatch, tune
 from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import run_task
 from raydc.testing.cases import blobs
+from raydc.training.model import ClusteringModel
 from tests.support.ray_nodes import freed
 from tests.support.searches import FIXED, SPACES, asked, own_space, states, written
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.cli import main as cli
 from raydc.core.storage import Occupied, Store
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
-from raydc.report import words
+from raydc.pipelines.report import words
 from raydc.search import TuneSettings, page, pictures
 from raydc.search.record import evidence, record, tune_and_record
 from raydc.tracking import registry
 from raydc.tracking.payloads import beats
 from raydc.tracking.tracker import Tracker
-from tests.report.test_report import overlaps
+from raydc.training.model import ClusteringModel, Replica
+from tests.pipelines.report.test_report import overlaps
 
 
 def entry(number: int, method: str, score: float, status: str = "finished", **point: Any) -> dict[str, Any]:

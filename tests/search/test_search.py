@@ -12,8 +12,6 @@ import optuna
 import pyarrow as pa
 import pytest
 
-from raydc.artifacts.labels import LabelMap, Merge, Rename
-from raydc.artifacts.model import TRUST, ClusteringModel
 from raydc.clustering.metrics import graph
 from raydc.clustering.metrics.stability import row_agreement
 from raydc.core.settings import SettingsError
@@ -26,6 +24,8 @@ from raydc.search.driver import room
 from raydc.search.evaluation import Task, baselines, halfway, kmeans_curve, prepare, subsample
 from raydc.search.planner import Planner
 from raydc.search.trial import STOP, Flags, FlagWatch, Record, _judge, run_task
+from raydc.training.labels import LabelMap, Merge, Rename
+from raydc.training.model import TRUST, ClusteringModel
 from tests.support.searches import BASELINES, SPACES, asked, rows, states, table, written
 
 

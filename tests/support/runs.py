@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.core.settings import unflatten
 from raydc.training.config import RunConfig
+from raydc.training.model import ClusteringModel
 from raydc.training.trainer import check, train
 
 TINY = {

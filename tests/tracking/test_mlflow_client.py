@@ -23,16 +23,16 @@ from alembic.util.exc import CommandError
 from mlflow import MlflowClient
 from mlflow.pyfunc import scoring_server
 
-from raydc.artifacts.labels import Asked
-from raydc.artifacts.model import TRUST, ClusteringModel, ModelError, facts_of
 from raydc.cli import main as cli
 from raydc.core.storage import Store
-from raydc.report import report
+from raydc.pipelines.report import report
 from raydc.tracking import mlflow_client, registry
 from raydc.tracking.mlflow_client import RegistryAway, RegistryError
 from raydc.tracking.mlflow_options import PICKLES, RETRIES, TIMEOUT
 from raydc.tracking.payloads import example_rows
 from raydc.tracking.tracker import RecordPending, Tracker
+from raydc.training.labels import Asked
+from raydc.training.model import TRUST, ClusteringModel, ModelError, facts_of
 from tests.support import run_cases
 from tests.support.servers import free_port
 

@@ -9,7 +9,6 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.cli import main as cli
 from raydc.core.storage import Store
 from raydc.data import Scaling
@@ -19,6 +18,7 @@ from raydc.tracking.mlflow_client import RegistryError
 from raydc.tracking.outbox import OUTBOX, PART, Message, Outbox
 from raydc.tracking.tracker import RecordPending, Tracker, flush
 from raydc.training.loop import Progress
+from raydc.training.model import ClusteringModel
 from tests.support import run_cases
 from tests.support.servers import free_port
 

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering import KMeansResult
 from raydc.clustering.collective import CollectiveClusters
 from raydc.clustering.kmeans import init
@@ -25,6 +24,7 @@ from raydc.search.trial import Record, run_task
 from raydc.testing.cases import K, run_job, short_settings
 from raydc.training import streaming_kmeans, worker_job
 from raydc.training.config import RunConfig
+from raydc.training.model import ClusteringModel
 from raydc.training.trainer import check, train
 from tests.support.remote_storage import elsewhere
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from raydc import DeepClustering
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.centroid_service import actors as over_ray
 from raydc.core.settings import SettingsError, unflatten
 from raydc.data import DataError, kept, split
 from raydc.pipelines.train import plan
 from raydc.training import streaming_kmeans
 from raydc.training.config import RunConfig
+from raydc.training.model import ClusteringModel
 from raydc.training.trainer import Interrupted, Watch, check, run_name, train
 from raydc.training.worker_job import prepare
 from tests.support.runs import alone, weights

@@ -15,7 +15,6 @@ import torch
 from mlflow import MlflowClient
 from sklearn.datasets import load_digits
 
-from raydc.artifacts.model import ClusteringModel, Replica
 from raydc.cli import main as cli
 from raydc.cli.console import Live
 from raydc.core.settings import SettingsError, unflatten
@@ -26,6 +25,7 @@ from raydc.pipelines.train import train_and_record
 from raydc.training import checkpoint
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress
+from raydc.training.model import ClusteringModel, Replica
 from raydc.training.trainer import Interrupted, Watch, begin, check, train
 from raydc.training.worker_job import prepare, work
 from tests.support.ray_nodes import freed

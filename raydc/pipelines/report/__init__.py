@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from raydc.core.storage import Store
 from raydc.data import DataSettings
-from raydc.report import page, pictures, words
-from raydc.report.facts import Facts, gather, of_winner, project, typical
+from raydc.pipelines.report import page, pictures, words
+from raydc.pipelines.report.facts import Facts, gather, of_winner, project, typical
 
 MEMBERS = 8
 TOLD_FEATURES = 4

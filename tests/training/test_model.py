@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from raydc import DeepClustering
-from raydc.artifacts.model import TRUST, ClusteringModel, ModelError, Replica
 from raydc.clustering.distances import QUANTILES, Distances
 from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.pipelines.assign import identity
 from raydc.tracking import registry
+from raydc.training.model import TRUST, ClusteringModel, ModelError, Replica
 
 POINTS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]], np.float32)
 

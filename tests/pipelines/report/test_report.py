@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from matplotlib._pylab_helpers import Gcf
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.core.storage import Store
 from raydc.data import DataSettings, open_source
 from raydc.methods.kmeans import KMeans
-from raydc.report import facts, page, pictures, report, words, write
+from raydc.pipelines.report import facts, page, pictures, report, words, write
+from raydc.training.model import ClusteringModel
 from tests.support import run_cases
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from raydc.artifacts.labels import (
+from raydc.training.labels import (
     NOWHERE,
     Asked,
     Drop,

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
-from raydc.artifacts.labels import NOWHERE, Asked, LabelMap, cells_of, memberships_of
 from raydc.clustering.distances import Distances
 from raydc.core import source_file
 from raydc.core.autocast import exact_float32
@@ -29,6 +28,7 @@ from raydc.data.inputs import is_table, rows_of
 from raydc.data.scaling import Scaling
 from raydc.methods.base import ROWS, Method, in_batches
 from raydc.networks.losses.hardening import exact_squared_distances
+from raydc.training.labels import NOWHERE, Asked, LabelMap, cells_of, memberships_of
 
 FORMAT = 5
 ABOUT, WEIGHTS = "model.json", "state.safetensors"

@@ -3,7 +3,7 @@
 import pytest
 
 from raydc.clustering.metrics import external
-from raydc.report import words
+from raydc.pipelines.report import words
 from raydc.search.conclude import SHOWN
 
 GOOD = {"clear": [*range(8)], "doubtful": [8, 9], "nowhere": 0.041, "bar": 0.75, "asked": "replicas", "rows": 500}

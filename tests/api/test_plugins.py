@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydc import methods, plugins
-from raydc.artifacts.model import ClusteringModel, ModelError
+from raydc import methods
+from raydc.api import plugins
 from raydc.cli import main as cli
 from raydc.core import registries
 from raydc.core.settings import SettingsError, unflatten
@@ -16,6 +16,7 @@ from raydc.data import ArraySource, DataError, DataSettings, open_source
 from raydc.methods.kmeans import KMeans
 from raydc.search.space import IMAGES, load_space, methods_for, space_of
 from raydc.training.config import RunConfig
+from raydc.training.model import ClusteringModel, ModelError
 from tests.support import run_cases, stranger
 
 ENTRIES = """[raydc.methods]

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydc.artifacts.labels import Asked
-from raydc.artifacts.model import ClusteringModel
 from raydc.core.settings import SettingsError, build, flatten, unflatten
 from raydc.data.settings import DataSettings
 from raydc.pipelines import assign as assignment
@@ -23,6 +21,8 @@ from raydc.pipelines.train import train_and_record
 from raydc.search import SearchWatch, TuneSettings, tune_and_record
 from raydc.tracking import registry
 from raydc.training.config import RunConfig
+from raydc.training.labels import Asked
+from raydc.training.model import ClusteringModel
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,11 +13,11 @@ import yaml
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from raydc.artifacts.model import ClusteringModel
 from raydc.core.settings import build
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source
 from raydc.data.sample import spaced_rows
+from raydc.training.model import ClusteringModel
 
 SAMPLE = 5000
 """Rows that are looked at, at most."""

@@ -1,6 +1,6 @@
 """Methods, sources, criteria and search spaces of one's own under a name, for this process and those that work for it.
 
-    from raydc import plugins
+    from raydc.api import plugins
 
     @plugins.method("soft_dec")
     class SoftDEC(DEC): ...

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from benchmarks.trust import embeddings, gap, mixtures, permuted, right, unit
 from raydc import DeepClustering
-from raydc.artifacts.model import ClusteringModel
 from raydc.clustering.distances import FAR
 from raydc.core.settings import unflatten
 from raydc.core.storage import Store
 from raydc.distributed import collectives
 from raydc.training import worker_job
 from raydc.training.config import RunConfig
+from raydc.training.model import ClusteringModel
 from tests.training.test_workers import together
 
 KMEANS = {"method.restarts": 4}

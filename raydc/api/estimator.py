@@ -14,13 +14,13 @@ from sklearn.utils import ClassifierTags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from raydc import methods
-from raydc.artifacts.model import Assigned, ClusteringModel
 from raydc.clustering.metrics.monitors import collapsed
 from raydc.core.settings import SettingsError, fields, unflatten
 from raydc.data import ArraySource, DataSettings, DataWarning, Source, is_mixed, is_table, open_frame
 from raydc.data.inputs import table_of
 from raydc.methods import index
 from raydc.training.config import RunConfig, Training
+from raydc.training.model import Assigned, ClusteringModel
 from raydc.training.worker_job import in_process, prepare
 
 OWN = ("method", "n_clusters", "settings", "random_state")

@@ -1,0 +1,1 @@
+"""raydc in Python: the commands as functions, the scikit-learn estimator, and names of your own."""

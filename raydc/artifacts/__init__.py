@@ -1,1 +1,0 @@
-"""What training leaves behind: a model as files."""
