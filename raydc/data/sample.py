@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydc.data.profile import bad_cells
@@ -23,6 +24,8 @@ class Sample:
     """[n]"""
     positions: NDArray[np.int64]
     """[n], ascending, in the data."""
+    stored: pa.Table | None = None
+    """Their feature columns before they were encoded; None where they are not encoded."""
 
 
 def spaced_rows(source: Source, size: int) -> Sample:
@@ -32,7 +35,7 @@ def spaced_rows(source: Source, size: int) -> Sample:
     pieces = [source.pieces[i] for i in spaced]
     total = sum(piece.rows for piece in pieces)
     generator = np.random.default_rng(0)
-    rows, ids, places = [], [], []
+    rows, ids, places, stored = [], [], [], []
     for piece in pieces:
         block = source.read(piece)
         bad = bad_cells(block)
@@ -42,4 +45,6 @@ def spaced_rows(source: Source, size: int) -> Sample:
         rows.append(dense(block.x[chosen]))
         ids.append(block.ids[chosen])
         places.append(piece.start + chosen)
-    return Sample(*map(np.concatenate, (rows, ids, places)))
+        stored += [] if block.stored is None else [block.stored.take(chosen)]
+    whole = pa.concat_tables(stored, promote_options="permissive") if stored else None
+    return Sample(np.concatenate(rows), np.concatenate(ids), np.concatenate(places), whole)

@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from scipy import sparse
 
 from raydc.data.settings import DataSettings
@@ -67,6 +68,8 @@ class Block:
     """(column, what stood there) of rows that are unusable as a whole: a null list, one of another length, no id."""
     weights: np.ndarray | None = None
     """[n] float64 as stored, 0 or more but in broken rows; None where all rows count alike."""
+    stored: pa.Table | None = None
+    """The feature columns before they were encoded; None where they are not encoded."""
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,7 @@ class TableSource(Source):
             None if chunk.nulls is None or not chunk.nulls[rows].any() else chunk.nulls[rows],
             {row - rows.start: what for row, what in chunk.broken.items() if rows.start <= row < rows.stop},
             None if chunk.weights is None else chunk.weights[rows],
+            None if chunk.stored is None else chunk.stored.slice(rows.start, piece.rows),
         )
 
     def labels(self) -> np.ndarray | None:
@@ -267,7 +268,8 @@ class TableSource(Source):
         if self.weights:
             values, missing = _values(_one(table[self.weights]))
             weights = weights_of(values, self.weights, broken, missing)
-        return Block(x, ids, nulls, broken, weights)
+        stored = None if self.encoding is None else table.select(self.encoding.names)
+        return Block(x, ids, nulls, broken, weights, stored)
 
     def _table(self, path: str, row_group: int, first: int, names: list[str]) -> pa.Table:
         try:

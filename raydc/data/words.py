@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -64,21 +65,29 @@ class Vocabulary:
         """Of each word."""
         return {word: place for place, word in enumerate(self.words)}
 
-    def weighed(self, texts: Sequence[str]) -> sparse.csr_array:
-        """Texts as tf-idf, CSR float64 [n, V]."""
-        places, columns, values, ends = self.places, list[int](), list[float](), [0]
+    def occurrences(self, texts: Sequence[str]) -> sparse.csr_array:
+        """How often each text has each word, CSR float64 [n, V], words in order."""
+        columns, values, ends = list[int](), list[int](), [0]
         for text in texts:
-            found = Counter(place for word in words_of(text) if (place := places.get(word)) is not None)
+            found = Counter(place for word in words_of(text) if (place := self.places.get(word)) is not None)
             at = sorted(found)
-            weights = [found[place] * self.idf[place] for place in at]
-            length = math.sqrt(math.fsum(weight * weight for weight in weights))
             columns += at
-            values += [weight / length for weight in weights]
+            values += [found[place] for place in at]
             ends.append(len(columns))
         shape = (len(texts), len(self.words))
         return sparse.csr_array(
             (np.array(values, np.float64), np.array(columns, np.int64), np.array(ends)), shape=shape
         )
+
+    def weighed(self, texts: Sequence[str]) -> sparse.csr_array:
+        """Texts as tf-idf, CSR float64 [n, V]."""
+        found = self.occurrences(texts)
+        found.data *= self.idf[found.indices]
+        squares = found.data * found.data
+        for start, end in pairwise(found.indptr):
+            if start < end:
+                found.data[start:end] /= math.sqrt(math.fsum(squares[start:end]))
+        return found
 
 
 def components(gram: np.ndarray) -> np.ndarray:

@@ -214,7 +214,7 @@ def identity(model: ClusteringModel) -> str:
     hashes = [weights_hash(method) for method in (model.method, *(replica.method for replica in model.replicas))]
     rest += [hashes, [replica.names.tolist() for replica in model.replicas]]
     rest.append([] if model.distances is None else [model.distances.digest()])
-    rest.append(model.labels.model_dump(mode="json"))
+    rest.append(model.labels.model_dump(mode="json", exclude={"suggested"}))
     rest.append([] if model.encoding is None else [model.encoding.digest])
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -345,6 +345,7 @@ def _summarise(
         "dropped_rows": dropped[:100],
         "clusters": model.labels.clusters_at(asked.level),
         "names": model.labels.names_at(asked.level),
+        "suggested": model.labels.suggested_at(asked.level),
         "sizes": sizes,
         "nowhere": nowhere,
         "notes": notes_of(model, source),

@@ -21,7 +21,7 @@ from raydc.data import DataSettings, Shard
 from raydc.data.sample import spaced_rows
 from raydc.pipelines.assign import OF_ENCODINGS, identity, opened_for
 from raydc.tracking import mlflow_client, registry
-from raydc.tracking.payloads import sha256_of
+from raydc.tracking.payloads import naming_tags, sha256_of
 from raydc.training.labels import Drop, Edit, LabelMap, Merge, Rename, Revision, Split
 from raydc.training.model import ClusteringModel
 
@@ -194,6 +194,7 @@ def _register(
         logged = mlflow_client.log_model(folder, run, uri)
     tags = {"raydc.method": model.method_name, "raydc.edited_from": of, "raydc.edits": said}
     tags |= {"raydc.names": json.dumps(labels.cells.names)} if labels.cells.names else {}
+    tags |= naming_tags(labels.suggested_at())
     version = registry.register(logged, name, sha, run, tags, uri)
     mlflow_client.set_status(run, "finished", uri)
     standing = registry.standing_of(name, version, uri)

@@ -17,7 +17,7 @@ from raydc.data import Shard
 from raydc.methods.base import Method
 from raydc.pipelines import follow
 from raydc.pipelines.report import report
-from raydc.tracking.payloads import alignment_tags
+from raydc.tracking.payloads import alignment_tags, naming_tags
 from raydc.tracking.tracker import RecordPending, Tracker, local_folder
 from raydc.training import alignment, checkpoint, streaming_kmeans
 from raydc.training.config import RunConfig
@@ -103,8 +103,7 @@ def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
         tags = {"raydc.method": run.job.config.method_name, "raydc.score": str(summary["measures"]["score"])}
         tags["raydc.reference"] = summary["reference"].rpartition(" ")[2]
         tags |= alignment_tags(summary.get("aligned"))
-        if names := summary.get("suggested"):
-            tags["raydc.suggested_names"] = json.dumps(names)
+        tags |= naming_tags(summary.get("suggested"))
         tracker.register(output.register_as, tags)
 
 

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from raydc.clustering.metrics import clarity, hierarchy, stability
 from raydc.core.storage import alone
+from raydc.data import opened
 from raydc.pipelines import assign, follow
 from raydc.pipelines.report import words
 from raydc.search import criteria, scales, selector
@@ -30,7 +31,7 @@ from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Choice
 from raydc.search.settings import TuneSettings
 from raydc.search.trial import OUT_OF_MEMORY, OUT_OF_TIME, Record, read_array
-from raydc.training import alignment
+from raydc.training import alignment, profiles
 from raydc.training.alignment import Followed
 from raydc.training.labels import LabelMap
 from raydc.training.model import ClusteringModel, Replica
@@ -120,6 +121,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     followed = _followed(context, winner, own, [labels for _, labels in others])
     clusters, verdict = _judged(winner, own, [labels for _, labels in others], followed.labels.given)
     weights = _write_model(context, winner, own, others, clusters, followed.labels, stop)
+    called = profiles.suggest(opened(context.settings.data, context.profile.fingerprint), context.store)
     band = selector.null(
         context.space,
         lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
@@ -173,6 +175,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
             "tree": scales.tree(own, [labels for _, labels in others], context.graph, joined) | {"ids": names.tolist()},
         },
         "clusters": clusters,
+        "suggested": {str(cluster): name for cluster, name in called.items()},
         "verdict": verdict,
         "aligned": followed.told,
         "cost": {

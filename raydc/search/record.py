@@ -15,7 +15,7 @@ from raydc.search.pictures import draw
 from raydc.search.planner import SearchWatch
 from raydc.search.settings import TuneSettings
 from raydc.tracking import mlflow_client
-from raydc.tracking.payloads import alignment_tags, summary_metrics
+from raydc.tracking.payloads import alignment_tags, naming_tags, summary_metrics
 from raydc.tracking.tracker import RecordPending, Tracker
 
 STATUS = {"finished": "finished", "stopped": "finished", "guarded": "finished", "failed": "failed"}
@@ -66,6 +66,7 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
     tracker.log_model()
     if settings.register_as:
         tags = evidence(summary) | {"raydc.search": about["id"]} | alignment_tags(summary.get("aligned"))
+        tags |= naming_tags(summary.get("suggested"))
         tracker.register(settings.register_as, tags, "always" if settings.promote else "better")
     paths = {"output": store.root, "report": f"{store.root}/report/index.html"}
     try:

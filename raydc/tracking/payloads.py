@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import math
 import platform
 from collections.abc import Mapping
@@ -95,6 +96,11 @@ def alignment_tags(aligned: Mapping[str, Any] | None) -> dict[str, str]:
         moves = [f"{cluster}: {', '.join(map(str, others))}" for cluster, others in aligned[what].items()]
         tags |= {f"raydc.{what}": "; ".join(moves)} if moves else {}
     return tags
+
+
+def naming_tags(suggested: Mapping[Any, str] | None) -> dict[str, str]:
+    """Tag of a version whose clusters have suggested names, by id."""
+    return {"raydc.suggested_names": json.dumps(suggested)} if suggested else {}
 
 
 def beats(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:

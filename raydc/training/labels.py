@@ -10,7 +10,7 @@ Cells are what ids are given to: the method's clusters, and behind them the part
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,8 @@ class LabelMap(Settings):
     """The first id of each of the method's clusters."""
     names: dict[int, Name] = Field(default_factory=dict)
     """First names, by id."""
+    suggested: dict[int, str] = Field(default_factory=dict)
+    """What sets the first clusters apart, in a few words, by id: for people who are to name them."""
     free: int
     """The lowest id that was never given to a cluster of this model or of those it follows."""
     joins: tuple[Join, ...] = ()
@@ -149,24 +151,28 @@ class LabelMap(Settings):
 
     def edited(self, revision: Revision) -> "LabelMap":
         """The map after further edits. ValueError names a cluster that there is not."""
-        found = self._with(*self.revisions, revision)
+        found = self._with(revisions=(*self.revisions, revision))
         found.cells  # noqa: B018 - complains of what cannot be done
         return found
 
     def with_tree(self, joins: Sequence[tuple[int, int, float]]) -> "LabelMap":
         """The map with a tree of the method's clusters: first, second and strength of each join."""
         tree = tuple(Join(first=one, second=other, strength=strength) for one, other, strength in joins)
-        return LabelMap(given=self.given, names=self.names, free=self.free, joins=tree, revisions=self.revisions)
+        return self._with(joins=tree)
+
+    def with_suggested(self, names: Mapping[int, str]) -> "LabelMap":
+        """The map with suggested names."""
+        return self._with(suggested=dict(names))
 
     def undone(self) -> "LabelMap":
         """The map before its last revision. ValueError if it has none."""
         if not self.revisions:
             raise ValueError("there is nothing to undo: the model was never edited")
-        return self._with(*self.revisions[:-1])
+        return self._with(revisions=self.revisions[:-1])
 
-    def _with(self, *revisions: Revision) -> "LabelMap":
+    def _with(self, **changes: Any) -> "LabelMap":
         # made anew, as a copy would keep the cells of the map before
-        return LabelMap(given=self.given, names=self.names, free=self.free, joins=self.joins, revisions=revisions)
+        return LabelMap(**{name: getattr(self, name) for name in LabelMap.model_fields} | changes)
 
     @cached_property
     def cells(self) -> Cells:
@@ -218,6 +224,18 @@ class LabelMap(Settings):
             if id_ in cells.names:
                 found.setdefault(own[id_], []).append(cells.names[id_])
         return {id_: ", ".join(names) for id_, names in sorted(found.items())}
+
+    def suggested_at(self, level: int | None = None) -> dict[int, str]:
+        """Suggested names by id, of clusters without a name whose rows are those of the first cluster of this id."""
+        ids, named = self.ids_at(level), self.names_at(level)
+        now: dict[int, set[int]] = {}
+        for cell in self.cells.with_rows:
+            now.setdefault(int(ids[cell]), set()).add(cell)
+        first: dict[int, set[int]] = {}
+        for cell, id_ in enumerate(self.given):
+            first.setdefault(id_, set()).add(cell)
+        same = {id_ for id_, cells in now.items() if cells == first.get(id_)}
+        return {id_: name for id_, name in sorted(self.suggested.items()) if id_ in same - named.keys()}
 
     def _pairs(self) -> Iterator[tuple[int, int]]:
         """Cells that are joined, in this order: what was split last is nearest."""

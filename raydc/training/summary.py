@@ -27,8 +27,9 @@ NEIGHBOURS = 10
 
 def assignments(store: Store) -> Iterator[pa.Table]:
     """Assignments part by part in the order of the data: row, id, cluster, membership, agreement, distance, initial."""
-    for name in sorted(store.list("assignments")):
-        yield pq.read_table(io.BytesIO(store.read_bytes(name)))
+    for name in store.list("assignments"):
+        if name.endswith(".parquet"):
+            yield pq.read_table(io.BytesIO(store.read_bytes(name)))
 
 
 def labels_at(store: Store, positions: np.ndarray) -> np.ndarray:

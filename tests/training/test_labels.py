@@ -122,3 +122,12 @@ def test_a_level_that_there_is_not() -> None:
     for share in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="share of the training rows"):
             Asked(outliers=share)
+
+
+def test_a_suggested_name_is_of_the_rows_that_it_was_found_for() -> None:
+    labels = LabelMap.plain(4).with_tree([(0, 3, 2.0), (0, 1, 1.0), (0, 2, 0.5)])
+    labels = labels.with_suggested({0: "low price", 1: "high price", 2: "red", 3: "blue"})
+    assert labels.suggested_at(3) == {1: "high price", 2: "red"}  # 0 and 3 are joined
+    edits = (Merge(clusters=(0, 3)), Rename(cluster=1, name="dear"))
+    changed = labels.edited(Revision(of="models:/a/1", edits=edits))
+    assert changed.suggested_at() == {2: "red"} and changed.undone().suggested_at() == labels.suggested

@@ -21,24 +21,39 @@ class Contrast:
     mean: NDArray[np.float64]
     """[K, F], in the features' own units."""
     rest: NDArray[np.float64]
-    """[K, F], of the rows of all other clusters; NaN where there are none."""
+    """[K, F], of the rows of all other clusters; NaN, as `mean` is, where they have no value."""
     effect: NDArray[np.float64]
     """[K, F]: (mean - rest) / the standard deviation within the two, Cohen's d; 0 of a feature that never differs."""
 
 
 def contrast(rows: ArrayLike, labels: ArrayLike) -> Contrast:
-    """Of rows [N, F] in clusters [N]. Infinite where the two groups differ and neither varies."""
+    """Of rows [N, F] in clusters [N]; NaN is no value. Infinite where the two groups differ and neither varies."""
     x, ids = np.asarray(rows, np.float64), np.asarray(labels, np.int64)
-    clusters, place, sizes = np.unique(ids, return_inverse=True, return_counts=True)
-    centred = x - x.mean(0)  # a far origin loses no digits
-    sums, squares = (_by_cluster(values, place, len(clusters)) for values in (centred, centred**2))
-    n, others = sizes[:, None], len(x) - sizes[:, None]
+    clusters, place = np.unique(ids, return_inverse=True)
+    here = ~np.isnan(x)
+    stored = np.where(here, x, 0)
+    origin = stored.sum(0) / np.maximum(here.sum(0), 1)
+    centred = np.where(here, x - origin, 0)  # a far origin loses no digits
+    n, sums, squares, own = (
+        _by_cluster(values, place, len(clusters)) for values in (here, centred, centred**2, stored)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean, rest = own / n, (own.sum(0) - own) / (n.sum(0) - n)
+    return Contrast(clusters, mean, rest, of_sums(clusters, n, sums, squares).effect)
+
+
+def of_sums(
+    clusters: NDArray[np.int64], n: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64]
+) -> Contrast:
+    """Of clusters [K] whose features have so many values, of these sums and sums of squares: [K, F] each."""
+    others, total = n.sum(0) - n, np.maximum(n.sum(0) - 2, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean, rest = sums / n, (sums.sum(0) - sums) / others
         within = squares - n * mean**2 + squares.sum(0) - squares - others * rest**2
-        deviation = np.sqrt(np.maximum(within, 0) / max(len(x) - 2, 1))
-        effect = np.where(np.isclose(mean, rest, rtol=1e-9, atol=0) | (others == 0), 0.0, (mean - rest) / deviation)
-    return Contrast(clusters, mean + x.mean(0), rest + x.mean(0), effect)
+        deviation = np.sqrt(np.maximum(within, 0) / total)
+        same = np.isclose(mean, rest, rtol=1e-9, atol=0) | (n == 0) | (others == 0)
+        effect = np.where(same, 0.0, (mean - rest) / deviation)
+    return Contrast(clusters, mean, rest, effect)
 
 
 def suggested(found: Contrast, names: Sequence[str]) -> dict[int, str]:

@@ -18,6 +18,8 @@ from raydc.pipelines.report.facts import Facts, gather, of_winner, project, typi
 MEMBERS = 8
 TOLD_FEATURES = 4
 """Features that are named of each cluster."""
+TOLD_TERMS = 10
+"""Terms of its texts."""
 SHOWN_CLUSTERS = 60
 """Clusters of which members are shown, at most."""
 
@@ -178,19 +180,28 @@ def _profiles(facts: Facts) -> list[str]:
         return []
     found = facts.profiles.to_pylist()
     clusters = sorted({line["cluster"] for line in found})[:SHOWN_CLUSTERS]
+    texts = any(line["kind"] == "term" for line in found)
     rows = []
     for cluster in clusters:
         own = [line for line in found if line["cluster"] == cluster]
-        said = [f"{line['direction']} {line['feature']}: {line['mean']:.4g}, else {line['rest']:.4g}" for line in own]
-        rows.append((cluster, own[0]["name"], own[0]["rows"], "; ".join(said[:TOLD_FEATURES])))
+        said = [
+            f"{line['direction']} {line['feature']}: {line['mean']:.4g}, else {line['rest']:.4g}"
+            for line in own
+            if line["kind"] == "feature"
+        ]
+        terms = [line["feature"] for line in own if line["kind"] == "term"]
+        row = (cluster, own[0]["name"], own[0]["rows"], "; ".join(said[:TOLD_FEATURES]))
+        rows.append((*row, ", ".join(terms[:TOLD_TERMS])) if texts else row)
+    head = ("cluster", "name", "rows looked at", "features", *(["terms"] if texts else []))
     return [
         page.heading("What sets clusters apart"),
         page.note(
             "Features by the size of their effect: mean of the cluster, and of all other rows. A name is suggested "
-            "where features have names and effects are large (.8 standard deviations); raydc edit --rename gives "
-            "another. profiles.parquet has the rest."
+            "where features have names and effects are large (.8 standard deviations), and of texts by their terms, "
+            "which are words that the cluster has more often than others (class-based tf-idf); raydc edit --rename "
+            "gives another. profiles.parquet has the rest."
         ),
-        page.table(("cluster", "name", "rows looked at", "features"), rows),
+        page.table(head, rows),
     ]
 
 

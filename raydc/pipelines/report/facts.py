@@ -55,7 +55,7 @@ class Facts:
     missing: Sequence[str]
     """What could not be shown, and why."""
     profiles: pa.Table | None = None
-    """A line for each cluster and feature, as `raydc.training.profiles` writes them; None of a search's winner."""
+    """A line for each cluster and feature, as `raydc.training.profiles` writes them; None where it was not written."""
 
 
 def gather(store: Store, settings: DataSettings | None = None, allow_code: Collection[str] = ()) -> Facts:
@@ -83,11 +83,10 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
         sample = draw(source, store, model)
     except DataError as problem:
         missing.append(f"pictures of rows: {problem}")
-    profiles = (
-        pq.read_table(io.BytesIO(store.read_bytes("profiles.parquet"))) if store.exists("profiles.parquet") else None
-    )
     title = f"{model.method_name}, {summary['found']} clusters of {summary['rows']:,} rows"
-    return Facts(title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing, profiles)
+    return Facts(
+        title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing, _profiles(store)
+    )
 
 
 def of_winner(store: Store, winner: Mapping[str, Any], data: DataSettings) -> Facts:
@@ -106,9 +105,12 @@ def of_winner(store: Store, winner: Mapping[str, Any], data: DataSettings) -> Fa
     except DataError as problem:
         missing.append(f"pictures of rows: {problem}")
     title = f"{model.method_name}, {summary['found']} clusters of {len(ids):,} rows"
-    return Facts(
-        title, model, winner["settings"], summary | {"measures": winner["measures"]}, [], sample, names, missing
-    )
+    about = summary | {"measures": winner["measures"]}
+    return Facts(title, model, winner["settings"], about, [], sample, names, missing, _profiles(store))
+
+
+def _profiles(store: Store) -> pa.Table | None:
+    return pq.read_table(io.BytesIO(store.read_bytes("profiles.parquet"))) if store.exists("profiles.parquet") else None
 
 
 def _parts(store: Store) -> list[str]:

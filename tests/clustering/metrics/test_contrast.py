@@ -35,3 +35,16 @@ def test_one_cluster_differs_from_nothing() -> None:
     found = contrast(np.eye(3), [0, 0, 0])
     assert_array_equal(found.effect, np.zeros((1, 3)))
     assert np.isnan(found.rest).all() and suggested(found, "abc") == {}
+
+
+def test_missing_values_take_no_part() -> None:
+    rows = np.array([[1.0, np.nan], [3, np.nan], [np.nan, 5], [6, 6], [8, 7]])
+    found = contrast(rows, [4, 4, 4, 7, 7])
+    assert_allclose(found.mean, [[2, 5], [7, 6.5]])
+    assert_allclose(found.effect[:, 0], [-5 / 2**0.5, 5 / 2**0.5])
+    nothing = contrast(rows[:, 1:], [0, 0, 1, 1, 1])  # no value in a whole cluster
+    assert np.isnan(nothing.mean[0, 0]) and nothing.effect.tolist() == [[0], [0]]
+
+
+def test_shares_are_exact() -> None:
+    assert contrast([[0.0], [0], [0], [1], [1], [0]], [0, 0, 0, 1, 1, 1]).mean[0, 0] == 0

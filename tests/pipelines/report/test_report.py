@@ -106,7 +106,7 @@ def test_text_from_outside_is_escaped_and_warnings_come_first(table_run, tmp_pat
     harmed = facts.Facts(
         evil, found.model, {"data": {"path": evil}}, {**found.summary, "warnings": [evil], "notes": [evil]},
         found.progress, found.sample, [evil, "$x^2$", "a_b", "\\frac"], [evil],
-        found.profiles.set_column(3, "feature", pa.array([evil] * len(found.profiles))),
+        pa.Table.from_pylist([line | {"feature": evil} for line in found.profiles.to_pylist()]),
     )  # fmt: skip
     write(harmed, Store(str(tmp_path)))
     text = (tmp_path / "index.html").read_text()
