@@ -27,7 +27,8 @@ FIGURES: dict[str, Any] = json.loads((DOCS / "figures.json").read_text())
 ROOMS = {
     "pipelines": "training and assignment from end to end",
     "search": "tuning without labels",
-    "training.model": "a trained model as files",
+    "training.model": "a trained model, and what it says of rows",
+    "training.model_files": "the files of a model",
     "training.labels": "ids, names and edits of clusters",
     "tracking": "MLflow",
     "methods": "what a method is made of",

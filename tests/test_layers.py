@@ -13,7 +13,7 @@ ORDER = [
     {"data", "networks", "networks/losses", "clustering/metrics"},
     {"clustering"},
     {"clustering/centroid_service", "methods"},
-    {"training/model", "training/labels"},
+    {"training/model", "training/model_files", "training/labels"},
     {"training", "tracking"},
     {"pipelines/report", "api/estimator"},
     {"pipelines"},

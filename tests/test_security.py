@@ -35,7 +35,8 @@ from raydc.tracking.mlflow_client import RegistryError
 from raydc.tracking.payloads import sha256_of
 from raydc.tracking.tracker import flush
 from raydc.training import checkpoint
-from raydc.training.model import ALLOW_CODE, ClusteringModel, ModelError
+from raydc.training.model import ClusteringModel
+from raydc.training.model_files import ALLOW_CODE, ModelError
 from raydc.training.worker_job import prepare
 from tests.support import run_cases, runs
 from tests.support.servers import free_port

@@ -7,12 +7,12 @@ from typing import Any
 
 import psutil
 import ray
-from tests.clustering.centroid_service.test_actors import Rows
 
 from benchmarks.faults import service, training
 from benchmarks.faults.lab import MARK, Lab, fault, mtime
 from raydc.clustering.centroid_service import actors as over_ray
 from tests.cli.test_main import options
+from tests.clustering.centroid_service.test_actors import Rows
 from tests.support import runs
 from tests.support.ray_nodes import Nodes
 from tests.training.test_placement import Driver

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import ray
-from tests.clustering.centroid_service.test_actors import POINTS, Mortal, MortalShard, Rows, alone, left
-from tests.clustering.centroid_service.test_actors import once as first_time
 
 from benchmarks.faults.lab import Lab, fault, mtime
 from raydc.clustering.centroid_service import actors as over_ray
@@ -19,6 +17,8 @@ from raydc.clustering.centroid_service.service import CentroidService, Contribut
 from raydc.clustering.centroid_service.snapshots import Fenced
 from raydc.clustering.centroid_service.worker import contribution, work
 from raydc.data.shard import RowBlock, split
+from tests.clustering.centroid_service.test_actors import POINTS, Mortal, MortalShard, Rows, alone, left
+from tests.clustering.centroid_service.test_actors import once as first_time
 from tests.support.waiting import Patience
 
 ROOT = Path(__file__).parents[2]

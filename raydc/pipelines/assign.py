@@ -29,7 +29,8 @@ from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import HANG_AFTER, watch
 from raydc.training.labels import NOWHERE, Asked
-from raydc.training.model import AS_THEY_ARE, TRUST, ClusteringModel, weights_hash
+from raydc.training.model import AS_THEY_ARE, TRUST, ClusteringModel
+from raydc.training.model_files import weights_hash
 from raydc.training.worker_job import trusted
 
 MANIFEST, SUMMARY = "_assignment.json", "_summary.json"

@@ -30,7 +30,8 @@ from raydc.core.settings import flatten
 from raydc.tracking import mlflow_database
 from raydc.tracking.mlflow_options import RETRIES, options
 from raydc.tracking.payloads import Point, code_of, environment, example_rows, sha256_of
-from raydc.training.model import TRUST, ModelError, ModelFacts, facts_of
+from raydc.training.model import TRUST
+from raydc.training.model_files import ModelError, ModelFacts, facts_of
 
 log = logging.getLogger("raydc")
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from raydc import methods
-from raydc.training.model import ModelFacts
+from raydc.training.model_files import ModelFacts
 
 EVIDENCE = {"raydc.stability_score", "raydc.spread"}
 """Tags by which a version is set against another."""

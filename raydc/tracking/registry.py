@@ -22,7 +22,8 @@ from raydc.core.redact import redact
 from raydc.core.storage import Store
 from raydc.tracking.mlflow_client import RECORD, RegistryError, RegistryRefused, asking, check_name, cut, find, reading
 from raydc.tracking.payloads import beats, not_comparable, sha256_of
-from raydc.training.model import ABOUT, FILE, ClusteringModel, ModelError
+from raydc.training.model import ClusteringModel
+from raydc.training.model_files import ABOUT, FILE, ModelError
 
 log = logging.getLogger("raydc")
 

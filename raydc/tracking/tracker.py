@@ -28,7 +28,7 @@ from raydc.tracking.mlflow_client import RegistryError, RegistryRefused
 from raydc.tracking.outbox import OUTBOX, Message, Outbox
 from raydc.tracking.payloads import Point, metrics_of, sha256_of, summary_metrics
 from raydc.tracking.registry import Promotion
-from raydc.training.model import ModelError
+from raydc.training.model_files import ModelError
 
 log = logging.getLogger("raydc")
 

@@ -14,7 +14,8 @@ from raydc.core.storage import OWN, Store
 from raydc.data import open_source
 from raydc.data.sample import spaced_rows
 from raydc.training.labels import NOWHERE, LabelMap
-from raydc.training.model import ClusteringModel, relabel
+from raydc.training.model import ClusteringModel
+from raydc.training.model_files import relabel
 from raydc.training.summary import labels_at
 from raydc.training.worker_job import Job, write_assignments
 

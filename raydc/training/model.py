@@ -1,9 +1,5 @@
-"""A trained clustering: the method's weights, how rows are scaled, and what the rows were. No pickle."""
+"""A trained clustering: what it says of rows, from the method's weights, how rows are scaled, and ids of clusters."""
 
-import hashlib
-import json
-import os
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,9 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
@@ -22,32 +16,13 @@ from raydc.core import source_file
 from raydc.core.autocast import exact_float32
 from raydc.core.settings import build
 from raydc.core.storage import Store
-from raydc.data import encoding as coding
 from raydc.data.encoding import Encoding
 from raydc.data.inputs import is_table, rows_of
 from raydc.data.scaling import Scaling
 from raydc.methods.base import ROWS, Method, in_batches
 from raydc.networks.losses.hardening import exact_squared_distances
+from raydc.training import model_files
 from raydc.training.labels import NOWHERE, Asked, LabelMap, cells_of, memberships_of
-
-FORMAT = 5
-ABOUT, WEIGHTS = "model.json", "state.safetensors"
-"""The files that make a model; its replicas' weights, the distances and the clusters' ids lie beside them."""
-DISTANCES, LABELS = "distances.safetensors", "labels.json"
-CODE = "method.py"
-"""The code of a method that a file of its own defines."""
-FILE = re.compile(
-    r"model\.json|labels\.json|encoding\.(json|safetensors)|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py"
-)
-"""Names of a model's files; its folder holds no others."""
-ALLOW_CODE = "RAYDC_ALLOW_CODE"
-"""Environment variable: names of methods from elsewhere, parted by commas, whose code models may have run."""
-ANEW = "copy the whole folder anew from where it was made, or name another model"
-
-
-class ModelError(ValueError):
-    """A model folder that is damaged or was made by something else."""
-
 
 TRUST = {
     "membership": "largest membership: is it this cluster rather than another?",
@@ -91,23 +66,6 @@ class Replica:
     method: Method
     names: np.ndarray
     """int64 [K], the model's cluster that each of the replica's clusters stands for."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a model's files say of it without any code of its method being imported."""
-
-    method_name: str
-    clusters: tuple[int, ...]
-    """Ids, ascending."""
-    shape: tuple[int, ...]
-    columns: tuple[str, ...]
-    encoding: Encoding | None
-    """How columns become features, where they are no numbers already."""
-
-    @property
-    def n_features(self) -> int:
-        return int(np.prod(self.shape))
 
 
 @dataclass
@@ -297,18 +255,23 @@ class ClusteringModel:
             self.method.train(was)
 
     def files(self) -> dict[str, bytes]:
-        """The model as files by name; `model.json` has the others' checksums."""
-        files = {WEIGHTS: _state(self.method), LABELS: self.labels.model_dump_json(indent=1).encode()}
-        files |= {_replica(i): _state(replica.method) for i, replica in enumerate(self.replicas)}
+        """The model as files by name, as `raydc.training.model_files` says."""
+        files = {
+            model_files.WEIGHTS: model_files.state_bytes(self.method),
+            model_files.LABELS: self.labels.model_dump_json(indent=1).encode(),
+        }
+        files |= {
+            model_files.replica_file(i): model_files.state_bytes(replica.method)
+            for i, replica in enumerate(self.replicas)
+        }
         if self.distances is not None:
-            files[DISTANCES] = _tensors(vars(self.distances))
+            files[model_files.DISTANCES] = model_files.tensor_bytes(vars(self.distances))
         if self.encoding is not None:
             files |= self.encoding.files()
         code = source_file.of(type(self.method))
         if code is not None:
-            files[CODE] = code.text.encode()
+            files[model_files.CODE] = code.text.encode()
         about = {
-            "format": FORMAT,
             "method": self.method_name,
             "package": methods.package_of(self.method_name),
             "config": self.config,
@@ -318,13 +281,12 @@ class ClusteringModel:
             "scaling": self.scaling.to_json(),
             "notes": self.notes,
             "replicas": [replica.names.tolist() for replica in self.replicas],
-            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
-        return {**files, ABOUT: json.dumps(about, indent=1).encode()}
+        return model_files.sealed(files, about)
 
     def weights_hash(self) -> str:
         """sha256 of the weights, without those of replicas."""
-        return weights_hash(self.method)
+        return model_files.weights_hash(self.method)
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -335,7 +297,7 @@ class ClusteringModel:
     @staticmethod
     def load(folder: str | Path, allow_code: Collection[str] = ()) -> "ClusteringModel":
         """As `of`, from a folder."""
-        return ClusteringModel.of(_read_folder(folder), str(folder), allow_code)
+        return ClusteringModel.of(model_files.read_folder(folder), str(folder), allow_code)
 
     @staticmethod
     def stored(place: Store, allow_code: Collection[str] = ()) -> "ClusteringModel":
@@ -352,25 +314,21 @@ class ClusteringModel:
         the hash of that code. ModelError says which file is missing or damaged and where (`at`) it belongs, or what the
         model is refused for.
         """
-        with _complaining(at):
-            about = _checked(files)
-            kind, shape = _method_of(about, files, allow_code), tuple(about["shape"])
-
-            def tensors(name: str) -> dict[str, Tensor]:
-                try:
-                    return safetensors.torch.load(files[name])
-                except SafetensorError as damage:
-                    raise ModelError(f"{name} is no safetensors file ({damage}): it is not read") from None
+        with model_files.as_model_errors(at):
+            about = model_files.checked(files)
+            kind, shape = model_files.method_of(about, files, allow_code), tuple(about["shape"])
 
             def method(name: str) -> Method:
                 made = kind(build(kind.Config, about["config"], at="method"), shape)
                 try:
-                    made.load_state_dict(tensors(name))
+                    made.load_state_dict(model_files.tensors_of(files, name))
                 except RuntimeError as other:
-                    raise ModelError(f"{name} holds other weights than a {about['method']} has: {other}") from None
+                    raise model_files.ModelError(
+                        f"{name} holds other weights than a {about['method']} has: {other}"
+                    ) from None
                 return made.eval()
 
-            trained = method(WEIGHTS)
+            trained = method(model_files.WEIGHTS)
             return ClusteringModel(
                 about["method"],
                 trained,
@@ -379,127 +337,13 @@ class ClusteringModel:
                 tuple(about["columns"]),
                 notes=about["notes"],
                 replicas=tuple(
-                    Replica(method(_replica(i)), np.array(names, np.int64)) for i, names in enumerate(about["replicas"])
+                    Replica(method(model_files.replica_file(i)), np.array(names, np.int64))
+                    for i, names in enumerate(about["replicas"])
                 ),
-                distances=Distances(**tensors(DISTANCES)) if DISTANCES in about["sha256"] else None,
+                distances=Distances(**model_files.tensors_of(files, model_files.DISTANCES))
+                if model_files.DISTANCES in about["sha256"]
+                else None,
                 id_column=about["id_column"],
-                encoding=_encoding_of(files),
-                renamed=_labels_of(files, trained.n_clusters),
+                encoding=model_files.encoding_of(files),
+                renamed=model_files.labels_of(files, trained.n_clusters),
             )
-
-
-def relabel(place: Store, change: Callable[[LabelMap], LabelMap]) -> LabelMap:
-    """Give the clusters of a model on storage other names; the map as it is then. No weight is read or written."""
-    labels = change(_labels_of({LABELS: place.read_bytes(LABELS)}))
-    about, written = json.loads(place.read_bytes(ABOUT)), labels.model_dump_json(indent=1).encode()
-    about["sha256"][LABELS] = hashlib.sha256(written).hexdigest()
-    place.write_bytes(LABELS, written)
-    place.write_bytes(ABOUT, json.dumps(about, indent=1).encode())
-    return labels
-
-
-def facts_of(folder: str | Path) -> ModelFacts:
-    """What a model's folder says of it, once its checksums are compared; ModelError as `ClusteringModel.of` raises."""
-    with _complaining(str(folder)):
-        files = _read_folder(folder)
-        about, clusters = _checked(files), _labels_of(files).cells.alive
-        shape, columns = tuple(about["shape"]), tuple(about["columns"])
-        return ModelFacts(about["method"], clusters, shape, columns, _encoding_of(files))
-
-
-def _read_folder(folder: str | Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(folder).glob("*") if path.is_file()}
-
-
-@contextmanager
-def _complaining(at: str) -> Iterator[None]:
-    """What is wrong with a model's files, as a ModelError that says where they are."""
-    try:
-        yield
-        return
-    except KeyError as missing:
-        problem = f"{missing.args[0]} is missing; {ANEW}"
-    except (json.JSONDecodeError, UnicodeDecodeError) as damage:
-        problem = f"{ABOUT} is damaged, it cannot be read as JSON ({damage}); {ANEW}"
-    except ModelError as damage:
-        problem = str(damage)
-    raise ModelError(f"{at}: {problem}" if at else problem)
-
-
-def _checked(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """model.json, if it is of this format and the other files have its checksums."""
-    about = json.loads(files[ABOUT])
-    found = about.get("format") if isinstance(about, dict) else None
-    if found != FORMAT:
-        older = isinstance(found, int) and found < FORMAT
-        what = "train the model anew, or use the raydc that made it" if older else "update raydc"
-        raise ModelError(f"expected a model of format {FORMAT}, got {found!r}: {what}")
-    for name, digest in about["sha256"].items():
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise ModelError(f"{name} is damaged: it does not have the checksum that {ABOUT} states; {ANEW}")
-    return about
-
-
-def _encoding_of(files: Mapping[str, bytes]) -> Encoding | None:
-    """How columns are encoded, where they are."""
-    if coding.ABOUT not in files:
-        return None
-    try:
-        return Encoding.of(files)
-    except (ValueError, TypeError, SafetensorError) as damage:
-        raise ModelError(f"{coding.ABOUT} holds no encoding of columns: {damage}; {ANEW}") from None
-
-
-def _labels_of(files: Mapping[str, bytes], n_clusters: int | None = None) -> LabelMap:
-    """What the clusters are called, if it fits a method of as many."""
-    try:
-        labels = LabelMap.model_validate_json(files[LABELS])
-        labels.cells  # noqa: B018 - raises where the edits contradict each other
-    except ValueError as damage:
-        raise ModelError(f"{LABELS} holds no ids of clusters: {damage}") from None
-    if n_clusters is not None and len(labels.given) != n_clusters:
-        raise ModelError(f"{LABELS} has ids for {len(labels.given)} clusters, and the model has {n_clusters}")
-    return labels
-
-
-def _method_of(about: Mapping[str, Any], files: Mapping[str, bytes], allow_code: Collection[str]) -> type[Method]:
-    """The method that a model names: one that is there by name, or one that whoever loads it has named too."""
-    name = about["method"]
-    if about.get("package") and name not in methods.available():
-        raise ModelError(
-            f"the model's method {name!r} came from {about['package']}, which is not installed: install it"
-        )
-    if name not in {*methods.available(), *allow_code, *os.environ.get(ALLOW_CODE, "").split(",")}:
-        read = f", once you have read {CODE} beside it" if CODE in files else ""
-        raise ModelError(
-            f"the model's method is {name!r}, which does not come with raydc: to have its code imported and run, name "
-            f"it by --allow-code {name}, allow_code=[{name!r}] or {ALLOW_CODE}={name}{read}"
-        )
-    try:
-        if CODE in files:
-            methods.receive(name, files[CODE].decode())
-        return methods.load(name)
-    except ValueError as problem:
-        raise ModelError(f"the model's method {name!r} cannot be had: {problem}") from problem
-
-
-def _replica(index: int) -> str:
-    return f"replica-{index}.safetensors"
-
-
-def _state(method: Method) -> bytes:
-    return _tensors(method.state_dict())
-
-
-def _tensors(values: Mapping[str, Tensor]) -> bytes:
-    """Tensors as safetensors; those that share memory are written each by itself."""
-    return safetensors.torch.save({key: value.detach().cpu().contiguous().clone() for key, value in values.items()})
-
-
-def weights_hash(method: Method) -> str:
-    """sha256 over every weight's name and bytes: equal for equal models, whatever the container's format."""
-    digest = hashlib.sha256()
-    for name, value in sorted(method.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -16,7 +16,8 @@ from raydc.clustering.metrics import clarity, external, graph, hierarchy, monito
 from raydc.core.storage import Store
 from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
 from raydc.training.labels import NOWHERE
-from raydc.training.model import ClusteringModel, relabel
+from raydc.training.model import ClusteringModel
+from raydc.training.model_files import relabel
 from raydc.training.worker_job import Job
 
 SAMPLE = 4000

@@ -16,7 +16,8 @@ from raydc.data import ArraySource, DataError, DataSettings, open_source
 from raydc.methods.kmeans import KMeans
 from raydc.search.space import IMAGES, load_space, methods_for, space_of
 from raydc.training.config import RunConfig
-from raydc.training.model import ClusteringModel, ModelError
+from raydc.training.model import ClusteringModel
+from raydc.training.model_files import ModelError
 from tests.support import run_cases, stranger
 
 ENTRIES = """[raydc.methods]

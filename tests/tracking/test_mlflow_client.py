@@ -32,7 +32,8 @@ from raydc.tracking.mlflow_options import PICKLES, RETRIES, TIMEOUT
 from raydc.tracking.payloads import example_rows
 from raydc.tracking.tracker import RecordPending, Tracker
 from raydc.training.labels import Asked
-from raydc.training.model import TRUST, ClusteringModel, ModelError, facts_of
+from raydc.training.model import TRUST, ClusteringModel
+from raydc.training.model_files import ModelError, facts_of
 from tests.support import run_cases
 from tests.support.servers import free_port
 

@@ -13,7 +13,8 @@ from raydc.data import Scaling
 from raydc.methods.kmeans import KMeans
 from raydc.pipelines.assign import identity
 from raydc.tracking import registry
-from raydc.training.model import TRUST, ClusteringModel, ModelError, Replica
+from raydc.training.model import TRUST, ClusteringModel, Replica
+from raydc.training.model_files import ModelError
 
 POINTS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]], np.float32)
 
