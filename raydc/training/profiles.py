@@ -20,7 +20,7 @@ from raydc.data.described import describe
 from raydc.data.sample import spaced_rows
 from raydc.data.words import Vocabulary, counted
 from raydc.training.labels import NOWHERE
-from raydc.training.model import relabel
+from raydc.training.model_files import relabel
 from raydc.training.summary import labels_at
 from raydc.training.worker_job import Job
 
