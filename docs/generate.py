@@ -264,7 +264,7 @@ def room_page(room: str) -> str:
     """All public classes and functions of a room, module by module, without rooms in it that are listed themselves."""
     parts = [f"# raydc.{room}"]
     for path in modules_of(room):
-        if room == "methods" and path.stem != "base":
+        if room == "methods" and path.parent.name != "base":
             continue  # a method has its own page
         tree = ast.parse(path.read_text())
         described_here = [described(node) for node in public(tree.body)]

@@ -102,7 +102,7 @@ def test_rooms_form_no_circle():
 
 
 def test_a_method_knows_no_files_and_no_loop():
-    for path in (ROOT / "methods").glob("*.py"):
+    for path in (ROOT / "methods").rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & {"ray", "mlflow", "os", "pathlib", "logging"}, path
 
 
@@ -114,6 +114,6 @@ def test_the_loop_does_not_ask_which_method_it_trains():
     assert not any(f'"{name}"' in text for name in names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "methods").rglob("*.py")), ids=lambda path: path.stem)
 def test_clusters_is_all_that_a_method_sees_of_other_workers(path):
     assert "distributed" not in rooms_below(path)
