@@ -6,14 +6,13 @@ from raydc.core.lazy import lazily
 
 if TYPE_CHECKING:
     from raydc.data.arrays import ArraySource
+    from raydc.data.faults import Fault, dropped_table
     from raydc.data.inputs import is_mixed, is_table, rows_of
     from raydc.data.load import SparseRows, load_shard, read_group, read_labels
     from raydc.data.open import open_frame, open_source, opened
     from raydc.data.profile import (
         DataProfile,
-        Fault,
         Seen,
-        dropped_table,
         look,
         profile_rows,
         recalled,
@@ -73,15 +72,14 @@ __getattr__ = lazily(
     __name__,
     {
         "arrays": ["ArraySource"],
+        "faults": ["Fault", "dropped_table"],
         "inputs": ["is_mixed", "is_table", "rows_of"],
         "load": ["SparseRows", "load_shard", "read_group", "read_labels"],
         "open": ["open_frame", "open_source", "opened"],
         "table": ["TableSource"],
         "profile": [
             "DataProfile",
-            "Fault",
             "Seen",
-            "dropped_table",
             "look",
             "profile_rows",
             "recalled",

@@ -25,7 +25,7 @@ from raydc.data.encoding import (
     held,
 )
 from raydc.data.kinds import Stored, stored_as
-from raydc.data.profile import FINE, Moments
+from raydc.data.moments import FINE, Moments
 from raydc.data.settings import DataSettings, Kind
 from raydc.data.source import DataError, usable
 from raydc.data.words import COUNTED, Vocabulary, components, counted, projected, words_of

@@ -1,54 +1,25 @@
 """One pass over all rows before any work: every unusable value found, and the statistics that scaling needs."""
 
-import csv
 import hashlib
 import io
 import json
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from scipy import sparse
 
+from raydc.data.faults import SHOWN, Fault, bad_cells, fault_in, faults_report, first_of, without_values
+from raydc.data.moments import FINE, Moments
+from raydc.data.profile_notes import notes_on
 from raydc.data.settings import DataSettings
 from raydc.data.shard import RowBlock, partition
-from raydc.data.sketch import KEPT, Ids
-from raydc.data.source import HUGE, Block, DataError, Piece, RowsChanged, Source, bytes_of, changes, usable
+from raydc.data.sketch import Ids
+from raydc.data.source import Block, DataError, Piece, RowsChanged, Source, bytes_of, changes
 
-SHOWN = 5
-TAIL = 20.0
-"""Standard deviations from the mean from which on a value decides clusters by itself."""
 COMPARED = 256
 """Columns up to which it is looked whether two are the same."""
-FINE = 1e-150
-"""Spreads up to this are not scaled: their squares are no numbers any more."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A row that cannot be used, by the first of its unusable cells."""
-
-    file: str
-    row_group: int
-    row: int
-    """Its position in the data, from 0."""
-    column: str
-    value: str
-    cells: int
-    """Unusable cells in the row."""
-    row_in_file: int
-
-    def __str__(self) -> str:
-        more, place = f" (and {self.cells - 1} more cells)" if self.cells > 1 else "", f"row {self.row_in_file}"
-        return f"{self.file}, row group {self.row_group}, {place}, column {self.column}: {self.value}{more}"
-
-
-LISTED = ("file", "row_group", "row", "column", "value", "cells")
-"""What a table of dropped rows says of each."""
 
 
 @dataclass(frozen=True)
@@ -131,50 +102,6 @@ class DataProfile:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Mean, sum of squared deviations, smallest and largest value of each feature, in float64."""
-
-    count: int
-    mean: np.ndarray
-    squares: np.ndarray
-    lowest: np.ndarray
-    highest: np.ndarray
-
-    @staticmethod
-    def of(x: Any) -> "Moments":
-        """Of rows [n, D], numpy or CSR."""
-        rows = x.shape[0]
-        if rows == 0:
-            nothing = np.full(x.shape[1], np.inf)
-            return Moments(0, np.zeros(x.shape[1]), np.zeros(x.shape[1]), nothing, -nothing)
-        if sparse.issparse(x):
-            x = x.astype(np.float64)
-            mean = np.asarray(x.sum(axis=0)).ravel() / rows
-            squares = np.maximum(np.asarray(x.multiply(x).sum(axis=0)).ravel() - rows * mean**2, 0.0)
-            lowest, highest = (end.toarray().ravel() for end in (x.min(axis=0), x.max(axis=0)))
-        else:
-            mean = x.sum(axis=0, dtype=np.float64) / rows
-            deviations = x - mean
-            squares = np.einsum("ij,ij->j", deviations, deviations)
-            lowest, highest = (end.astype(np.float64) for end in (x.min(axis=0), x.max(axis=0)))
-        return Moments(rows, mean, squares, lowest, highest)
-
-    def merged(self, other: "Moments") -> "Moments":
-        """Of both (Chan, Golub and LeVeque, The American Statistician 1983): without cancellation."""
-        total = self.count + other.count
-        if other.count == 0:
-            return self
-        step = other.mean - self.mean
-        return Moments(
-            total,
-            self.mean + step * (other.count / total),
-            self.squares + other.squares + step**2 * (self.count * other.count / total),
-            np.minimum(self.lowest, other.lowest),
-            np.maximum(self.highest, other.highest),
-        )
-
-
-@dataclass(frozen=True)
 class Seen:
     """What a piece holds, as far as a profile needs to know; found by any process."""
 
@@ -204,7 +131,7 @@ def look(source: Source, piece: Piece) -> Seen:
     faults: tuple[Fault, ...] = ()
     rows = np.flatnonzero(broken)
     if bad is not None and len(rows):
-        faults = tuple(_fault(source, piece, block, bad, int(row)) for row in rows[:SHOWN])
+        faults = tuple(fault_in(source, piece, block, bad, int(row)) for row in rows[:SHOWN])
         x, ids, weights = x[~broken], ids[~broken], None if weights is None else weights[~broken]
     return Seen(
         bad=piece.start + rows,
@@ -260,10 +187,10 @@ def profile_rows(
     dropped_rows = np.concatenate(gone)
     without = {file: tuple(names) for file, names in empty.items() if names}
     if len(dropped_rows) and not drop:
-        raise DataError(_report(source, faults, len(dropped_rows), without))
+        raise DataError(faults_report(source, faults, len(dropped_rows), without))
     if moments.count == 0:
-        lines = [f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {_first(faults)}"]
-        raise DataError("\n".join([*lines, *_without(source, without)]))
+        lines = [f"{source.settings.path}: no usable rows; all {source.n_rows} were dropped. {first_of(faults)}"]
+        raise DataError("\n".join([*lines, *without_values(source, without)]))
     _require_weight(source, heaviest)
     return _profiled(
         source,
@@ -340,7 +267,7 @@ def _profiled(
         eps=float(np.finfo(np.float32 if source.dtype in (np.float32, np.float16) else np.float64).eps),
         notes=(),
     )
-    return _with_notes(source, result)
+    return replace(result, notes=tuple(notes_on(source, result)))
 
 
 def written(found: DataProfile) -> bytes:
@@ -407,45 +334,6 @@ def require_same(before: str, files: dict[str, str], source: Source) -> None:
         raise RowsChanged(f"{source.settings.path}: the data have changed:\n{what}\nPut them back, or start a new run.")
 
 
-def dropped_table(source: Source, found: DataProfile) -> str:
-    """Every row that was left out, as CSV (file, row_group, row, column, value, cells), where row is its position in
-    the data; reads their pieces again.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(LISTED)
-    for piece in source.pieces:
-        low, high = np.searchsorted(found.dropped_rows, [piece.start, piece.start + piece.rows])
-        if low < high and (bad := bad_cells(block := source.read(piece))) is not None:
-            rows = np.flatnonzero(bad.any(axis=1))
-            faults = [asdict(_fault(source, piece, block, bad, int(row))) for row in rows]
-            writer.writerows([fault[name] for name in LISTED] for fault in faults)
-    return text.getvalue()
-
-
-def bad_cells(block: Block) -> np.ndarray | None:
-    """bool [n, D] of the unusable cells; None where every row can be used. A row broken as a whole has them all."""
-    values = block.x.data if sparse.issparse(block.x) else block.x
-    fine = not block.broken and block.nulls is None
-    if fine and (values.size == 0 or (usable(values.min()) and usable(values.max()))):
-        return None
-    if sparse.issparse(block.x):
-        bad = np.zeros(block.x.shape, bool)
-        entries = block.x.tocoo()
-        wrong = ~usable(entries.data)
-        bad[entries.row[wrong], entries.col[wrong]] = True
-    else:
-        bad = ~usable(values)
-    bad[list(block.broken)] = True
-    return bad
-
-
-def complaint(source: Source, piece: Piece, block: Block, bad: np.ndarray) -> str:
-    """What is wrong with the unusable rows of one piece, and what to do about them."""
-    rows = np.flatnonzero(bad.any(axis=1))
-    return _report(source, [_fault(source, piece, block, bad, int(row)) for row in rows[:SHOWN]], len(rows))
-
-
 def checksum(block: Block) -> int:
     """CRC-32 of a piece's values and weights."""
     value = 0
@@ -458,107 +346,3 @@ def checksum(block: Block) -> int:
 def joined(checksums: Iterable[int]) -> int:
     """One checksum of several."""
     return zlib.crc32(np.array([*checksums], np.uint32).tobytes())
-
-
-def _fault(source: Source, piece: Piece, block: Block, bad: np.ndarray, row: int) -> Fault:
-    if row in block.broken:
-        column, value = block.broken[row]
-        return Fault(piece.file, piece.row_group, piece.start + row, column, value, 1, piece.row + row)
-    first = int(bad[row].argmax())
-    value = "null"
-    if block.nulls is None or not block.nulls[row, first]:
-        cell = block.x[row, first]
-        value = f"{cell:g}" + (f" (beyond {HUGE:g})" if np.isfinite(cell) else "")
-    cells = int(bad[row].sum())
-    name = source.name_of(first)
-    return Fault(piece.file, piece.row_group, piece.start + row, name, value, cells, piece.row + row)
-
-
-def _first(faults: Sequence[Fault]) -> str:
-    return f"The first: {faults[0]}" if faults else ""
-
-
-def _without(source: Source, empty: dict[str, tuple[str, ...]]) -> list[str]:
-    """A line for each of the first files that have columns without a usable value."""
-    rows = Counter[str]()
-    for piece in source.pieces:
-        rows[piece.file] += piece.rows
-    return [
-        f"  {file}: no usable value in any of its {rows[file]} rows: {', '.join(names[:SHOWN])}; to leave a column "
-        "out, name the others with --columns"
-        for file, names in [*empty.items()][:SHOWN]
-    ]
-
-
-def _report(source: Source, faults: Sequence[Fault], rows: int, empty: dict[str, tuple[str, ...]] | None = None) -> str:
-    lines = [f"  {fault}" for fault in faults]
-    if rows > len(faults):
-        lines.append(f"  and {rows - len(faults)} more rows")
-    head = f"{source.settings.path}: {rows} of {source.n_rows} rows cannot be used:"
-    last = "Correct them, or leave such rows out with --on-bad-row drop."
-    if len(source.columns) > 1 and any(fault.value == "null" and fault.column in source.columns for fault in faults):
-        last = (
-            "Correct them, leave such rows out with --on-bad-row drop, or train with --data.missing impute or "
-            "indicate, which take the mean."
-        )
-    return "\n".join([head, *lines, *_without(source, empty or {}), last])
-
-
-def _with_notes(source: Source, found: DataProfile) -> DataProfile:
-    notes = [*source.notes]
-    dropped = len(found.dropped_rows)
-    if dropped:
-        lines = [str(fault) for fault in found.dropped]
-        more = [f"and {dropped - len(lines)} more"] if dropped > len(lines) else []
-        head = f"dropped {dropped} of {source.n_rows} rows:"
-        notes.append("\n  ".join([head, *lines, *more, *map(str.strip, _without(source, found.empty))]))
-    known, repeated = found.ids
-    if repeated:
-        among = f"{known:,} ids" + (" looked at" if known == KEPT else "")
-        notes.append(
-            f"ids repeat: {repeated:,} of {among} name several rows; column row of the assignments tells those apart"
-        )
-    spread, size = np.sqrt(found.variance), np.abs(found.mean)
-    blurred = found.constant & (spread > np.maximum(4 * np.finfo(np.float64).eps * size, FINE))
-    still = found.constant & ~blurred
-    if source.encoding is not None:
-        still &= ~source.encoding.spare
-    stored = "float64" if found.eps < 1e-15 else "float32"
-    if still.all():
-        notes.append("every row is the same: there is one cluster at most")
-    elif still.any():
-        notes.append(f"{still.sum()} of {len(still)} features never change, such as {source.some(still)}")
-    if blurred.any():
-        notes.append(
-            f"{stored}, as they are stored, loses the differences in {source.some(blurred)}: too far from 0 for them; "
-            "subtract an offset before they are stored"
-        )
-    coarse = ~found.constant & (spread < 1000 * found.eps * size)
-    if coarse.any():
-        notes.append(
-            f"{stored}, as they are stored, keeps few digits of {source.some(coarse)}: far from 0 for their spread; "
-            "subtract an offset before they are stored"
-        )
-    return replace(found, notes=(*notes, *_oddities(source, found)))
-
-
-def _oddities(source: Source, found: DataProfile) -> Iterator[str]:
-    """What is odd of columns of a table: a few values that outweigh all others, and columns that are there twice."""
-    changing = ~found.constant
-    if doubled := [(feature, earlier) for feature, earlier in found.same if changing[feature]]:
-        named = ", ".join(f"{source.name_of(one)} is {source.name_of(other)}" for one, other in doubled[:SHOWN])
-        more = f" and {len(doubled) - SHOWN} more" if len(doubled) > SHOWN else ""
-        yield f"the same in all rows, and so counted twice: {named}{more}; leave one of each out"
-    if source.kind != "table" or len(source.columns) < 2:
-        return
-    amounts = changing & ~((found.lowest == 0) & (found.highest == 1))  # rare truth values are no amounts
-    if source.encoding is not None:
-        amounts &= source.encoding.amounts
-    beyond = np.maximum(found.highest - found.mean, found.mean - found.lowest) / np.sqrt(
-        found.variance, where=changing, out=np.ones_like(found.variance)
-    )
-    if (far := amounts & (beyond > TAIL)).any():
-        yield (
-            f"heavy tails: values of {source.some(far)} lie up to {beyond[far].max():,.0f} standard deviations from "
-            "the mean, and a few such rows may be clusters of their own; write amounts as logarithms"
-        )

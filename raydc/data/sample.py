@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raydc.data.profile import bad_cells
+from raydc.data.faults import bad_cells
 from raydc.data.source import Source, dense
 
 PIECES = 64

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydc.data.profile import FINE, DataProfile
+from raydc.data.moments import FINE
+from raydc.data.profile import DataProfile
 from raydc.data.settings import ScalingKind
 from raydc.data.source import Source
 

@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from raydc.data.profile import SHOWN, DataProfile
+from raydc.data.faults import SHOWN
+from raydc.data.profile import DataProfile
 from raydc.data.scaling import Scaling
 from raydc.data.settings import ScalingKind, ScalingSetting
 from raydc.data.source import Source

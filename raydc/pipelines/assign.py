@@ -23,8 +23,9 @@ from raydc.core.fault_injection import failpoint
 from raydc.core.registries import Registered, registered
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source, opened
+from raydc.data.faults import bad_cells, complaint
 from raydc.data.open import by_position
-from raydc.data.profile import bad_cells, checksum, complaint, joined
+from raydc.data.profile import checksum, joined
 from raydc.data.source import Piece, dense
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import HANG_AFTER, watch

@@ -114,7 +114,7 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
     record = begin(run) | {"status": "running"}
     if job.profile.dropped and not store.exists("dropped.csv"):
         source = job.source or opened(job.config.data, job.profile.fingerprint)
-        store.write_text("dropped.csv", dropped_table(source, job.profile))
+        store.write_text("dropped.csv", dropped_table(source, job.profile.dropped_rows))
     alignment.withdraw(store)
     status = _status(job, store, watch, record["id"])
     record["seconds"] += time.time() - started

@@ -81,7 +81,7 @@ def test_every_unusable_cell_is_found_and_its_row_alone_dropped(
     for row, feature in sorted(wrong):
         expected.setdefault(row, (feature, wrong[row, feature]))
     name = "f{}" if kind == "columns" and features > 1 else ("f{}[0]" if kind == "columns" else "x[{}]")
-    lines = list(csv.DictReader(io.StringIO(dropped_table(source, found))))
+    lines = list(csv.DictReader(io.StringIO(dropped_table(source, found.dropped_rows))))
     assert [(line["row"], line["row_group"], line["column"], line["value"]) for line in lines] == [
         (str(row), str(row // group), name.format(feature), value) for row, (feature, value) in expected.items()
     ]
