@@ -54,6 +54,11 @@ class NumberCode:
     kind: Literal["number"] = "number"
 
     @property
+    def unit(self) -> tuple[float, float]:
+        """What 0 and each 1 of the feature stand for in the column's values."""
+        return self.mean, self.spread
+
+    @property
     def parts(self) -> list[str]:
         return [""]
 
@@ -91,6 +96,11 @@ class DateCode:
     spread: float
     cycles: tuple[str, ...]
     kind: Literal["date"] = "date"
+
+    @property
+    def unit(self) -> tuple[float, float]:
+        """What 0 and each 1 of the first feature stand for, in days since 1970."""
+        return self.mean, self.spread * math.sqrt(1 + len(self.cycles))
 
     @property
     def parts(self) -> list[str]:

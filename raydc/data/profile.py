@@ -6,11 +6,13 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from raydc.data.faults import SHOWN, Fault, bad_cells, fault_in, faults_report, first_of, without_values
+from raydc.data.marginals import Drawn, Inputs, joined_inputs
 from raydc.data.moments import FINE, Moments
 from raydc.data.profile_notes import notes_on
 from raydc.data.settings import DataSettings
@@ -18,6 +20,8 @@ from raydc.data.shard import RowBlock, partition
 from raydc.data.sketch import Ids
 from raydc.data.source import Block, DataError, Piece, RowsChanged, Source, bytes_of, changes
 
+INPUTS = "inputs."
+"""Before the names of arrays of inputs, in a profile that is written."""
 COMPARED = 256
 """Columns up to which it is looked whether two are the same."""
 
@@ -56,6 +60,8 @@ class DataProfile:
     """Columns without a usable value in any row of a file, by file; of files whose rows are all left out."""
     same: tuple[tuple[int, int], ...]
     """Features that have the values of an earlier one in all rows, and that one; in tables of columns alone."""
+    inputs: Inputs
+    """How the values of each input are spread, for those who compare other rows with these."""
     eps: float
     """Relative rounding of the values as they are stored."""
     notes: tuple[str, ...]
@@ -118,6 +124,8 @@ class Seen:
     """The largest of their weights as it is stored; infinite where rows have none, or none can be used."""
     empty: tuple[str, ...]
     """Columns without a usable value in any row."""
+    inputs: Drawn
+    """Of the inputs."""
     columns: tuple[int, ...] = ()
     """CRC-32 of each feature's values, of tables of few columns."""
 
@@ -141,6 +149,7 @@ def look(source: Source, piece: Piece) -> Seen:
         ids=Ids.of(ids) if source.identified else None,
         heaviest=np.inf if weights is None or not len(weights) else float(weights.max()),
         empty=() if bad is None or len(rows) < piece.rows else _empty(source, block, bad),
+        inputs=Drawn.of(source, piece, block, bad),
         columns=_columns(x) if source.kind == "table" and 1 < len(source.columns) and x.shape[1] <= COMPARED else (),
     )
 
@@ -174,8 +183,10 @@ def profile_rows(
     ids: Ids | None = None
     heaviest, empty = 0.0, dict[str, list[str]]()
     columns: list[tuple[int, ...]] = []
+    inputs: list[Drawn] = []
     for piece, one in zip(source.pieces, seen or (look(source, piece) for piece in source.pieces), strict=True):
         gone.append(one.bad)
+        inputs.append(one.inputs)
         faults += one.faults[: SHOWN - len(faults)]
         empty[piece.file] = [name for name in empty.get(piece.file, one.empty) if name in one.empty]
         if one.moments.count:
@@ -203,6 +214,7 @@ def profile_rows(
         (0, 0) if ids is None else (len(ids.hashes), ids.repeated),
         without,
         _same(columns),
+        joined_inputs(source, inputs, moments.lowest, moments.highest),
     )
 
 
@@ -237,6 +249,7 @@ def _profiled(
     ids: tuple[int, int],
     empty: dict[str, tuple[str, ...]],
     same: tuple[tuple[int, int], ...],
+    inputs: Inputs,
 ) -> DataProfile:
     groups: list[RowBlock] = []
     pieces: list[Piece] = []
@@ -264,6 +277,7 @@ def _profiled(
         ids=ids,
         empty=empty,
         same=same,
+        inputs=inputs,
         eps=float(np.finfo(np.float32 if source.dtype in (np.float32, np.float16) else np.float64).eps),
         notes=(),
     )
@@ -272,6 +286,7 @@ def _profiled(
 
 def written(found: DataProfile) -> bytes:
     """A profile as .npz, without what the opened data tell by themselves."""
+    inputs, arrays = found.inputs.parts()
     about = {
         "fingerprint": found.fingerprint,
         "times": found.times,
@@ -279,18 +294,20 @@ def written(found: DataProfile) -> bytes:
         "ids": found.ids,
         "empty": found.empty,
         "same": found.same,
+        "inputs": inputs,
     }
     file = io.BytesIO()
-    np.savez(
-        file,
-        about=np.array(json.dumps(about)),
-        dropped_rows=found.dropped_rows,
-        checksums=np.array(found.checksums, np.uint32),
-        lowest=found.lowest,
-        highest=found.highest,
-        mean=found.mean,
-        variance=found.variance,
-    )
+    named: dict[str, Any] = {
+        "about": np.array(json.dumps(about)),
+        "dropped_rows": found.dropped_rows,
+        "checksums": np.array(found.checksums, np.uint32),
+        "lowest": found.lowest,
+        "highest": found.highest,
+        "mean": found.mean,
+        "variance": found.variance,
+        **{f"{INPUTS}{name}": array for name, array in arrays.items()},
+    }
+    np.savez(file, **named)
     return file.getvalue()
 
 
@@ -308,9 +325,12 @@ def recalled(data: bytes, source: Source) -> DataProfile | None:
             faults = [Fault(**fault) for fault in about["dropped"]]
             checksums, span = kept["checksums"].tolist(), (kept["lowest"], kept["highest"])
             dropped_rows, mean, variance = kept["dropped_rows"], kept["mean"], kept["variance"]
+            arrays = {name.removeprefix(INPUTS): kept[name] for name in kept.files if name.startswith(INPUTS)}
+            inputs = Inputs.whole(about["inputs"], arrays)
     except (BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError):
         return None
-    return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, (known, repeated), empty, same)
+    ids = known, repeated
+    return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, ids, empty, same, inputs)
 
 
 def require(found: DataProfile, n_clusters: int | None, workers: int) -> None:

@@ -20,20 +20,22 @@ class Ids:
     """uint64 [n], ascending."""
     counts: np.ndarray
     """int64 [n]."""
+    most: int = KEPT
+    """Ids that are held at most."""
 
     @staticmethod
-    def of(ids: np.ndarray) -> "Ids":
+    def of(ids: np.ndarray, most: int = KEPT) -> "Ids":
         """Of ids [rows], integers or text."""
         whole = ids.astype(object) if ids.dtype.kind == "U" else ids
         hashes, counts = np.unique(pd.util.hash_array(whole, categorize=False), return_counts=True)
-        return Ids(hashes[:KEPT], counts[:KEPT].astype(np.int64))
+        return Ids(hashes[:most], counts[:most].astype(np.int64), most)
 
     def merged(self, other: "Ids") -> "Ids":
         """Of both."""
         hashes, places = np.unique(np.concatenate([self.hashes, other.hashes]), return_inverse=True)
         counts = np.zeros(len(hashes), np.int64)
         np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
-        return Ids(hashes[:KEPT], counts[:KEPT])
+        return Ids(hashes[: self.most], counts[: self.most], self.most)
 
     @property
     def repeated(self) -> int:
