@@ -67,7 +67,7 @@ def contribution(
         if state.version == 0:
             _refuse_unusable(x, weights, positions)
         step.add(x.to(device), None if weights is None else weights.to(device), positions)
-        check += steps.checksum(positions, plan.seed)
+        check += steps.checksum_between(group.start, group.stop, plan.seed)
     arrays = step.result() | {"check": np.array([check % (1 << 63)], np.int64)}
     targets = tuple(sorted({target for group in groups for target in state.targets.get(group.id, (0,))}))
     return Contribution(plan.run, state.version, tuple(sorted(group.id for group in groups)), arrays, targets)

@@ -290,16 +290,6 @@ def add_as_integers(partial: np.ndarray, scale: np.ndarray, sums: np.ndarray) ->
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def hashed(positions: np.ndarray, seed: np.uint64, out: np.ndarray) -> None:  # pragma: no cover
-    """splitmix64 of uint64 positions [N], without its last bit: int64 [N]."""
-    for i in range(len(positions)):
-        h = positions[i] + (seed + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        out[i] = np.int64((h ^ (h >> np.uint64(31))) >> np.uint64(1))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def closest(
     products: np.ndarray,
     norms: np.ndarray,

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -362,15 +363,22 @@ def distances(x: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
 
 
 def hashed(positions: np.ndarray, seed: int) -> np.ndarray:
-    """A pseudo-random int64 >= 0 for each row position (splitmix64): the same wherever the row lives."""
-    out = np.empty(len(positions), np.int64)
-    kernels.hashed(positions.astype(np.uint64), np.uint64(seed % (1 << 63)), out)
-    return out
+    """A pseudo-random int64 >= 0 for each row position [n] (splitmix64): the same wherever the row lives."""
+    h = positions.astype(np.uint64) + np.uint64((seed % (1 << 63) + 1) * 0x9E3779B97F4A7C15 % (1 << 64))
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((h ^ (h >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
 
 
 def checksum(positions: np.ndarray, seed: int) -> int:
     """Sum of the hashed positions modulo 2^63: equal sums mean, but for one chance in 2^63, the same rows once each."""
     return int(hashed(positions, seed).astype(np.uint64).sum()) % (1 << 63)
+
+
+@lru_cache(2**16)
+def checksum_between(start: int, stop: int, seed: int) -> int:
+    """`checksum` of the positions from start to stop, which every pass over the same row groups asks for."""
+    return checksum(np.arange(start, stop), seed)
 
 
 def refill(

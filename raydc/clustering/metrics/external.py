@@ -60,7 +60,7 @@ def _checked(table: ArrayLike) -> Table:
 
 def _pairs(sizes: Table) -> int:
     """Pairs of rows inside the groups, in Python integers: 70,000 squared overflows int32, products of sums int64."""
-    return sum(n * (n - 1) // 2 for n in sizes.ravel().tolist())
+    return sum(n * (n - 1) // 2 for n in sizes[sizes > 1].tolist())
 
 
 def match(table: ArrayLike) -> NDArray[np.int64]:
