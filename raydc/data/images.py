@@ -14,9 +14,10 @@ import pyarrow.fs as pafs
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from raydc.data.columnar import glance
+from raydc.data.decoded import DecodedSource
 from raydc.data.listing import Listing
 from raydc.data.settings import DataSettings
-from raydc.data.source import Block, DataError, Layout, Piece, Source, cut
+from raydc.data.source import Block, DataError, Layout, Piece, cut
 from raydc.data.table import careful
 
 SIZE = (32, 32)
@@ -36,7 +37,7 @@ PATH, FOLDER = "path", "folder"
 """What there is of a picture besides its pixels: where it lies below the folder, and in which folder."""
 
 
-class ImageSource(Source):
+class ImageSource(DecodedSource):
     """Pictures of a listing as uint8 [n, channels x height x width]; ids are their paths below the folder.
 
     One channel where all are grey, else three. A picture is turned as its camera says, laid on white where it is
@@ -75,7 +76,7 @@ class ImageSource(Source):
                 "another size: --data.shape height,width",
             )
 
-    def read(self, piece: Piece) -> Block:
+    def decode(self, piece: Piece) -> Block:
         """The pictures of one piece, decoded."""
         x = np.zeros((piece.rows, self.n_features), np.uint8)
         broken: dict[int, tuple[str, str]] = {}

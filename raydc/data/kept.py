@@ -1,14 +1,13 @@
 """Row blocks that a process keeps as they were read: decoded, checked and scaled once, not in every pass."""
 
 import math
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from raydc.data.decoded import bytes_of
 from raydc.data.load import free_memory
 from raydc.data.settings import Storage
 from raydc.data.shard import RowBlock
@@ -67,8 +66,4 @@ def room_of(storage: Storage, workers: int) -> float:
 def _size_of(scaled: Scaled) -> int:
     x, block = scaled
     arrays = [each for each in (block.ids, block.weights) if each is not None]
-    return x.nbytes + sum(map(_bytes_of, arrays))
-
-
-def _bytes_of(values: np.ndarray) -> int:
-    return values.nbytes + (sum(map(sys.getsizeof, values)) if values.dtype == object else 0)
+    return x.nbytes + sum(map(bytes_of, arrays))

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from raydc.data.columnar import ColumnFile
 from raydc.data.columns import INDEX, KEY, KEY_ROWS, PARTITION, PARTLY, Columns, choose, is_key, pandas_index
+from raydc.data.decoded import DecodedSource
 from raydc.data.delimited import Index, LineColumns
 from raydc.data.fitting import fit
 from raydc.data.kinds import (
@@ -30,7 +31,7 @@ from raydc.data.kinds import (
 )
 from raydc.data.listing import Listing, partition_fields, partition_value
 from raydc.data.settings import DataSettings
-from raydc.data.source import Block, DataError, Layout, Piece, Source, cut, resolve_layout, texts, weights_of
+from raydc.data.source import Block, DataError, Layout, Piece, cut, resolve_layout, texts, weights_of
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ Open = Callable[[str, Index | None], ColumnFile]
 """Opens a file by its path and what an earlier opening found."""
 
 
-class TableSource(Source):
+class TableSource(DecodedSource):
     """A fixed-size-list, list or tensor column, or columns of numbers, texts and dates, in the files of a listing.
 
     Opening reads what the files say of themselves (files of lines from begin to end), where lengths of lists or keys
@@ -176,7 +177,7 @@ class TableSource(Source):
         whole = {name: parts for name, parts in values.items() if not any(part.null_count for part in parts)}
         return [name for name, parts in whole.items() if is_key(np.concatenate([*map(np.asarray, parts)]), total)]
 
-    def read(self, piece: Piece) -> Block:
+    def decode(self, piece: Piece) -> Block:
         """The rows of one piece; raises DataError if the file cannot be read or has been replaced."""
         first = piece.offset // self._chunk_rows * self._chunk_rows
         key = (piece.file, piece.row_group, first)

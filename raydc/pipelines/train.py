@@ -94,7 +94,7 @@ def _record(run: Run, tracker: Tracker, summary: dict[str, Any]) -> None:
     # the history on disk is complete, also where a killed driver never heard of some epochs
     tracker.log(json.loads(line) for line in store.read_text("metrics.jsonl").splitlines())
     with local_folder(store, "report", write=True) as folder:
-        report(store.root, str(folder), allow_code=[run.job.config.method_name])
+        report(store.root, str(folder), allow_code=[run.job.config.method_name], source=run.job.source)
     tracker.log_pictures()
     tracker.log_summary(summary)
     tracker.log_files()

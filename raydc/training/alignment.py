@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from raydc.clustering.metrics.alignment import THRESHOLD, align
 from raydc.core.storage import OWN, Store
-from raydc.data import open_source
 from raydc.data.sample import spaced_rows
 from raydc.training.labels import NOWHERE, LabelMap
 from raydc.training.model import ClusteringModel
@@ -88,7 +87,7 @@ def apply(job: Job, store: Store, summary: dict[str, Any]) -> dict[str, Any]:
     earlier = kept(store, [job.config.method_name])
     if earlier is None:
         return summary
-    source = job.source or open_source(job.config.data)
+    source = job.opened()
     drawn = spaced_rows(source, min(ROWS, VALUES // source.n_features))
     own = labels_at(store, drawn.positions)
     known = own != NOWHERE

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raydc.clustering.metrics.contrast import Contrast, contrast, direction, of_sums, strongest, suggested
 from raydc.clustering.metrics.terms import class_tf_idf
 from raydc.core.storage import Store
-from raydc.data import Source, open_source
+from raydc.data import Source
 from raydc.data.described import describe
 from raydc.data.sample import spaced_rows
 from raydc.data.words import Vocabulary, counted
@@ -65,7 +65,7 @@ class Terms:
 
 def write(job: Job, store: Store, summary: dict[str, Any]) -> dict[str, Any]:
     """Write profiles.parquet of a trained run, and suggested names into its model and its summary; the summary."""
-    named = suggest(job.source or open_source(job.config.data), store)
+    named = suggest(job.opened(), store)
     told = summary | {"suggested": {str(cluster): name for cluster, name in named.items()}}
     store.write_text("summary.json", json.dumps(told, indent=1))
     return told

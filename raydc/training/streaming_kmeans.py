@@ -6,6 +6,7 @@ iteration is on storage: a run that is killed goes on from there, with any numbe
 up in the cluster by the name of the run (raydc.clustering.centroid_service.actors.find).
 """
 
+import io
 import json
 import math
 import time
@@ -16,6 +17,8 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -27,16 +30,16 @@ from raydc.clustering.kmeans.iteration import Clustering
 from raydc.core.autocast import exact_float32
 from raydc.core.fault_injection import failpoint
 from raydc.core.storage import Store
-from raydc.data import RowBlock, opened, read_group
+from raydc.data import RowBlock, read_group
 from raydc.data.kept import KeptBlocks, Scaled, room_of
 from raydc.data.source import Block, dense
 from raydc.data.staged import Staged, lay_out, shared_groups
 from raydc.distributed.ray_cluster import gpu_for_each
 from raydc.methods.base import Method, in_batches
 from raydc.training.loop import Progress
-from raydc.training.worker_job import Job, local_device, trusted, write_assignments
+from raydc.training.worker_job import Job, local_device, trusted, without_source, write_assignments
 
-SNAPSHOTS, STAGED = "checkpoints/centroids", "checkpoints/rows"
+SNAPSHOTS, STAGED, ANSWERS = "checkpoints/centroids", "checkpoints/rows", "checkpoints/answers"
 PART_ROWS = 2**17
 """Rows of a file of assignments, about."""
 
@@ -84,7 +87,7 @@ def seconds_of_an_iteration(plan: ServicePlan, job: Job) -> float:
     torch.set_num_threads(job.config.training.threads)
     now = plan.model_copy(update={"rows": (len(group),)}).begin()
     now = replace(now, given=torch.randn(plan.n_clusters, plan.dim, generator=draw))
-    rows, reading, counting = Rows(job, KeptBlocks("", "disk", 1)), [], []
+    rows, reading, counting = Rows(without_source(job), KeptBlocks("", "disk", 1)), [], []
     for _ in range(4):  # the profile, an iteration that compiles, and two that count
         began = time.perf_counter()
         x, weights = rows_of(plan, group, rows)
@@ -129,7 +132,7 @@ class Rows:
 
     def _read(self, group: RowBlock) -> Scaled:
         job = self.job
-        block = read_group(opened(job.config.data, job.profile.fingerprint), job.profile, group, self.staged)
+        block = read_group(job.opened(), job.profile, group, self.staged)
         x = job.scaling.apply(dense(block.x)).view(-1, *job.shape)
         return x, Block(None, block.ids, weights=block.weights)
 
@@ -154,8 +157,8 @@ def _in_process(plan: ServicePlan, job: Job, store: Store, watch: "Listener") ->
     now = service.state().clustering
     assert now is not None
     parts = parts_of(job.profile.groups, PART_ROWS)
-    found = _distances(now, [_count_parts((rows, now, device), parts)])
-    _write_parts((rows, now, found, store, device), parts)
+    found = _distances(now, [_answer_parts((rows, now, store, device), parts)])
+    _write_parts((found, store), parts)
     _conclude(job, store, now, found, service.status())
     return True
 
@@ -173,9 +176,10 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
         "hang_after": training.hang_after,
         "poll": watch.poll,
     }
-    place, source = store / STAGED, opened(job.config.data, job.profile.fingerprint)
-    lots = shared_groups(source, job.profile, over_ray.split(groups, training.workers))
-    rows = Rows.of(job, Staged(place, frozenset(group.id for lot in lots for group in lot)))
+    place = store / STAGED
+    lots = shared_groups(job.opened(), job.profile, over_ray.split(groups, training.workers))
+    away = without_source(job)
+    rows = Rows.of(away, Staged(place, frozenset(group.id for lot in lots for group in lot)))
     service = over_ray.start(plan, (store / SNAPSHOTS).root, hang_after=training.hang_after)
     mine = over_ray.polling(service, watch.poll)
 
@@ -184,7 +188,7 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
 
     try:
         if lots:
-            over_ray.tasks(_lay_out, (job, place), **each | {"gpu": False})(lots)
+            over_ray.tasks(_lay_out, (away, place), **each | {"gpu": False})(lots)
         near = partial(over_ray.near, service, rows.kept.holds, blocks=chain.from_iterable)
         advance = partial(over_ray.advance, holds=rows.kept.holds)
         if not advance(service, plan, groups, rows, workers=training.workers, on_version=on_version, **each):
@@ -193,10 +197,10 @@ def on_service(plan: ServicePlan, job: Job, store: Store, watch: "Listener") -> 
         assert now is not None
         written, device = {*store.list("assignments")}, "cuda" if gpu else "cpu"
         parts = parts_of(groups, PART_ROWS)
-        counted = near(_count_parts, (rows, now, device), **each)(_lots(parts, training.workers))
+        counted = near(_answer_parts, (rows, now, store, device), **each)(_lots(parts, training.workers))
         found = _distances(now, counted)
         missing = [part for part in parts if _name(part) not in written]
-        near(_write_parts, (rows, now, found, store, device), **each)(_lots(missing, training.workers))
+        near(_write_parts, (found, store), **each | {"gpu": False})(_lots(missing, training.workers))
         _conclude(job, store, now, found, mine.status())
     except Stopped:
         return False
@@ -260,13 +264,13 @@ def parts_of(groups: Sequence[RowBlock], rows: int) -> list[list[RowBlock]]:
     return parts
 
 
-def _name(part: Sequence[RowBlock]) -> str:
-    return f"assignments/part-{part[0].start:012d}.parquet"
+def _name(part: Sequence[RowBlock], folder: str = "assignments") -> str:
+    return f"{folder}/part-{part[0].start:012d}.parquet"
 
 
 def _lay_out(what: tuple[Job, Store], groups: list[RowBlock]) -> None:
     job, place = what
-    lay_out(opened(job.config.data, job.profile.fingerprint), job.profile, groups, place)
+    lay_out(job.opened(), job.profile, groups, place)
 
 
 def _lots(parts: Sequence[list[RowBlock]], workers: int) -> list[list[list[RowBlock]]]:
@@ -278,65 +282,56 @@ def _lots(parts: Sequence[list[RowBlock]], workers: int) -> list[list[list[RowBl
 
 
 @exact_float32()
-def _count_parts(shared: tuple[Rows, Clustering, str], parts: Sequence[list[RowBlock]]) -> Counts:
-    """Distances of all rows of the parts to their centres."""
-    rows, now, device = shared
+def _answer_parts(shared: tuple[Rows, Clustering, Store, str], parts: Sequence[list[RowBlock]]) -> Counts:
+    """Answer for all rows of the parts, as far as that is not stored already; their distances to their centres."""
+    rows, now, store, device = shared
     settled, method = now.to(device).settled(), rows.method.to(device)
     method.load_result(settled)
 
-    def counted(group: RowBlock) -> tuple[Tensor, Tensor]:
-        x = rows.scaled(group)[0].to(device)
-        (label,) = in_batches(lambda some: (method.label(some),), x)
-        return label, to_nearest(method.located(x), settled.centroids)
+    def answer(x: Tensor) -> tuple[Tensor, Tensor]:
+        label, memberships = method.decide(x)
+        return label, memberships.amax(1)
 
     counts = Counts.of(np.zeros(0, np.int64), np.zeros(0, np.float32), method.n_clusters)
     for part in parts:
-        label, distance = (torch.cat(each).cpu().numpy() for each in zip(*map(counted, part), strict=True))
-        counts = merge([counts, Counts.of(label, distance, method.n_clusters)])
+        if not store.exists(_name(part, ANSWERS)):
+            answered, ids = [], []
+            for group in part:
+                x, block = rows.scaled(group)
+                x = x.to(device)
+                answered.append((*in_batches(answer, x), to_nearest(method.located(x), settled.centroids)))
+                ids.append(block.ids)
+            label, largest, distance = (torch.cat(each).cpu().numpy() for each in zip(*answered, strict=True))
+            places = rows.job.profile.positions(np.arange(part[0].start, part[-1].stop))
+            columns = {"row": places, "id": np.concatenate(ids), "cluster": label}
+            write_assignments(store, _name(part, ANSWERS), columns | trusted(largest, None, distance))
+        told = _answered(store, part)
+        counts = merge([counts, Counts.of(told["cluster"].to_numpy(), told["distance"].to_numpy(), method.n_clusters)])
     return counts
+
+
+def _answered(store: Store, part: Sequence[RowBlock]) -> pa.Table:
+    """What `_answer_parts` stored of a part."""
+    return pq.read_table(io.BytesIO(store.read_bytes(_name(part, ANSWERS))))
 
 
 def _distances(now: Clustering, counted: Sequence[Counts]) -> Distances:
     return Distances(now.settled().centroids.cpu(), torch.from_numpy(merge(counted).quantiles()))
 
 
-Shared = tuple[Rows, Clustering, Distances, Store, str]
-"""What all parts are made from, and on which device."""
-
-
-def _write_parts(shared: Shared, parts: Sequence[list[RowBlock]]) -> None:
+def _write_parts(shared: tuple[Distances, Store], parts: Sequence[list[RowBlock]]) -> None:
+    """The assignments of the parts, but for those that are written: their answers, with distances as shares."""
+    found, store = shared
     for part in parts:
-        write_part(shared, part)
-
-
-@exact_float32()
-def write_part(shared: Shared, part: Sequence[RowBlock]) -> None:
-    """The assignments of some row groups, unless they are written already."""
-    rows, now, found, store, device = shared
-    if store.exists(_name(part)):
-        return
-    failpoint("stream.part")
-    method = rows.method.to(device)
-    method.load_result(now.to(device).settled())
-    first, total = part[0].start, sum(map(len, part))
-    clusters, (membership, distance) = np.empty(total, np.int64), np.empty((2, total), np.float32)
-    ids = []
-
-    def answer(x: Tensor) -> tuple[Tensor, Tensor]:
-        label, memberships = method.decide(x)
-        return label, memberships.amax(1)
-
-    for group in part:
-        x, block = rows.scaled(group)
-        x = x.to(device)
-        label, largest = in_batches(answer, x)
-        at = slice(group.start - first, group.stop - first)
-        clusters[at], membership[at] = label.cpu().numpy(), largest.cpu().numpy()
-        distance[at] = found.of(method.located(x).cpu(), label.cpu()).numpy()
-        ids.append(block.ids)
-    columns = {"row": rows.job.profile.positions(np.arange(first, first + total)), "id": np.concatenate(ids)}
-    columns |= {"cluster": clusters, **trusted(membership, None, distance)}
-    write_assignments(store, _name(part), columns)
+        if store.exists(_name(part)):
+            continue
+        failpoint("stream.part")
+        told = _answered(store, part)
+        label, distance = (torch.tensor(told[name].to_numpy()) for name in ("cluster", "distance"))
+        membership = told["membership"].to_numpy()
+        columns = {name: told[name] for name in ("row", "id", "cluster")}
+        columns |= trusted(membership, None, found.standing(distance, label).numpy())
+        write_assignments(store, _name(part), columns)
 
 
 def _conclude(job: Job, store: Store, now: Clustering, found: Distances, status: dict[str, Any]) -> None:

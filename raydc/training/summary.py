@@ -14,7 +14,7 @@ import torch
 
 from raydc.clustering.metrics import clarity, external, graph, hierarchy, monitors
 from raydc.core.storage import Store
-from raydc.data import Scaling, Source, load_shard, open_source, read_labels, units
+from raydc.data import Scaling, Source, load_shard, read_labels, units
 from raydc.training.labels import NOWHERE
 from raydc.training.model import ClusteringModel
 from raydc.training.model_files import relabel
@@ -61,7 +61,7 @@ def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:
         for name in drawn.keys() & {*part.column_names}:
             drawn[name].append(part[name].to_numpy()[inside])
     n_clusters = len(counts)
-    source = job.source or open_source(job.config.data)
+    source = job.opened()
     scaling = units.reference(job.profile, source)
     drawn_rows = _rows(job, source, chosen, scaling)
     reference = graph.neighbour_graph(drawn_rows, min(graph.N_NEIGHBOURS, len(chosen) - 1))

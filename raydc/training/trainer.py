@@ -15,7 +15,7 @@ from typing import Any
 
 from raydc.core.settings import SettingsError, differences, flatten
 from raydc.core.storage import LOCK, Store
-from raydc.data import DataError, changes, dropped_table, opened
+from raydc.data import DataError, changes, dropped_table
 from raydc.distributed import ray_cluster
 from raydc.training import alignment, profiles, streaming_kmeans, worker_job
 from raydc.training.checkpoint import CheckpointError
@@ -113,8 +113,7 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
     started = time.time()
     record = begin(run) | {"status": "running"}
     if job.profile.dropped and not store.exists("dropped.csv"):
-        source = job.source or opened(job.config.data, job.profile.fingerprint)
-        store.write_text("dropped.csv", dropped_table(source, job.profile.dropped_rows))
+        store.write_text("dropped.csv", dropped_table(job.opened(), job.profile.dropped_rows))
     alignment.withdraw(store)
     status = _status(job, store, watch, record["id"])
     record["seconds"] += time.time() - started

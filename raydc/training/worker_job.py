@@ -38,11 +38,13 @@ from raydc.data import (
     Source,
     load_shard,
     open_source,
+    opened,
     partition,
     profile_rows,
     require,
     units,
 )
+from raydc.data.decoded import DecodedSource
 from raydc.distributed import collectives, ray_cluster
 from raydc.methods.base import Method, copy_pretrained, in_batches
 from raydc.training import checkpoint
@@ -76,7 +78,7 @@ class Job:
     id_column: str | None = None
     """What identifies rows, where they have such a column."""
     source: Source | None = None
-    """Rows that only this process has; else workers open `config.data` themselves."""
+    """The rows as this process has opened them; other processes open `config.data` themselves."""
 
     @property
     def key(self) -> str:
@@ -87,6 +89,10 @@ class Job:
             settings["training"].pop(name)
         settings["data"] |= {"path": self.profile.identity, "storage": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def opened(self) -> Source:
+        """The rows, which are opened once in each process. Raises RowsChanged as `raydc.data.opened` does."""
+        return self.source or opened(self.config.data, self.profile.fingerprint)
 
     @property
     def kind(self) -> type[Method]:
@@ -166,30 +172,32 @@ def prepare(
 
     Paths become absolute: workers, who open them too, have other working directories.
     """
-    opened, kind = source or open_source(config.data), methods.load(config.method_name)
+    rows, kind = source or open_source(config.data), methods.load(config.method_name)
+    if isinstance(rows, DecodedSource):
+        rows.keep_decoded()
     training = config.training
     if training.init_from is not None:
         training = training.model_copy(update={"init_from": Store(training.init_from).root})
-    data = opened.settings if source is None else config.data.with_encoding(source.encoding)
+    data = rows.settings if source is None else config.data.with_encoding(source.encoding)
     config = replace(config, data=data, training=training)
-    if opened.weights and not kind.weighs_rows:
+    if rows.weights and not kind.weighs_rows:
         raise DataError(
-            f"{opened.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "
+            f"{rows.weights}: {config.method_name} counts all rows alike; leave weights out, or take kmeans, which "
             "takes them"
         )
-    config = replace(config, method=kind.settled(config.method, opened.shape))
+    config = replace(config, method=kind.settled(config.method, rows.shape))
     if not kind.trains:
         _refuse_idle(config, OF_NETWORKS | (OF_HELD_ROWS if source is None else {}))
     if not training.workers:
         local_device(training.device)
-    found = profiled(opened, config.data)
-    suited = units.suited(config.data.scaling, kind.scaling, found, opened)
-    found = replace(found, notes=(*found.notes, *units.remarks(config.data.scaling, suited, found, opened)))
+    found = profiled(rows, config.data)
+    suited = units.suited(config.data.scaling, kind.scaling, found, rows)
+    found = replace(found, notes=(*found.notes, *units.remarks(config.data.scaling, suited, found, rows)))
     # what is on record is what was done: the same configuration does it again, whatever auto comes to mean
     config = replace(config, data=config.data.model_copy(update={"scaling": suited}))
     scaling = Scaling.of(suited, found)
-    found = replace(found, notes=(*found.notes, *scaling.remarks(found, opened)))
-    job = Job(config, found, scaling, opened.shape, tuple(opened.columns), opened.identified, source)
+    found = replace(found, notes=(*found.notes, *scaling.remarks(found, rows)))
+    job = Job(config, found, scaling, rows.shape, tuple(rows.columns), rows.identified, rows)
     # before the method is built: a row of memory is set aside for every cluster
     require(found, config.method.n_clusters, max(config.training.workers, 1))
     method = job.checked(here=not (config.training.workers and ray_cluster.joined()))
@@ -225,10 +233,11 @@ def work(
     method = job.method()
     method.check_memory(job.profile.rows)
     with tempfile.TemporaryDirectory(prefix="raydc-", ignore_cleanup_errors=True) as scratch:
-        source = job.source or open_source(job.config.data)
         groups = partition(job.profile.groups, collectives.workers())
         rank = collectives.rank()
-        shard = load_shard(source, job.profile, job.scaling, groups, rank, device, job.config.data.storage, scratch)
+        shard = load_shard(
+            job.opened(), job.profile, job.scaling, groups, rank, device, job.config.data.storage, scratch
+        )
         failpoint("load")
         loop = _loop(job, method, shard, store)
         history = checkpoint.load(store, loop) if store else []

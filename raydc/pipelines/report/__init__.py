@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from raydc.core.storage import Store
-from raydc.data import DataSettings
+from raydc.data import DataSettings, Source
 from raydc.pipelines.report import page, pictures, words
 from raydc.pipelines.report.facts import Facts, gather, of_winner, project, typical
 
@@ -30,14 +30,16 @@ def report(
     tracking_uri: str | None = None,
     data: DataSettings | None = None,
     allow_code: Collection[str] = (),
+    source: Source | None = None,
 ) -> list[str]:
     """Draw a finished run, given by its output directory (or URI) or its MLflow run id, into `to`; the files' names.
 
-    Rows are opened where the run's settings say, or where `data` says. Raises ValueError if there is no finished run,
+    Rows are opened where the run's settings say, or where `data` says, unless `source` has them
+    opened. Raises ValueError if there is no finished run,
     or if its method does not come with raydc and `allow_code` does not name it.
     """
     with opened(run, tracking_uri) as store:
-        return write(gather(store, data, allow_code), Store(to))
+        return write(gather(store, data, allow_code, source), Store(to))
 
 
 @contextmanager

@@ -58,10 +58,15 @@ class Facts:
     """A line for each cluster and feature, as `raydc.training.profiles` writes them; None where it was not written."""
 
 
-def gather(store: Store, settings: DataSettings | None = None, allow_code: Collection[str] = ()) -> Facts:
+def gather(
+    store: Store,
+    settings: DataSettings | None = None,
+    allow_code: Collection[str] = (),
+    source: Source | None = None,
+) -> Facts:
     """Facts of the run in `store`. Raises ValueError if it is not finished, or as `ClusteringModel.of` does.
 
-    Rows that cannot be opened any more are left out of the report, which then says so.
+    Rows that cannot be opened any more are left out of the report, which then says so; `source` has them opened.
     """
     if store.exists("tune.json"):
         raise ValueError(f"{store.root} holds a search that is not finished: end it with the same command first")
@@ -78,7 +83,7 @@ def gather(store: Store, settings: DataSettings | None = None, allow_code: Colle
     sample, names = None, [f"feature {i}" for i in range(model.n_features)]
     try:
         given = settings or build(DataSettings, config["data"], at="data")
-        source = open_source(given.with_encoding(model.encoding))
+        source = source or open_source(given.with_encoding(model.encoding))
         names = [source.name_of(i) for i in range(source.n_features)]
         sample = draw(source, store, model)
     except DataError as problem:
