@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from raydc.core import garbage
 from raydc.core.settings import SettingsError, build
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def run(parser: Any, arguments: Sequence[str], data_of: Callable[[argparse.Names
         )
     from raydc.pipelines.edit import Decisions, edit
 
+    garbage.collect()
     decisions = None if given.undo else build(Decisions, given_edits(given.edits, given.decisions))
     found = edit(
         given.model,

@@ -14,6 +14,7 @@ from typing import Any
 
 from raydc import methods
 from raydc.cli.overview import MATTER, overview
+from raydc.core import garbage
 from raydc.core.errors import Occupied
 from raydc.core.registries import Registry
 from raydc.core.settings import SettingsError, build, described, flatten, unflatten
@@ -35,7 +36,9 @@ HELP = ("-h", "--help", "--help-all")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command; its exit code. Without arguments it takes those of the process, which is then its own."""
+    if arguments is None:
+        garbage.leave()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("alembic", "mlflow", "ray", "optuna"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -251,6 +254,7 @@ def _train(arguments: Sequence[str]) -> int:
     from raydc.pipelines import train as train_pipeline
 
     if dry:
+        garbage.collect()
         console.plan(train_pipeline.plan(config))
         return 0
     if seeds is not None:
@@ -281,6 +285,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
         print("raydc: saving, at the end of this epoch at the latest; once more ends it at once", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    garbage.collect()
     try:
         action(stop)
     except (Interrupted, SearchInterrupted, RecordPending, NoRoom) as problem:
@@ -309,6 +314,7 @@ def _assign(arguments: Sequence[str]) -> int:
     from raydc.pipelines.assign import AssignmentFailed, assign
     from raydc.training.labels import Asked
 
+    garbage.collect()
     try:
         summary = assign(
             given.model,
@@ -362,6 +368,7 @@ def _report(arguments: Sequence[str]) -> int:
     from raydc.pipelines.report import opened, report
     from raydc.search.record import redraw
 
+    garbage.collect()
     with opened(given.run, given.tracking_uri) as store:
         searched = store.exists("search.json")
         drawn = (

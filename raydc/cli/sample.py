@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raydc.core import garbage
 from raydc.pipelines.report.words import counted
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def run(parser: Any, arguments: Sequence[str], data_of: Callable[[argparse.Names
     from raydc.cli.console import close, plain_console
     from raydc.pipelines.sample import SAMPLE, sample
 
+    garbage.collect()
     found = sample(
         given.model,
         data_of(given),

@@ -53,3 +53,22 @@ def test_a_method_of_ones_own_is_described_from_its_class(tmp_path, monkeypatch)
 
 def test_training_imports_nothing_of_the_search():
     assert not imported("import raydc.cli.console, raydc.pipelines.train") & {"ray", "optuna"}
+
+
+def test_garbage_is_collected_again_when_work_begins_and_not_among_what_was_imported():
+    program = """
+import gc, sys
+from raydc.cli.main import main
+from raydc.core import garbage
+sys.argv = ["raydc", "methods"]
+main()
+assert not gc.isenabled()
+before = len(gc.get_objects())
+garbage.collect()
+assert gc.isenabled() and gc.get_freeze_count() >= before
+"""
+    imported(program)
+
+
+def test_a_program_that_calls_a_command_keeps_its_collector():
+    imported('import gc\nfrom raydc.cli.main import main\nmain(["methods"])\nassert gc.isenabled()')
