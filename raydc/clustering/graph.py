@@ -68,6 +68,17 @@ def _keys(x: Tensor) -> Tensor:
     return torch.cat([(part.long() * odd).sum(1) for part in bits.split(4096)])
 
 
+def nearest_rows(x: Tensor, k: int, clusters: Clusters) -> tuple[Tensor, Tensor]:
+    """`Clusters.neighbours`, of all other rows where there are not k of them; x [N, D] are this worker's."""
+    total = int(clusters.total(torch.tensor(len(x), device=x.device)))
+    return clusters.neighbours(x, min(k, total - 1))
+
+
+def neighbour_distance(x: Tensor, k: int, clusters: Clusters) -> Tensor:
+    """The distance [N] of each of this worker's x [N, D] to its k-th nearest row, or to its last where fewer."""
+    return nearest_rows(x, k, clusters)[1][:, -1].sqrt().to(x.dtype)
+
+
 @dataclass
 class EdgeGraph:
     """Undirected edges between the rows of all workers; every worker holds all of them."""
@@ -88,8 +99,7 @@ class EdgeGraph:
     @staticmethod
     def mutual(x: Tensor, k: int, clusters: Clusters) -> "EdgeGraph":
         """The graph of `mutual_neighbour_edges`, by cosine, of all workers' rows; x [N, D] are this one's."""
-        k = min(k, int(clusters.total(torch.tensor(len(x), device=x.device))) - 1)
-        found = clusters.neighbours(torch.nn.functional.normalize(x, dim=1), k)
+        found = nearest_rows(torch.nn.functional.normalize(x, dim=1), k, clusters)
         near, squared = (clusters.gather(part).cpu().numpy() for part in found)
         edges = torch.from_numpy(mutual_neighbour_edges(near, squared)).to(x.device)
         degree = torch.bincount(edges.flatten(), minlength=len(near))
@@ -149,8 +159,7 @@ class NearestRows:
     @staticmethod
     def of(x: Tensor, k: int, width: float, clusters: Clusters) -> "NearestRows":
         """The k nearest of all workers' rows, or all others where there are fewer; x [N, D] are this worker's."""
-        k = min(k, int(clusters.total(torch.tensor(len(x), device=x.device))) - 1)
-        near, squared = (clusters.gather(part) for part in clusters.neighbours(x, k))
+        near, squared = (clusters.gather(part) for part in nearest_rows(x, k, clusters))
         return NearestRows(near, heat_kernel(squared, width))
 
     def batch(self, shard: Shard, seed: int, index: int, count: int) -> Batch:

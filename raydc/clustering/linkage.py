@@ -17,8 +17,12 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from raydc.clustering.graph import nearest_rows
 from raydc.clustering.interface import Clusters
+from raydc.data.memory import refuse_beyond_memory
 
+BYTES = 200
+"""A row's neighbour costs this much while clusters are merged (half of it measured) and its graph is gathered."""
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 Vector = tuple[Integers, Reals]
@@ -228,6 +232,12 @@ def merge_rows(
     return torch.from_numpy(tree.result())
 
 
+def check_memory(total: int, neighbours: int) -> None:
+    """MemoryError, with both numbers, where this machine has no room to `agglomerate` so many rows."""
+    advice = "train on a sample of the rows and assign the others, or use imsat or idec"
+    refuse_beyond_memory("are merged on one machine", total, BYTES * neighbours, 1, advice)
+
+
 def agglomerate(
     z: Tensor, clusters: Clusters, neighbours: int, labels: Tensor | None, left: float, least: int, others: int = 5
 ) -> Tensor:
@@ -235,8 +245,7 @@ def agglomerate(
 
     `labels` are those of all rows, in the order of the data. Merging is one worker's work.
     """
-    total = int(clusters.total(torch.tensor(len(z), device=z.device)))
-    near, squared = clusters.neighbours(z, min(neighbours, total - 1))
+    near, squared = nearest_rows(z, neighbours, clusters)
     near, squared, everywhere = (clusters.gather(part) for part in (near, squared, z))
     return clusters.label_on_one_worker(lambda: merge_rows(near, squared, everywhere, labels, left, least, others))
 

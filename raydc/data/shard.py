@@ -99,13 +99,13 @@ class Shard:
         return [slice(g.start - self.start, g.stop - self.start) for g in self.groups]
 
     @torch.no_grad()
-    def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """function(x) [N, ...] of every row, without gradients, a row group at a time.
+    def map(self, function: Callable[[Tensor], Tensor], values: Tensor | None = None) -> Tensor:
+        """function(x) [N, ...] of every row, or of what is known of it in `values` [N, ...], a row group at a time.
 
-        Groups are never cut, so that a row's result does not depend on the number of workers.
+        Without gradients. Groups are never cut, so that a row's result does not depend on the number of workers.
         """
-        parts = [function(self[span]) for span in self.spans]
-        return torch.cat(parts) if parts else function(self[slice(0, 0)])
+        spans = self.spans or [slice(0, 0)]
+        return torch.cat([function(self[span] if values is None else values[span].clone()) for span in spans])
 
     def gather(self, values: Tensor) -> Tensor:
         """Values of all workers' rows, in the order of the data, [N over all workers, ...], of this shard's [N, ...].

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PLUGINS: "Registry[type[Method]]" = Registry("raydc.methods", "method")
 """Methods that others add by name."""
-NO_METHODS = ("base", "index")
+NO_METHODS = ("base", "blocks", "composed", "index")
 """Modules beside the methods."""
 NAME = re.compile(rf"(?P<place>.+?)(?:@(?P<digest>[0-9a-f]{{{source_file.DIGITS}}}))?(?::(?P<cls>\w+))?")
 """A file's hash behind its path: that text and no other."""

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from raydc.clustering import Clusters
 from raydc.clustering.kmeans.options import KMeansOptions
-from raydc.clustering.running import follow
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.methods.base import CentroidMethod, MethodInfo, StepState
@@ -53,14 +52,13 @@ class CCNN(CentroidMethod):
 
     quick: ClassVar[dict[str, Any]] = {"network.channels": 8, "network.latent": 32, "cluster.length": "10 epochs"}
     config: Config
-    counts: Tensor
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.net = config.network.build(shape)
         self.head = nn.Linear(config.network.latent, config.n_clusters)
         self.hold_centroids(config.network.latent)
-        self.register_buffer("counts", torch.full((config.n_clusters,), config.first_count))
+        self.hold_counts(config.first_count)
 
     def features(self, x: Tensor) -> Tensor:
         return F.normalize(self.net(x), dim=1)
@@ -71,11 +69,7 @@ class CCNN(CentroidMethod):
         return batch.mean(F.cross_entropy(self.head(z), label, reduction="none"))
 
     def after_step(self, batch: Batch, clusters: Clusters, state: StepState) -> None:
-        z = self.features(batch.x).to(self.centroids)
-        label = squared_distances(z, self.centroids).argmin(1)
-        moved, count = follow(z, label, self.centroids, self.counts, clusters)
-        self.centroids.copy_(moved)
-        self.counts += count
+        self.follow(batch.x, clusters)
 
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         z = shard.map(self.features)

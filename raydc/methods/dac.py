@@ -27,7 +27,13 @@ from raydc.methods.base import Method, MethodInfo, StepState
 from raydc.networks.allconv import ConvClassifier
 from raydc.networks.augment import Augment
 from raydc.networks.losses.information import likeliest
-from raydc.networks.losses.pairwise import confident_pairs, cosines, label_features, pairwise_cross_entropy
+from raydc.networks.losses.pairwise import (
+    confident_pairs,
+    cosines,
+    falling_thresholds,
+    label_features,
+    pairwise_cross_entropy,
+)
 from raydc.networks.norm import batch_statistics_only
 
 
@@ -84,18 +90,14 @@ class DAC(Method):
     def features(self, x: Tensor) -> Tensor:
         return label_features(self.net(x))
 
-    def thresholds(self, progress: float) -> tuple[float, float]:
-        """(u, l) when this share of the phase is over; they meet at its end."""
-        grown = progress * (self.config.upper - self.config.lower) / 1.1
-        return self.config.upper - grown, self.config.lower + 0.1 * grown
-
     def view(self, batch: Batch) -> Batch:
         return batch
 
     def clustering_loss(self, batch: Batch, state: StepState) -> Tensor:
         with torch.no_grad(), batch_statistics_only(self.net):
             seen = batch.gather(self.features(batch.x))
-        pairs = confident_pairs(cosines(seen, seen), *self.thresholds(state.progress))
+        thresholds = falling_thresholds(self.config.upper, self.config.lower, state.progress)
+        pairs = confident_pairs(cosines(seen, seen), *thresholds)
         learned = batch.gather(self.features(self.config.augment(batch.x)))
         return pairwise_cross_entropy(cosines(learned, learned), *pairs)
 

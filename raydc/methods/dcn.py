@@ -13,17 +13,14 @@ at a time, of the authors' rate on MNIST, and no corruption.
 
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters, KMeansResult
-from raydc.clustering.running import follow
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, Shard
 from raydc.methods.base import AutoencoderMethod, BiasRate, CentroidMethod, MethodInfo, Parts, StepState
 from raydc.networks import Network
-from raydc.networks.losses.hardening import squared_distances
 from raydc.networks.losses.kmeans import kmeans_loss
 from raydc.networks.losses.reconstruction import squared_error
 
@@ -74,8 +71,7 @@ class DCN(CentroidMethod, AutoencoderMethod):
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.hold_centroids(self.net.latent)
-        self.register_buffer("counts", torch.full((config.n_clusters,), config.first_count))
-        self.counts: Tensor
+        self.hold_counts(config.first_count)
 
     def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         if state.phase != "cluster":
@@ -97,14 +93,8 @@ class DCN(CentroidMethod, AutoencoderMethod):
         self.rows["label"] = found.labels.clone()
         return found.labels
 
-    @torch.no_grad()
     def after_step(self, batch: Batch, clusters: Clusters, state: StepState) -> None:
-        z = self.features(batch.x).to(self.centroids)
-        label = squared_distances(z, self.centroids).argmin(1)
-        self.rows["label"][batch.row] = label
-        moved, count = follow(z, label, self.centroids, self.counts, clusters)
-        self.centroids.copy_(moved)
-        self.counts += count
+        self.rows["label"][batch.row] = self.follow(batch.x, clusters)
 
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         return self._take(clusters.kmeans(shard.map(self.features), self.n_clusters, centroids=self.centroids))

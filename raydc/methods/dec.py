@@ -21,14 +21,13 @@ from raydc.core.schedule import Joint, Optimizer
 from raydc.data import Batch, Shard
 from raydc.methods.base import AutoencoderMethod, Group, MethodInfo, Parts, Player, StepState
 from raydc.networks.losses.hardening import (
-    exact_squared_distances,
     hardening,
     sharpen,
     squared_distances,
     student_memberships,
     student_t,
 )
-from raydc.networks.losses.posterior import held
+from raydc.networks.losses.posterior import nearest_student
 from raydc.networks.losses.reconstruction import mean_squared_error
 
 DESCENT = {
@@ -123,6 +122,4 @@ class DEC(AutoencoderMethod):
         return squared.argmin(1)
 
     def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        squared = exact_squared_distances(self.features(x), self.centroids)
-        label = squared.argmin(1)
-        return label, held(student_memberships(squared, self.config.nu), label)
+        return nearest_student(self.features(x), self.centroids, self.config.nu)

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.clustering.graph import neighbour_distance
 from raydc.core.schedule import Clustering, Joint, Optimizer
 from raydc.data import Batch, Shard
 from raydc.methods.base import MethodInfo
@@ -69,6 +70,5 @@ class IMSAT(RIM):
 
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor | None:
         x = shard.map(lambda rows: rows.flatten(1))
-        _, squared = clusters.neighbours(x, min(self.config.neighbour, shard.total - 1))
-        self.rows["radius"] = self.config.radius * squared[:, -1].sqrt().to(x.dtype)
+        self.rows["radius"] = self.config.radius * neighbour_distance(x, self.config.neighbour, clusters)
         return None if self.config.start.left_out else super().init_clusters(shard, clusters)

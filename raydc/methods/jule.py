@@ -25,16 +25,13 @@ from pydantic import Field
 from torch import Tensor
 
 from raydc.clustering import Clusters
-from raydc.clustering.linkage import agglomerate, draw_rows
+from raydc.clustering.linkage import agglomerate, check_memory, draw_rows
 from raydc.core.schedule import Clustering, Optimizer
 from raydc.data import Batch, ScalingKind, Shard
-from raydc.data.memory import refuse_beyond_memory
 from raydc.methods.base import CentroidMethod, MethodInfo, StepState
 from raydc.networks.encoder import Encoder
 from raydc.networks.losses.agglomerative import agglomerative_triplets
 
-# a row's neighbour costs about this many bytes while clusters are merged (100 measured) and its graph is gathered
-BYTES = 200
 SGD = Optimizer(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-5, schedule="inverse", factor=1e-4, power=0.75)
 
 
@@ -83,8 +80,7 @@ class JULE(CentroidMethod):
         self._known: tuple[Tensor | None, Tensor] = (None, torch.zeros(0))
 
     def check_memory(self, total: int) -> None:
-        advice = "train on a sample of the rows and assign the others, or use imsat or idec"
-        refuse_beyond_memory("are merged on one machine", total, BYTES * self.config.neighbours, 1, advice)
+        check_memory(total, self.config.neighbours)
 
     def features(self, x: Tensor) -> Tensor:
         return F.normalize(self.net(x), dim=1)

@@ -23,6 +23,11 @@ from raydc.networks.classifier import Classifier
 from raydc.networks.losses.information import cross_entropy, entropy, likeliest, probabilities
 
 
+def information(batch: Batch, p: Tensor, balance: float) -> Tensor:
+    """H(Y|X) - `balance` H(Y), H(Y) of the global batch, of p [B, K]: mutual information, negated, for balance 1."""
+    return batch.mean(entropy(p)) - balance * entropy(batch.global_mean(p))
+
+
 class RIM(Method):
     info: ClassVar[MethodInfo] = MethodInfo(
         source="Gomes et al. 2010",
@@ -63,17 +68,12 @@ class RIM(Method):
             return {"clustering": (1.0, batch.mean(cross_entropy(known, logits)))}
         return {
             "network": (1 - state.alpha, self.regulariser(batch, logits)),
-            "clustering": (state.alpha, self.information(batch, logits)),
+            "clustering": (state.alpha, information(batch, probabilities(logits), self.config.balance)),
         }
 
     def regulariser(self, batch: Batch, logits: Tensor) -> Tensor:
         squares = [layer.weight.square().sum() for layer in self.net.linears()]
         return self.config.weight_decay * sum(squares[1:], squares[0])
-
-    def information(self, batch: Batch, logits: Tensor) -> Tensor:
-        """H(Y|X) - mu H(Y): mutual information, negated, for mu = 1."""
-        p = probabilities(logits)
-        return batch.mean(entropy(p)) - self.config.balance * entropy(batch.global_mean(p))
 
     def init_clusters(self, shard: Shard, clusters: Clusters) -> Tensor | None:
         self.rows["known"] = clusters.kmeans(shard.map(lambda x: x.flatten(1)), self.n_clusters).labels

@@ -21,7 +21,7 @@ from raydc.data import Shard
 from raydc.methods import load
 from raydc.methods.base import Method, Player
 from raydc.methods.index import MethodInfo
-from raydc.testing.cases import BATCH, K, blobs, flat, loop_over, make, quick_for, restored, saved, settings
+from raydc.testing.cases import BATCH, K, blobs, flat, loop_over, make, quick_for, restored, saved
 from raydc.training.loop import Loop, Progress
 
 FOUND = 0.9
@@ -271,7 +271,7 @@ def _refused(config: type[Method.Config], given: dict[str, Any], said: str) -> N
 
 
 def recipes_train_through_all_phases(name: str) -> None:
-    """Two epochs of each phase of each recipe, with the recipe's own optimizers."""
+    """Two epochs of each phase of each recipe but those it leaves out, with the recipe's own optimizers."""
     for recipe in load(name).Config.recipes:
         recipe_trains(name, recipe)
 
@@ -283,28 +283,34 @@ def recipe_trains(name: str, recipe: str) -> None:
     shape = tuple(x.shape[1:])
     known = {path for path, _ in fields(kind.Config)}
     small = {path: value for path, value in kind.quick.items() if path in known and path.startswith("network.")}
-    short = {path: "2 epochs" for path in known if path.endswith(".length")}
+    left_out = {path for path, value in kind.Config.recipes[recipe].items() if value == "0 epochs"}
+    short = {path: "2 epochs" for path in known - left_out if path.endswith(".length")}
     given = {} if kind.finds_clusters() else {"n_clusters": K}
     config = build(kind.Config, unflatten({"recipe": recipe} | given | small | short), at="method")
     shard = Shard.of(x)
     torch.manual_seed(0)
     phases = {progress.phase for progress in Loop(kind(config, shape), shard, CollectiveClusters(shard, 0), 60)}
-    expected = set(kind(config, shape).phases())
+    expected = {name for name, phase in kind(config, shape).phases().items() if not phase.left_out}
     require(phases == expected, f"recipe {recipe}: trained {sorted(phases)}, of {sorted(expected)}")
 
 
-def _short_run(name: str, changed: dict[str, Any]) -> dict[str, Tensor]:
-    """What six steps of every phase come to, with some settings changed."""
+def _short_settings(name: str, changed: dict[str, Any]) -> Method.Config:
+    """Six steps of every phase, with some settings changed."""
     kind = load(name)
-    x, _ = blobs(kind, 160)
     known = {path for path, _ in fields(kind.Config)}
     quick = {path: value for path, value in kind.quick.items() if path in known}
     short = {path: "6 steps" for path in known if path.endswith(".length")}
     short |= {path: "2 steps" for path in known if path.endswith(".update_every")}
     given = {} if kind.finds_clusters() else {"n_clusters": K}
+    return build(kind.Config, unflatten(quick | short | given | changed), at="method")
+
+
+def _short_run(name: str, config: Method.Config) -> dict[str, Tensor]:
+    """What a short training comes to."""
+    x, _ = blobs(load(name), 160)
     shard = Shard.of(x)
     torch.manual_seed(0)
-    method = kind(build(kind.Config, unflatten(quick | short | given | changed), at="method"), tuple(x.shape[1:]))
+    method = load(name)(config, tuple(x.shape[1:]))
     loop = Loop(method, shard, CollectiveClusters(shard, 0), 40)
     trained = {progress.phase for progress in loop}
     require(trained == {*loop.phases}, f"phases {sorted({*loop.phases} - trained)} are not trained")
@@ -312,18 +318,28 @@ def _short_run(name: str, changed: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def settings_act(name: str, later: Collection[str] = ()) -> None:
-    """Another value of a setting comes to another state, but for lengths, intervals, stop rules and those `later`."""
+    """Another value of a setting comes to another state or is refused, but for when, stop rules and those `later`."""
     if load(name).streamed is not Method.streamed:
         return
-    plain, without = _short_run(name, {}), []
-    layers = load(name)(settings(name), tuple(blobs(load(name), 4)[0].shape[1:])).phases()
+    config, without = _short_settings(name, {}), []
+    idle = config.idle(tuple(blobs(load(name), 4)[0].shape[1:]))
+    plain = _short_run(name, config)
     for path, field in fields(load(name).Config):
         group, _, leaf = path.partition(".")
         own = group not in OF_PARTS and "optimizer" not in leaf and leaf not in OF_SCHEDULES
-        reached = path not in later and (group != "layerwise" or "layer 1" in layers)
-        if own and reached and all(_same(plain, _short_run(name, {path: other})) for other in _others(field, leaf)):
+        asked = own and path not in later and path not in idle
+        if asked and all(_without_effect(name, plain, {path: other}) for other in _others(field, leaf)):
             without.append(path)
     require(not without, f"settings without effect: {', '.join(without)}; drop them, or have `idle` say when they are")
+
+
+def _without_effect(name: str, plain: dict[str, Tensor], changed: dict[str, Any]) -> bool:
+    """Whether settings that are taken come to the plain run's state."""
+    try:
+        config = _short_settings(name, changed)
+    except SettingsError:
+        return False
+    return _same(plain, _short_run(name, config))
 
 
 def _others(field: FieldInfo, leaf: str) -> list[Any]:

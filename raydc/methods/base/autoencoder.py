@@ -52,7 +52,8 @@ class AutoencoderMethod(Method):
             )
 
         def _why_never_reset(self, shape: tuple[int, ...]) -> str:
-            if not any(isinstance(getattr(self, name), Clustering) for name in type(self).model_fields):
+            phases = [getattr(self, name) for name in type(self).model_fields]
+            if not any(isinstance(phase, Clustering) and not phase.left_out for phase in phases):
                 return "nothing is clustered while the network learns"
             layers = self.network.channels if self.network.convolutional(shape) else self.network.hidden
             return self.unreset or ("" if layers else "the encoder has no hidden layer")

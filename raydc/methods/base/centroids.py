@@ -1,11 +1,13 @@
 """Methods whose clusters are centroids of the features."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydc.clustering import Clusters, spread
+from raydc.clustering.running import follow
 from raydc.data import Shard
 from raydc.methods.base.method import Method, StepState
+from raydc.networks.losses.hardening import squared_distances
 from raydc.networks.losses.posterior import nearest
 
 
@@ -17,12 +19,31 @@ class CentroidMethod(Method):
     """
 
     centroids: Tensor
+    counts: Tensor
     sharpness: Tensor
 
-    def hold_centroids(self, dim: int) -> None:
-        """Set room aside for centroids [K, dim]."""
-        self.register_buffer("centroids", torch.zeros(self.n_clusters, dim))
+    def hold_centroids(self, dim: int, descended: bool = False) -> None:
+        """Set room aside for centroids [K, dim], which a loss descends or not."""
+        centroids = torch.zeros(self.n_clusters, dim)
+        if descended:
+            self.centroids = nn.Parameter(centroids)
+        else:
+            self.register_buffer("centroids", centroids)
         self.register_buffer("sharpness", torch.zeros((), dtype=torch.float64))
+
+    def hold_counts(self, first: float) -> None:
+        """Set room aside for the rows that each centroid stands for [K], `first` of them, as `follow` needs it."""
+        self.register_buffer("counts", torch.full((self.n_clusters,), first))
+
+    @torch.no_grad()
+    def follow(self, x: Tensor, clusters: Clusters) -> Tensor:
+        """Move the centroids towards the rows of a global batch by 1 / count; the nearest before, of x [B, ...]."""
+        z = self.features(x).to(self.centroids)
+        label = squared_distances(z, self.centroids).argmin(1)
+        moved, count = follow(z, label, self.centroids, self.counts, clusters)
+        self.centroids.copy_(moved)
+        self.counts += count
+        return label
 
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         self.sharpness.fill_(spread.of_rows(shard.map(self.features), self.centroids, clusters))

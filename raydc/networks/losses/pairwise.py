@@ -19,6 +19,15 @@ def cosines(features: Tensor, others: Tensor) -> Tensor:
     return features @ others.T
 
 
+def falling_thresholds(upper: float, lower: float, progress: float) -> tuple[float, float]:
+    """(u, l) when this share of a training is over: from `upper` and `lower` they meet at its end, u ten times as fast.
+
+    u = upper - lambda and l = lower + lambda / 10, whose lambda grows evenly.
+    """
+    grown = progress * (upper - lower) / 1.1
+    return upper - grown, lower + 0.1 * grown
+
+
 @full_precision
 def confident_pairs(cosine: Tensor, upper: float, lower: float) -> tuple[Tensor, Tensor]:
     """(alike, apart), both bool [B, B]: pairs of two rows with a cosine above `upper`, or not above `lower`."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raydc.networks.losses.hardening import exact_squared_distances
+from raydc.networks.losses.hardening import exact_squared_distances, student_memberships
 
 
 def posterior(score: Tensor, sharpness: Tensor) -> Tensor:
@@ -30,3 +30,11 @@ def nearest(z: Tensor, centroids: Tensor, sharpness: Tensor) -> tuple[Tensor, Te
     squared = exact_squared_distances(z, centroids)
     label = squared.argmin(1)
     return label, held(posterior(-squared, sharpness), label)
+
+
+@torch.no_grad()
+def nearest_student(z: Tensor, centroids: Tensor, nu: float) -> tuple[Tensor, Tensor]:
+    """As `nearest`, with memberships by Student's t with `nu` degrees of freedom (eq. 3)."""
+    squared = exact_squared_distances(z, centroids)
+    label = squared.argmin(1)
+    return label, held(student_memberships(squared, nu), label)
