@@ -3,6 +3,7 @@
     python -m benchmarks.kmeans            # the whole table
     python -m benchmarks.kmeans --quick    # small sizes
     python -m benchmarks.kmeans --sizes 200000x64 --clusters 10
+    python -m benchmarks.kmeans --plain    # and beside plain torch and plain numba
     python -m benchmarks.kmeans --command  # the whole command beside scikit-learn with reading, in place of the table
 
 Contenders take turns in one process, so that a busy machine troubles all of them alike; figures are medians. Each
@@ -16,6 +17,9 @@ raydc / best peer for K = 10, 100, 1000 (medians of 7) on one thread of an EPYC 
 and streamed / best peer: 200k x 64 .68, .58, .43 and 1.92, .79, .48; 200k x 512 .54, .58, .49 and .92, .71, .53; 1M x
 64 .63, .56, .43 and 1.35, .70, .48; 1M x 128 .38, .52, .46 and .82, .65, .49. On a Xeon with AMX, raydc / best peer:
 .92, .96, .52; .89, 1.03, .48; .88, .84, .52; .73, .82, .43.
+
+What the kernels of `simd.py` are worth is seen beside the same iteration without them: `torch` is a product in tiles,
+argmin and `index_add_`; `numba` is plain loops, which LLVM may reorder (`fastmath`). Neither has exact labels.
 
 The whole command (one turn, two busy cores): 24.2 CPU-seconds beside scikit-learn's 18.0 with reading, a ratio of 1.35.
 About 12 of them are spent whatever the rows: imports, MLflow and the report (20,000 x 8, K = 5, 3 iterations: 12.2).
@@ -99,6 +103,47 @@ def faiss(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
     return iteration
 
 
+def plain_torch(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    """Labels by float32 products in tiles, sums in float64."""
+    half = start.square().sum(1) / 2
+    tiles = x.split(max(min((1 << 18) // len(start), 4096), 64))
+
+    def iteration() -> object:
+        sums = torch.zeros(start.shape, dtype=torch.float64)
+        counts = torch.zeros(len(start), dtype=torch.int64)
+        for tile in tiles:
+            labels = torch.addmm(half, tile, start.T, alpha=-1).argmin(1)
+            sums.index_add_(0, labels, tile.double())
+            counts += torch.bincount(labels, minlength=len(start))
+        return sums / counts[:, None]
+
+    return iteration
+
+
+def plain_numba(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
+    """Labels by float32 loops, sums in float64."""
+    numba = import_module("numba")
+
+    @numba.njit(nogil=True, fastmath=True, error_model="numpy")
+    def iteration(rows: np.ndarray, across: np.ndarray, half: np.ndarray) -> np.ndarray:
+        dim, clusters = across.shape
+        sums, counts = np.zeros((clusters, dim)), np.zeros(clusters)
+        scores = np.empty(clusters, np.float32)
+        for i in range(len(rows)):
+            scores[:] = half
+            for d in range(dim):  # clusters innermost: that loop becomes vectors
+                value = rows[i, d]
+                for k in range(clusters):
+                    scores[k] -= value * across[d, k]
+            label = np.argmin(scores)
+            counts[label] += 1
+            for d in range(dim):
+                sums[label, d] += rows[i, d]
+        return sums / counts.reshape(-1, 1)
+
+    return partial(iteration, x.numpy(), np.ascontiguousarray(start.numpy().T), (start.square().sum(1) / 2).numpy())
+
+
 def limit(x: torch.Tensor, start: torch.Tensor) -> Callable[[], object]:
     rows = max(min((1 << 18) // len(start), (1 << 18) // x.shape[1], 4096), 64)
     room = torch.empty(rows * len(start))
@@ -171,6 +216,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=[], metavar="NxD", help="these alone, say 200000x64")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--clusters", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--plain", action="store_true", help="plain torch and plain numba, too")
     parser.add_argument(
         "--command", action="store_true", help="whole processes: 1,000,000 x 64, K = 100, 30 iterations"
     )
@@ -185,6 +231,8 @@ def main() -> None:
         peers["faiss"] = faiss
     else:
         print("faiss is not installed: compared with scikit-learn alone")
+    if arguments.plain:
+        peers |= {"torch": plain_torch, "numba": plain_numba}
     names = ("raydc", "streamed", *peers, "limit", "read")
     ratios = ("raydc / best peer", "streamed / best peer", "raydc: share of limit")
     print(f"| N x D | K | {' s | '.join(names)} s | {' | '.join(ratios)} |")

@@ -1,7 +1,7 @@
 """The search: Optuna suggests, Ray Tune runs, and files say what is finished.
 
-Tune's own OptunaSearch keeps its study to itself: it cannot take over the trials of a driver that was killed, forgets
-which were stopped early, and begins its random numbers anew. So this is a Searcher of the same kind, over a study in
+Tune's own OptunaSearch does not take over the trials that a killed driver left at work, takes those stopped early for
+complete, and begins its random numbers anew. So this is a Searcher of the same kind, over a study in
 Optuna's storage and raydc's own records; nothing is ever read from what Tune pickles. Actors are reused, so Tune costs
 some hundredths of a second a trial. No trial is ever killed to be stopped: it finds a file that asks it to end, saves,
 and returns, so its workers' resources are free for certain.

@@ -1,8 +1,10 @@
 """Every command and Python block of README and manual, run page by page in its order."""
 
 import ast
+import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -39,6 +41,14 @@ def test_blocks_can_be_read(page):
             ast.parse(code.text)
         else:
             subprocess.run(["bash", "-n", "-c", code.text], check=True)
+
+
+@pytest.mark.parametrize("page", CODE)
+def test_no_line_of_a_paragraph_begins_a_list(page):
+    lines = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL).splitlines()
+    for before, line in pairwise(lines):
+        if re.match(r"[-+*>] ", line):
+            assert not before or before[0] in "-+*> ", f"{page}: a list for Markdown: {line}"
 
 
 @pytest.mark.slow
