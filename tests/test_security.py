@@ -24,6 +24,7 @@ from raydc.cli import main as cli
 from raydc.clustering.centroid_service.service import ServicePlan
 from raydc.clustering.centroid_service.snapshots import Snapshots
 from raydc.core.redact import holds_secret, redact
+from raydc.core.registries import ALLOW_CODE
 from raydc.core.settings import SettingsError, build
 from raydc.core.storage import Store, sealed, unsealed
 from raydc.data import DataError, DataSettings, open_source
@@ -36,7 +37,7 @@ from raydc.tracking.payloads import sha256_of
 from raydc.tracking.tracker import flush
 from raydc.training import checkpoint
 from raydc.training.model import ClusteringModel
-from raydc.training.model_files import ALLOW_CODE, ModelError
+from raydc.training.model_files import ModelError
 from raydc.training.worker_job import prepare
 from tests.support import run_cases, runs
 from tests.support.servers import free_port

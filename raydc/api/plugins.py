@@ -1,4 +1,4 @@
-"""Methods, sources, criteria and search spaces of one's own under a name, for this process and those that work for it.
+"""Methods, sources, encoders, criteria and search spaces of one's own, under a name; for this process and its workers.
 
     from raydc.api import plugins
 
@@ -7,7 +7,7 @@
 
 From then on the name is taken wherever one of raydc's own is: in Python, by `raydc.train` and `raydc.tune`. What is to
 be had in every process, also on the command line, is offered by a package: the same names as entry points of the groups
-`raydc.methods`, `raydc.sources`, `raydc.criteria` and `raydc.spaces`.
+`raydc.methods`, `raydc.sources`, `raydc.encoders`, `raydc.criteria` and `raydc.spaces`.
 """
 
 import re
@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from raydc import methods
 from raydc.core.registries import Registry, unreadable
-from raydc.data.settings import SOURCES, TAKEN, DataSettings
+from raydc.data.settings import ENCODERS, SOURCES, TAKEN, DataSettings
 from raydc.search.settings import CRITERIA, SPACES
 
 if TYPE_CHECKING:
+    from raydc.data.encoders import Encoder
     from raydc.data.source import Source
     from raydc.methods.base import Method
     from raydc.search.criteria import Criterion
 
 C = TypeVar("C", bound="type[Method]")
 F = TypeVar("F", bound="Callable[[DataSettings], Source]")
+E = TypeVar("E", bound="Callable[[], Encoder]")
 V = TypeVar("V", bound="Callable[..., float] | Criterion")
 S = TypeVar("S", bound="Callable[..., dict[str, Any] | None]")
 NAME = re.compile(r"\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -41,6 +43,15 @@ def source(name: str) -> Callable[[F], F]:
     .NAME those that end so. ValueError if raydc opens such paths itself.
     """
     return _decorator(SOURCES, name, TAKEN)
+
+
+def encoder(name: str) -> Callable[[E], E]:
+    """Register a class derived from `raydc.data.encoders.Encoder`, or a function without arguments that gives such an
+    encoder. ValueError if raydc has an encoder of that name.
+    """
+    from raydc.data.encoders import BUILTIN
+
+    return _decorator(ENCODERS, name, BUILTIN)
 
 
 def criterion(name: str) -> Callable[[V], V]:
@@ -59,7 +70,7 @@ def space(name: str) -> Callable[[S], S]:
 
 def listing() -> dict[str, dict[str, str]]:
     """What others add, by its kind and name: the package, by name and version, or "this process"."""
-    registries: list[Registry[Any]] = [methods.PLUGINS, SOURCES, CRITERIA, SPACES]
+    registries: list[Registry[Any]] = [methods.PLUGINS, SOURCES, ENCODERS, CRITERIA, SPACES]
     return {
         registry.noun: {name: registry.package_of(name) or "this process" for name in registry.names()}
         for registry in registries
@@ -71,6 +82,7 @@ def notes() -> list[str]:
     taken: list[tuple[Registry[Any], Collection[str]]] = [
         (methods.PLUGINS, methods.builtin()),
         (SOURCES, TAKEN),
+        (ENCODERS, ()),  # raydc's own are known where encoders are, which a list does without: they come first there
         (CRITERIA, ()),  # raydc's own are known to `criteria`, which a list does without: it says so itself
         (SPACES, ()),
     ]

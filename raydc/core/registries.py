@@ -7,6 +7,7 @@ Names are read from the packages' metadata: nothing of a package is imported bef
 
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+ALLOW_CODE = "RAYDC_ALLOW_CODE"
+"""Environment variable: names of methods and encoders from elsewhere, parted by commas, whose code models may run."""
 PREFIX = "raydc."
 """Of the groups of entry points."""
 _registered: dict[tuple[str, str], Any] = {}
@@ -134,6 +137,19 @@ class Registry(Generic[T]):
 
     def _offers(self) -> dict[str, list[Offer]]:
         return _installed(tuple(sys.path))[0].get(self.group, {})
+
+
+def allowed(name: str, allow_code: Collection[str]) -> bool:
+    """Whether the user has named this code from elsewhere, by `allow_code` or in the environment."""
+    return name in {*allow_code, *os.environ.get(ALLOW_CODE, "").split(",")}
+
+
+def how_to_allow(name: str) -> str:
+    """Words that end a message."""
+    return (
+        f"to have its code imported and run, name it by --allow-code {name}, allow_code=[{name!r}] or "
+        f"{ALLOW_CODE}={name}"
+    )
 
 
 def registered() -> tuple[Registered, ...]:

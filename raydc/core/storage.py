@@ -21,6 +21,8 @@ from raydc.core.errors import Occupied
 OWN = ".raydc"
 """Folder of an output directory for what is no result: raydc's own notes to itself."""
 LOCK = f"{OWN}/lock"
+VECTORS = "embedded"
+"""Folder of an output directory for the vectors of its rows, where they are encoded first."""
 LONGEST_NAME = 200
 """Bytes of a name at most; what a file is called while it is written is longer by some 40."""
 
@@ -106,6 +108,11 @@ class Store:
         infos = self.filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
         names = [info.path.removeprefix(self.path.rstrip("/") + "/") for info in infos if info.is_file]
         return sorted(name for name in names if not name.endswith(".tmp"))
+
+    def strange(self, *known: str) -> set[str]:
+        """Files in a directory where nothing has begun, but for its lock, vectors and those that are known."""
+        own = (LOCK, *known)
+        return {name for name in self.list() if name not in own and not name.startswith(f"{VECTORS}/")}
 
     def delete(self, prefix: str) -> None:
         """Remove a file, or a folder and all in it, if it is there."""

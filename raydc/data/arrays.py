@@ -55,9 +55,10 @@ class ArraySource(Source):
         name = self.settings.path
         if self.settings.columns is not None:
             raise DataError(f"data.columns: {name} is an array, whose features have no names; leave data.columns out")
-        if self.settings.types or self.settings.missing != "error":
+        if self.settings.types or self.settings.missing != "error" or self.settings.encoder is not None:
             raise DataError(
-                f"data.types and data.missing say what columns of a table are, and {name} is an array; leave them out"
+                f"data.types, data.missing and data.encoder are of columns of a table, and {name} is an array; leave "
+                "them out"
             )
         self.kind = "sparse" if sparse.issparse(x) else "array"
         self._x = sparse.csr_array(x) if sparse.issparse(x) else _array(x)

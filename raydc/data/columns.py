@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydc.data.kinds import TENSORS, extension_of, identifies, is_list, is_number, plain, storage_of, stored_as
-from raydc.data.settings import DataSettings
+from raydc.data.settings import DataSettings, Kind
 from raydc.data.source import DataError, Layout
 
 LOOKS_LIKE_LABEL = re.compile(r"y|labels?|targets?|class(es)?|.*_label", re.IGNORECASE)
@@ -23,6 +23,8 @@ PARTS = ("label_column", "id_column", "weight_column")
 """Settings that name a column which is no feature."""
 KEY_ROWS = 2048
 """Rows that are looked at for whether a column of integers is a key, at most."""
+ENCODED: frozenset[Kind] = frozenset({"text", "picture"})
+"""Kinds of columns that encoders take."""
 FEW = 50
 """Of fewer rows nothing is said."""
 INDEX, PARTITION, PARTLY = "pandas' index", "names of folders", "in some of the files alone"
@@ -131,11 +133,11 @@ def choose(schema: pa.Schema, settings: DataSettings, apart: Mapping[str, str] |
     first = schema.field(features[0])
     listed = is_list(storage_of(first))
     layout = _layout(first, settings) if listed else Layout.of((len(features),))
-    asked = bool(settings.types) or settings.missing != "error"
+    asked = bool(settings.types) or settings.missing != "error" or settings.encoder is not None
     if listed and asked:
         raise DataError(
-            f"data.types and data.missing say what columns of a table are, and {first.name} in {settings.path} holds "
-            "all features of a row; leave them out"
+            f"data.types, data.missing and data.encoder are of columns of a table, and {first.name} in {settings.path} "
+            "holds all features of a row; leave them out"
         )
     encoded = not listed and (asked or not all(is_number(schema.field(name).type) for name in features))
     return Columns(features, encoded, listed, layout, label, id_column, weight, tuple(notes))
@@ -162,10 +164,11 @@ def _named(schema: pa.Schema, settings: DataSettings) -> tuple[str, ...]:
     for name in names:
         field = schema.field(name)
         _need_known_extension(field, settings.path)
-        if not lists and stored_as(field.type) is None:
+        encodes = settings.encoder is not None or settings.encoding is not None
+        if not lists and stored_as(field.type) in ((None,) if encodes else (None, "picture")):
             raise DataError(
                 f"data.columns: {name} in {settings.path} is {field.type}; features must be numbers, truth values, "
-                "texts or dates"
+                "texts or dates; bytes are pictures, where --data.encoder names what encodes them"
             )
     return names
 
@@ -185,7 +188,7 @@ def _found(
     lists = [field.name for field in others if is_list(storage_of(field))]
     if len(lists) > 1:
         raise DataError(f"{settings.path}: {_listed(lists)} each hold a list per row; choose one with --columns")
-    fit = [field.name for field in others if extension_of(field) is None and stored_as(field.type) is not None]
+    fit = [field.name for field in others if extension_of(field) is None and _found_fit(field, settings)]
     if lists:
         _need_known_extension(schema.field(lists[0]), settings.path)
         if fit:
@@ -194,7 +197,9 @@ def _found(
     labels = [name for name in fit if LOOKS_LIKE_LABEL.fullmatch(name) and name not in settings.typed]
     ids = [name for name in fit if LOOKS_LIKE_ID.fullmatch(name) and name not in settings.typed]
     features = tuple(name for name in fit if name not in labels and name not in ids)
-    rest = [f"{field.name} ({field.type})" for field in others if field.name not in fit]
+    unread = [field for field in others if field.name not in fit]
+    rest = [f"{field.name} ({field.type})" for field in unread if stored_as(field.type) in (None, "picture")]
+    untaken = [field.name for field in unread if stored_as(field.type) not in (None, "picture")]
     if not features:
         kinds = _listed([f"{field.name} ({field.type})" for field in schema])
         raise DataError(f"{settings.path}: no column to cluster; name some with --columns. Columns: {kinds}")
@@ -209,9 +214,20 @@ def _found(
         notes.append(f"left out as labels: {_listed(labels)}; score with --label-column, or name in --columns")
     if ids:
         notes.append(f"left out as ids: {_listed(ids)}; take with --id-column, or name in --columns")
+    if untaken:
+        notes.append(f"left out, as the encoder does not take it: {_listed(untaken)}; take one by --columns")
     if rest:
         notes.append(f"left out, neither numbers, texts nor dates: {_listed(rest)}")
     return features
+
+
+def _found_fit(field: pa.Field, settings: DataSettings) -> bool:
+    """Whether a column may be a feature although none is named; bytes are where they are said to be pictures."""
+    if settings.encoder is not None and {*settings.typed.values()} & ENCODED:
+        return settings.typed.get(field.name) in ENCODED
+    stored = stored_as(field.type)
+    pictured = settings.encoder is not None or field.name in settings.typed
+    return stored is not None and (stored != "picture" or pictured)
 
 
 def _need_known_extension(field: pa.Field, path: str) -> None:

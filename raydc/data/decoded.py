@@ -2,6 +2,7 @@
 
 import sys
 from abc import abstractmethod
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
@@ -36,7 +37,7 @@ class DecodedSource(Source):
             block = self.decode(piece)
             if (size := size_of(block)) > self._room:
                 return block
-            self._kept[piece], self._room = block, self._room - size
+            self._kept[piece], self._room = replace(block, taken={}), self._room - size
         return self._kept[piece]
 
     @abstractmethod

@@ -3,15 +3,16 @@
 Numbers become standard scores; a category becomes a place among those of its column, so that two different ones lie as
 far apart as numbers one standard deviation apart (k-prototypes with gamma 1: Huang, Data Mining and Knowledge
 Discovery 1998); a date becomes its day, and the time of year, week and day on circles; a text becomes the leading
-components of its tf-idf. What a date or a text becomes varies together like one standard score. So all encoded
-features have one unit. An encoding is part of the model, as plain JSON and safetensors.
+components of its tf-idf. What a date or a text becomes varies together like one standard score. Where an encoder is
+named, a text or a picture becomes that network's vector, of length one. So all encoded features have one unit. An
+encoding is part of the model, as plain JSON and safetensors; of an encoder it holds name, version and hash of weights.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.numpy
 
+from raydc.data import encoders
+from raydc.data.encoders import Encoder, EncoderError
 from raydc.data.inputs import as_frame, to_arrow
 from raydc.data.kinds import Stored, is_text
 from raydc.data.source import DataError, usable
@@ -37,10 +40,16 @@ ARROW: Mapping[Stored, pa.DataType] = {
     "number": pa.float64(),
     "text": pa.string(),
     "date": pa.timestamp("us"),
+    "picture": pa.large_binary(),
 }
 """How values of a column are held before they are encoded, whatever file or frame they come from."""
 DAY = 86_400_000_000
 """Microseconds of a day."""
+BLACK = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c636000000002000148afa471"
+    "0000000049454e44ae426082"
+)
+"""A picture of one black pixel, as PNG."""
 CYCLES = {"year": ("day_of_year", 366.0), "week": ("day_of_week", 7.0), "day": ("hour", 24.0)}
 """Circles of dates: what is taken of a date, and after how many of it the circle closes."""
 
@@ -135,11 +144,89 @@ class TextCode:
         return self.factor * projected(self.vocabulary.weighed(texts), self.directions)
 
 
+@dataclass(frozen=True)
+class EncoderCode:
+    """Vectors of a frozen network, each of length one; a text without a word in it, and a broken picture, lies at 0."""
+
+    encoder: str
+    """Its name, as `raydc.data.encoders.load` takes it."""
+    version: str
+    digest: str
+    """sha256 of its weights."""
+    width: int
+    kind: Literal["encoder"] = "encoder"
+
+    @staticmethod
+    def of(name: str) -> "EncoderCode":
+        """The encoder that is here under this name; EncoderError where there is none."""
+        found = encoders.load(name)
+        return EncoderCode(name, found.version, found.digest, found.width)
+
+    @property
+    def parts(self) -> list[str]:
+        return [f"[{i}]" for i in range(self.width)]
+
+    @property
+    def same(self) -> Encoder:
+        """The encoder, if it is the very one; EncoderError says which is here in its place, or that none is."""
+        found = encoders.load(self.encoder)
+        if (found.version, found.digest) != (self.version, self.digest):
+            raise EncoderError(
+                f"the encoder {self.encoder} is {found.version} with weights {found.digest[:16]}, and the model was "
+                f"trained on vectors of {self.version} with weights {self.digest[:16]}: install that, or train anew"
+            )
+        return found
+
+    def taken(self, values: pa.Array) -> tuple[list[str] | np.ndarray, dict[int, str]]:
+        """What the encoder takes of values as held: texts, or pixels uint8 [n, 3, H, W]; and what is wrong with
+        pictures that cannot be decoded, by row.
+        """
+        if self.same.takes == "text":
+            return values.fill_null("").to_pylist(), {}
+        from raydc.data import decoding  # here, as few rows are pictures and Pillow takes time
+
+        return decoding.decoded(values, self.same.size)
+
+    def encode(self, taken: list[str] | np.ndarray) -> np.ndarray:
+        """Vectors [n, width]; 0 of a text that is empty."""
+        x = encoders.in_batches(self.same, taken)
+        if isinstance(taken, list):
+            x[[not text.strip() for text in taken]] = 0.0
+        return x
+
+
 Code = NumberCode | CategoryCode | DateCode | TextCode
 """What was learned of a column: `parts` are what its features are called behind its name, and `encode` takes values as
 held to float64 [n, features], NaN where a missing value has no number of its own."""
-CODES: Mapping[str, Any] = {"number": NumberCode, "category": CategoryCode, "date": DateCode}
+CODES: Mapping[str, Any] = {
+    "number": NumberCode, "category": CategoryCode, "date": DateCode, "encoder": EncoderCode
+}  # fmt: skip
 """Codes that JSON holds as they are."""
+
+
+@dataclass
+class Encoded:
+    """Rows as features."""
+
+    x: np.ndarray
+    """[n, D] float32."""
+    nulls: np.ndarray
+    """bool [n, D]: features of values that are missing and cannot be done without."""
+    broken: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """(column, what is wrong) of rows whose picture cannot be decoded."""
+    taken: dict[str, list[str] | np.ndarray] = field(default_factory=dict)
+    """Of each column that an encoder encoded what it took: texts, or pixels uint8 [n, 3, H, W]."""
+
+    @staticmethod
+    def joined(parts: "Sequence[Encoded]") -> "Encoded":
+        """Columns side by side."""
+        x, nulls = (
+            np.concatenate(each, axis=1) for each in zip(*((part.x, part.nulls) for part in parts), strict=True)
+        )
+        broken, taken = dict[int, tuple[str, str]](), dict[str, list[str] | np.ndarray]()
+        for part in parts:
+            broken, taken = part.broken | broken, taken | part.taken
+        return Encoded(x, nulls, broken, taken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +235,7 @@ class CodedColumn:
 
     name: str
     stored: Stored
-    code: Code
+    code: Code | EncoderCode
     indicated: bool = False
     """Whether a feature of its own says where values are missing."""
 
@@ -157,15 +244,21 @@ class CodedColumn:
         own = [f"{self.name}{part}" for part in self.code.parts]
         return [*own, f"{self.name} {MISSING}"] if self.indicated else own
 
-    def encode(self, values: pa.Array, impute: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Features [n, F] float32 of values as held; and which rows lack a value that cannot be done without, [n]."""
+    def encode(self, values: pa.Array, impute: bool) -> Encoded:
+        """Features of values as held."""
+        if isinstance(self.code, EncoderCode):
+            taken, damaged = self.code.taken(values)
+            x = self.code.encode(taken)
+            broken = {row: (self.name, why) for row, why in damaged.items()}
+            return Encoded(x, np.zeros(x.shape, bool), broken, {self.name: taken})
         x = self.code.encode(values)
         missing = np.isnan(x).any(axis=1)
         if impute:
             x[missing] = 0.0
         if self.indicated:
             x = np.column_stack([x, missing])
-        return x.astype(np.float32), missing & (not impute)
+        nulls = np.repeat((missing & (not impute))[:, None], x.shape[1], axis=1)
+        return Encoded(x.astype(np.float32), nulls)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,37 +302,43 @@ class Encoding:
         """sha256 of all of it."""
         return hashlib.sha256(b"".join(self.files().values())).hexdigest()
 
-    def encode(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows [n, D] float32, and which of their cells were null [n, D]; None where none was.
+    @property
+    def encoders(self) -> tuple[EncoderCode, ...]:
+        """Of the columns that a network encodes."""
+        return tuple(column.code for column in self.columns if isinstance(column.code, EncoderCode))
 
-        Raises DataError where a column does not hold what it held in training.
-        """
-        found = [
-            column.encode(held(table[column.name], column.name, column.stored), self.impute) for column in self.columns
-        ]
-        widths = [x.shape[1] for x, _ in found]
-        x = np.concatenate([x for x, _ in found], axis=1)
-        nulls = np.stack([missing for _, missing in found], axis=1).repeat(widths, axis=1)
-        return x, nulls if nulls.any() else None
+    @property
+    def by(self) -> str:
+        """The networks that encode columns, in words."""
+        told = (f"{code.encoder} ({code.version}, weights {code.digest[:16]})" for code in self.encoders)
+        return ", ".join(dict.fromkeys(told)) or "no encoder"
+
+    def encode(self, table: pa.Table) -> Encoded:
+        """Rows of these columns. DataError where a column does not hold what it held in training."""
+        return Encoded.joined(
+            [
+                column.encode(held(table[column.name], column.name, column.stored), self.impute)
+                for column in self.columns
+            ]
+        )
 
     def rows(self, data: Any) -> np.ndarray:
         """Rows [n, D] float32 of a frame, as `raydc.data.rows_of` takes it. DataError says which row cannot be used."""
-        table = to_arrow(as_frame(data, self.names))
-        x, _ = self.encode(table)
-        good = usable(x)
+        found = self.encode(to_arrow(as_frame(data, self.names)))
+        good = usable(found.x)
+        good[[*found.broken]] = False
         if not good.all():
             row, feature = (int(i) for i in np.argwhere(~good)[0])
+            name, value = found.broken.get(row, (self.features[feature], f"{found.x[row, feature]:g} or null"))
             bad = int((~good.all(axis=1)).sum())
-            raise DataError(
-                f"row {row}, {self.features[feature]}: {x[row, feature]:g} or null; {bad} row(s) cannot be used, leave "
-                "them out"
-            )
-        return x
+            raise DataError(f"row {row}, {name}: {value}; {bad} row(s) cannot be used, leave them out")
+        return found.x
 
     def example(self, rows: int) -> pd.DataFrame:
         """Rows as the model takes them, made up."""
         values: dict[Stored, Any] = {
-            "truth": True, "integer": 0, "number": 0.0, "text": "a", "date": pd.Timestamp("2020-01-01")
+            "truth": True, "integer": 0, "number": 0.0, "text": "a", "date": pd.Timestamp("2020-01-01"),
+            "picture": BLACK,
         }  # fmt: skip
         return pd.DataFrame({column.name: [values[column.stored]] * rows for column in self.columns})
 
@@ -267,7 +366,7 @@ class Encoding:
             name, stored, indicated, kind = (entry.pop(key) for key in ("name", "stored", "indicated", "kind"))
             if kind == "text":
                 vocabulary = Vocabulary(tuple(entry["words"]), arrays[f"{at}.idf"])
-                code: Code = TextCode(vocabulary, arrays[f"{at}.directions"], entry["factor"])
+                code: Code | EncoderCode = TextCode(vocabulary, arrays[f"{at}.directions"], entry["factor"])
             else:
                 code = CODES[kind](**{key: _frozen(value) for key, value in entry.items()})
             columns.append(CodedColumn(name, stored, code, indicated))

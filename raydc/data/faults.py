@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -71,10 +72,15 @@ def dropped_table(source: Source, dropped_rows: np.ndarray) -> str:
     for piece in source.pieces:
         low, high = np.searchsorted(dropped_rows, [piece.start, piece.start + piece.rows])
         if low < high and (bad := bad_cells(block := source.read(piece))) is not None:
-            rows = np.flatnonzero(bad.any(axis=1))
-            faults = [asdict(fault_in(source, piece, block, bad, int(row))) for row in rows]
-            writer.writerows([fault[name] for name in LISTED] for fault in faults)
+            writer.writerows(fault_lines(source, piece, block, bad))
     return text.getvalue()
+
+
+def fault_lines(source: Source, piece: Piece, block: Block, bad: np.ndarray) -> list[list[Any]]:
+    """A line of that table for each unusable row of a piece."""
+    rows = np.flatnonzero(bad.any(axis=1))
+    faults = [asdict(fault_in(source, piece, block, bad, int(row))) for row in rows]
+    return [[fault[name] for name in LISTED] for fault in faults]
 
 
 def fault_in(source: Source, piece: Piece, block: Block, bad: np.ndarray, row: int) -> Fault:

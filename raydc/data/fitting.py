@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raydc.data.encoders import BUILTIN
 from raydc.data.encoding import (
     CYCLES,
     DAY,
@@ -19,6 +20,7 @@ from raydc.data.encoding import (
     Code,
     CodedColumn,
     DateCode,
+    EncoderCode,
     Encoding,
     NumberCode,
     TextCode,
@@ -43,6 +45,9 @@ MOSTLY = 0.9
 NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*")
 LONG = {"year": 366.0, "week": 14.0, "day": 0.0}
 """Days that dates must span for a circle of time to count."""
+PLURAL: Mapping[Kind, str] = {
+    "category": "categories", "text": "texts", "date": "dates", "number": "numbers", "picture": "pictures"
+}  # fmt: skip
 Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
 """All rows, some at a time in the order of the data, of these columns."""
 
@@ -55,6 +60,8 @@ class Tally:
     stored: Stored
     asked: Kind | None
     """What the user says that it is."""
+    counted: bool = False
+    """Whether only missing values are counted, as an encoder takes the others as they are."""
     count: int = 0
     """Rows with a value."""
     nulls: int = 0
@@ -77,6 +84,8 @@ class Tally:
         present = values.drop_null()
         self.nulls += values.null_count
         self.count += len(present)
+        if self.counted:
+            return
         if self.kinds & {"category", "text"}:
             self._add_levels(present)
         elif len(present):
@@ -89,7 +98,9 @@ class Tally:
     @property
     def kinds(self) -> set[Kind]:
         """What it may be."""
-        usual: dict[Stored, set[Kind]] = {"truth": {"category"}, "text": {"category", "text"}, "date": {"date"}}
+        usual: dict[Stored, set[Kind]] = {
+            "truth": {"category"}, "text": {"category", "text"}, "date": {"date"}, "picture": {"picture"}
+        }  # fmt: skip
         return {self.asked} if self.asked else usual.get(self.stored, {"number"})
 
     @property
@@ -130,6 +141,7 @@ REASONS: Mapping[str, str] = {
     "one": "of one value in all rows",
     "names": "of another text in nearly each row, as names and keys have",
     "strange": "of texts that share no word",
+    "apart": "as the encoder does not take it",
 }
 """Why a column tells nothing of clusters."""
 
@@ -140,15 +152,24 @@ def fit(tables: Tables, schema: pa.Schema, settings: DataSettings) -> Fitted:
     A column that the user neither named nor gave a type may be left out. Raises DataError where nothing remains, or a
     column cannot be what it is said to be.
     """
-    asked = dict(settings.typed)
+    asked, encoder = dict(settings.typed), None if settings.encoder is None else EncoderCode.of(settings.encoder)
+    takes: Kind | None = encoder.same.takes if encoder else None
     tallies = [Tally(one.name, _stored(one, asked.get(one.name)), asked.get(one.name)) for one in schema]
     for tally in tallies:
         _require_possible(tally, settings.path)
+        tally.counted = tally.stored == "picture" or (takes == "text" and tally.asked == "text")
     for table in tables(schema.names):
         for tally in tallies:
             tally.add(held(table[tally.name], tally.name, tally.stored))
-    kinds = {tally.name: kind_of(tally) for tally in tallies}
+    kinds = {tally.name: kind_of(tally, takes) for tally in tallies}
     named = {*asked, *(settings.columns or ())}
+    if takes is not None:
+        if takes not in kinds.values():
+            raise DataError(
+                f"data.encoder: {settings.encoder} takes {PLURAL[takes]}, and {settings.path} has no column of them; "
+                f"name one by --data.types NAME={takes}"
+            )
+        kinds |= {name: "apart" for name, kind in kinds.items() if kind != takes and name not in named}
     left = {name: why for name, why in kinds.items() if why in REASONS and name not in named}
     kinds |= {name: "category" for name, why in kinds.items() if why in REASONS and name in named}
     kept = [tally for tally in tallies if tally.name not in left]
@@ -158,8 +179,12 @@ def fit(tables: Tables, schema: pa.Schema, settings: DataSettings) -> Fitted:
     columns, notes = tuple(tally.name for tally in kept), (*_left(left),)
     if not asked and settings.missing == "error" and all(tally.stored in NUMBERS for tally in kept):
         return Fitted(columns, None, notes)
-    texts = [tally for tally in kept if kinds[tally.name] == "text"]
-    codes: dict[str, Code] = {**_text_codes(tables, texts, settings.path)} if texts else {}
+    codes: dict[str, Code | EncoderCode] = {}
+    if encoder:
+        codes |= {tally.name: encoder for tally in kept if kinds[tally.name] == takes}
+    _refuse_pictures([tally.name for tally in kept if tally.stored == "picture" and tally.name not in codes], settings)
+    texts = [tally for tally in kept if kinds[tally.name] == "text" and tally.name not in codes]
+    codes |= _text_codes(tables, texts, settings.path) if texts else {}
     codes |= {tally.name: _code(tally, kinds[tally.name]) for tally in kept if tally.name not in codes}
     indicated = {
         tally.name
@@ -170,12 +195,14 @@ def fit(tables: Tables, schema: pa.Schema, settings: DataSettings) -> Fitted:
     return Fitted(columns, Encoding((*coded,), settings.missing != "error"), (*_taken(kept, codes), *notes))
 
 
-def kind_of(tally: Tally) -> str:
-    """What a column is taken for; or one of REASONS for leaving it out."""
+def kind_of(tally: Tally, takes: Kind | None = None) -> str:
+    """What a column is taken for, where an encoder `takes` texts or pictures; or one of REASONS for leaving it out."""
     if tally.asked:
         return tally.asked
     if tally.count == 0:
         return "none"
+    if tally.stored == "picture":
+        return "picture"
     if tally.stored != "text" and tally.stored != "truth":
         return "date" if tally.stored == "date" else "number"
     if tally.distinct == 1 and not tally.nulls:
@@ -184,18 +211,30 @@ def kind_of(tally: Tally) -> str:
         return "category"
     if tally.words < WORDS * tally.count:
         return "names"
-    return "text" if Vocabulary.of(tally.texts_with, tally.count).words else "strange"
+    return "text" if takes == "text" or Vocabulary.of(tally.texts_with, tally.count).words else "strange"
+
+
+def _refuse_pictures(names: Sequence[str], settings: DataSettings) -> None:
+    """DataError where columns of pictures have no encoder."""
+    if names:
+        raise DataError(
+            f"{settings.path}: column {names[0]} holds bytes; pictures become numbers by an encoder that takes them: "
+            f"name one by --data.encoder ({', '.join(BUILTIN)}, ...), or leave the column out"
+        )
 
 
 def _stored(one: pa.Field, asked: Kind | None) -> Stored:
     stored = stored_as(one.type)
     assert stored is not None, one  # columns.choose takes no others
-    return "text" if asked == "text" else stored
+    return "text" if asked == "text" and stored != "picture" else stored
 
 
 def _require_possible(tally: Tally, path: str) -> None:
-    fitting: dict[Kind, frozenset[Stored]] = {"number": NUMBERS, "date": frozenset({"date"})}
-    if tally.asked in fitting and tally.stored not in fitting[tally.asked]:
+    fitting: dict[Kind, frozenset[Stored]] = {
+        "number": NUMBERS, "date": frozenset({"date"}), "picture": frozenset({"picture"})
+    }  # fmt: skip
+    unfit = tally.stored not in fitting.get(tally.asked, {tally.stored}) if tally.asked else False
+    if unfit or (tally.stored == "picture" and tally.asked not in (None, "picture")):
         raise DataError(
             f"data.types: {tally.name} in {path} is {tally.stored}, which cannot be taken for a {tally.asked}"
         )
@@ -257,14 +296,14 @@ def _left(left: Mapping[str, str]) -> Iterator[str]:
         yield f"left out, {REASONS[why]}: {', '.join(names)}; take one by --columns or --data.types"
 
 
-def _taken(tallies: Sequence[Tally], codes: Mapping[str, Code]) -> Iterator[str]:
+def _taken(tallies: Sequence[Tally], codes: Mapping[str, Code | EncoderCode]) -> Iterator[str]:
     """What was decided, a line a kind; and what is odd of columns that hold texts."""
-    told: dict[str, list[str]] = {"category": [], "text": [], "date": [], "number": []}
+    told: dict[str, list[str]] = {kind: [] for kind in PLURAL}
     for tally in tallies:
-        told[codes[tally.name].kind].append(_told(tally, codes[tally.name]))
-    plural = {"category": "categories", "text": "texts", "date": "dates", "number": "numbers"}
-    taken = [f"{plural[kind]}: {', '.join(names)}" for kind, names in told.items() if names]
-    yield f"taken as {'; as '.join(taken)}; to have it otherwise: --data.types NAME=category, number, text or date"
+        code = codes[tally.name]
+        told[tally.stored if isinstance(code, EncoderCode) else code.kind].append(_told(tally, code))
+    taken = [f"{plural}: {', '.join(told[kind])}" for kind, plural in PLURAL.items() if told[kind]]
+    yield f"taken as {'; as '.join(taken)}; to have it otherwise: --data.types NAME={', '.join(PLURAL)}"
     for tally in tallies:
         numbers = sum(times for level, times in tally.levels.items() if NUMBER.fullmatch(level))
         if tally.stored == "text" and not tally.asked and MOSTLY * tally.count <= numbers < tally.count:
@@ -273,16 +312,19 @@ def _taken(tallies: Sequence[Tally], codes: Mapping[str, Code]) -> Iterator[str]
                 f"column {tally.name} is text, but {numbers:,} of its {tally.count:,} values are numbers, and others "
                 f"such as {other[:40]!r} are not; where those stand for no value, name them in --data.null_values"
             )
-        if codes[tally.name].kind == "text" and (empty := _wordless(tally)):
+        if tally.stored == "text" and codes[tally.name].kind in ("text", "encoder") and (empty := _wordless(tally)):
             yield f"column {tally.name}: {empty:,} texts are empty or without a word, and lie at 0"
 
 
 def _wordless(tally: Tally) -> int:
+    """Texts that are empty or hold no word; of those that are only counted, the empty ones."""
     return tally.nulls + sum(times for level, times in tally.levels.items() if not words_of(level))
 
 
-def _told(tally: Tally, code: Code) -> str:
+def _told(tally: Tally, code: Code | EncoderCode) -> str:
     """A column with what there is to know of its code."""
+    if isinstance(code, EncoderCode):
+        return f"{tally.name} (by {code.encoder}, {code.width} numbers)"
     if isinstance(code, CategoryCode):
         more = tally.distinct - len(code.levels)
         of = (

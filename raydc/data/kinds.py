@@ -9,7 +9,7 @@ import pyarrow as pa
 TENSORS = {"arrow.fixed_shape_tensor", "ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"}
 """Extension types that are read, by their storage alone; any other could carry code in its metadata."""
 UUID = "arrow.uuid"
-Stored = Literal["truth", "integer", "number", "text", "date"]
+Stored = Literal["truth", "integer", "number", "text", "date", "picture"]
 """How values are held before they are encoded as numbers."""
 
 
@@ -80,6 +80,8 @@ def stored_as(kind: pa.DataType) -> Stored | None:
         return "number"
     if is_text(kind):
         return "text"
+    if is_binary(kind):
+        return "picture"
     return "date" if pa.types.is_date(kind) or pa.types.is_timestamp(kind) else None
 
 

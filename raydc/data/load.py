@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def read_group(source: Source, profile: DataProfile, group: RowBlock, staged: St
             f"{piece.file}, row group {piece.row_group}: its values have changed since they were checked; start again"
         )
     if len(group) == piece.rows:
-        return block
+        return replace(block, taken={})
     low, high = np.searchsorted(profile.dropped_rows, [piece.start, piece.start + piece.rows])
     keep = np.ones(piece.rows, bool)
     keep[profile.dropped_rows[low:high] - piece.start] = False

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raydc.core.registries import PluginError
+from raydc.data import encoders
 from raydc.data.arrays import open_array, open_digits
 from raydc.data.arrow import HeldColumns
 from raydc.data.columnar import ColumnFile
@@ -31,6 +32,8 @@ def open_source(settings: DataSettings) -> Source:
     Raises DataError if there is nothing there, it cannot be read, holds no rows, or leaves a choice of columns open.
     """
     path = settings.path
+    if settings.encoder is not None:
+        encoders.permit(settings.encoder)
     if path == "digits":
         return open_digits(settings)
     added = added_by(path)
@@ -51,9 +54,10 @@ def open_source(settings: DataSettings) -> Source:
         return open_array(settings, filesystem, info)
     listing = careful(partial(listed, filesystem, info), settings.path)
     if listing.format == "images":
-        from raydc.data.images import ImageSource  # here, as few rows are pictures and Pillow takes time
+        from raydc.data.images import EncodedImages, ImageSource  # here: few rows are pictures, and Pillow takes time
 
-        return ImageSource(settings, filesystem, listing)
+        kind = EncodedImages if settings.encoder or settings.encoding else ImageSource
+        return kind(settings, filesystem, listing)
     return TableSource(settings, listing, partial(_columns, filesystem, settings))
 
 

@@ -11,16 +11,19 @@ from raydc.core.settings import Settings, public
 from raydc.data.formats import FORMATS
 
 if TYPE_CHECKING:
+    from raydc.data.encoders import Encoder
     from raydc.data.encoding import Encoding
     from raydc.data.source import Source
 
 SOURCES: "Registry[Callable[[DataSettings], Source]]" = Registry("raydc.sources", "source")
 """Sources of rows that others add: NAME opens the paths NAME and NAME://..., and .NAME those that end so."""
+ENCODERS: "Registry[Callable[[], Encoder]]" = Registry("raydc.encoders", "encoder")
+"""Encoders that others add: `Encoder` classes, or functions without arguments that give one."""
 SCHEMES = ("digits", "file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 TAKEN = (*SCHEMES, ".npy", ".npz", *(suffix for suffixes in FORMATS.values() for suffix in suffixes))
 """Names that sources of others cannot have: what raydc opens itself."""
 ScalingKind = Literal["none", "power", "centred", "standard", "unit", "unit_each", "symmetric", "symmetric_each"]
-Kind = Literal["number", "category", "text", "date"]
+Kind = Literal["number", "category", "text", "date", "picture"]
 Missing = Literal["error", "impute", "indicate"]
 ScalingSetting = Literal["auto"] | ScalingKind
 Storage = Literal["auto", "device", "memory", "disk"]
@@ -63,7 +66,12 @@ class DataSettings(Settings):
     """Shape of a row that is an image: height,width or channels,height,width; by default as the data say. Pictures in a
     folder are brought to it (32,32)."""
     types: Annotated[tuple[str, ...], BeforeValidator(_types)] = ()
-    """What columns are, where values are not to tell: country=category,note=text; number, category, text or date."""
+    """What columns are, where values are not to tell: country=category,note=text; number, category, text, date, or
+    picture (bytes of a file, for an encoder)."""
+    encoder: str | None = None
+    """Network that makes vectors of texts or pictures: wordllama, efficientnet-lite0, LIBRARY/NAME of torchvision,
+    timm, sentence-transformers or transformers, or your own as module:NAME; by default there is none, and texts become
+    tf-idf, pictures pixels."""
     missing: Missing = "error"
     """What a row without a number or date is, in a table: one that cannot be used (on_bad_row), or taken for the mean
     (impute), with a feature of its own that says so (indicate). A missing category is one of its own, a missing text is

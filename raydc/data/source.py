@@ -70,6 +70,8 @@ class Block:
     """[n] float64 as stored, 0 or more but in broken rows; None where all rows count alike."""
     stored: pa.Table | None = None
     """The feature columns before they were encoded; None where they are not encoded."""
+    taken: Mapping[str, Any] = field(default_factory=dict)
+    """Of each column that a network encoded what it took, as `encoding.Encoded` has it."""
 
 
 @dataclass(frozen=True)

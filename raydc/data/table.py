@@ -2,9 +2,9 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from raydc.data.columnar import ColumnFile
 from raydc.data.columns import INDEX, KEY, KEY_ROWS, PARTITION, PARTLY, Columns, choose, is_key, pandas_index
 from raydc.data.decoded import DecodedSource
 from raydc.data.delimited import Index, LineColumns
+from raydc.data.embedded import EXCERPT, VECTORS, Embedded, embedded
+from raydc.data.encoders import EncoderError
+from raydc.data.encoding import Encoding
 from raydc.data.fitting import fit
 from raydc.data.kinds import (
     UUID,
@@ -65,6 +68,10 @@ class TableSource(DecodedSource):
         self._open: tuple[str, ColumnFile] | None = None
         self._cursor: _Cursor | None = None
         self._chunk: tuple[tuple[str, int, int], Block] | None = None
+        self._encodes: Encoding | None = None
+        """What makes features of the columns that are read; none where they are features already."""
+        self._excerpts: str | None = None
+        """The column that excerpts beside vectors are of, where there are some."""
         self.files, self.times, self._partitions = {}, {}, {}
         self._indices: dict[str, Index] = {}
         schemas: dict[str, pa.Schema] = {}
@@ -89,7 +96,7 @@ class TableSource(DecodedSource):
         self.pieces = cut(row_groups, self.n_features)
         size = max(piece.rows for piece in self.pieces)
         # what texts take before they are encoded is not known, so they are decoded a piece at a time
-        many = 1 if self.encoding is not None else max(1, CHUNK_VALUES // (size * self.n_features))
+        many = 1 if self._encodes is not None else max(1, CHUNK_VALUES // (size * self.n_features))
         self._chunk_rows = size * many
 
     def _choose(
@@ -100,6 +107,7 @@ class TableSource(DecodedSource):
         folders = [field for field in partition_fields([*self._partitions.values()]) if field.name not in inside]
         self._schema = pa.schema([*unified(distinct), *folders])
         self.names = tuple(self._schema.names)
+        made = embedded(distinct, self.settings.path)
         self._folders = {field.name for field in folders}
         apart = {name: INDEX for schema in distinct for name in sorted(pandas_index(schema))}
         apart |= {field.name: PARTITION for field in folders}
@@ -110,6 +118,10 @@ class TableSource(DecodedSource):
             if name.lower() == "id" or not is_number(self._schema.field(name).type)
         }
         known = self.settings.encoding
+        if made is not None and (known is not None or self.settings.columns in (None, (VECTORS,))):
+            self._take_vectors(made, apart)
+            self._compare(schemas)
+            return
         named = self.settings if known is None else self.settings.model_copy(update={"columns": known.names})
         self._take(choose(self._schema, named, apart))
         self._compare(schemas)
@@ -127,18 +139,34 @@ class TableSource(DecodedSource):
                 self.settings = self.settings.model_copy(update={"columns": found.columns})
                 self._take(choose(self._schema, self.settings, apart))
         if known is not None:
-            self.settings, self.encoding = self.settings.with_encoding(known), known
-            self.columns, self.dtype = known.names, np.dtype(np.float32)
+            self.settings, self.encoding, self._encodes = self.settings.with_encoding(known), known, known
+            self._read, self.columns, self.dtype = known.names, known.names, np.dtype(np.float32)
 
     def _take(self, chosen: Columns) -> None:
-        self._chosen = chosen
+        self._chosen, self._read = chosen, chosen.features
         self.columns, self.weights, self.identified = chosen.features, chosen.weight, chosen.id
         if not chosen.encoded:
             kinds = [storage_of(self._schema.field(name)) for name in chosen.features]
             self.dtype = numpy_type([kind.value_type if is_list(kind) else kind for kind in kinds])
 
+    def _take_vectors(self, made: Embedded, apart: Mapping[str, str]) -> None:
+        """The vectors that files hold of rows that were encoded before; EncoderError if by another encoding."""
+        known, encoding = self.settings.encoding, made.encoding
+        if known is not None and known != encoding:
+            raise EncoderError(
+                f"{self.settings.path} holds vectors by {encoding.by}, and the model takes those by "
+                f"{known.by}: give the raw rows, or embed them by that"
+            )
+        chosen = {"columns": (VECTORS,), "id_column": self.settings.id_column or made.id_column}
+        self._take(choose(self._schema, self.settings.model_copy(update=chosen), apart))
+        self.notes += (f"rows are vectors by {encoding.by}; the model takes raw rows, too",)
+        self.settings, self.encoding, self.columns = self.settings.with_encoding(encoding), encoding, encoding.names
+        texts = [column.name for column in encoding.columns if column.stored == "text"]
+        if texts == [*encoding.names] and EXCERPT in self.names:
+            self._excerpts = texts[0]
+
     def _layout(self) -> Layout | None:
-        return self._chosen.layout if self.encoding is None else Layout.of((len(self.encoding.features),))
+        return self._chosen.layout if self._encodes is None else Layout.of((len(self._encodes.features),))
 
     def _all(self, row_groups: Sequence[tuple[str, int, int]], names: Sequence[str]) -> Iterator[pa.Table]:
         """All rows of these columns, some at a time."""
@@ -193,6 +221,7 @@ class TableSource(DecodedSource):
             {row - rows.start: what for row, what in chunk.broken.items() if rows.start <= row < rows.stop},
             None if chunk.weights is None else chunk.weights[rows],
             None if chunk.stored is None else chunk.stored.slice(rows.start, piece.rows),
+            {name: values[rows] for name, values in chunk.taken.items()},
         )
 
     def labels(self) -> np.ndarray | None:
@@ -250,18 +279,21 @@ class TableSource(DecodedSource):
 
     def _decode(self, path: str, row_group: int, first: int) -> Block:
         """A chunk of a row group: several pieces, as decoding many columns a few rows at a time is slow."""
-        names = [*dict.fromkeys([*self.columns, *filter(None, (self.identified, self.weights))])]
+        beside = (self.identified, self.weights, self._excerpts and EXCERPT)
+        names = [*dict.fromkeys([*self._read, *filter(None, beside)])]
         table = self._table(path, row_group, first, [name for name in names if name not in self._folders])
         table = self._with_folders(table, path, names)
         broken: dict[int, tuple[str, str]] = {}
-        if self.encoding is not None:
-            x, nulls = self.encoding.encode(table)
+        taken: dict[str, Any] = {}
+        if self._encodes is not None:
+            found = self._encodes.encode(table)
+            x, nulls, broken, taken = found.x, found.nulls if found.nulls.any() else None, found.broken, found.taken
         elif self._chosen.listed:
-            x, nulls = _lists(table[self.columns[0]], self.columns[0], self.n_features, self.dtype, broken)
+            x, nulls = _lists(table[self._read[0]], self._read[0], self.n_features, self.dtype, broken)
             x = self.layout.arrange(x)
             nulls = None if nulls is None else self.layout.arrange(nulls)
         else:
-            x, nulls = _numbers(table, self.columns, self.dtype)
+            x, nulls = _numbers(table, self._read, self.dtype)
         ids = np.zeros(len(x), np.int64)
         if self.identified:
             ids = _ids(_one(table[self.identified]), self._schema.field(self.identified), broken)
@@ -269,8 +301,10 @@ class TableSource(DecodedSource):
         if self.weights:
             values, missing = _values(_one(table[self.weights]))
             weights = weights_of(values, self.weights, broken, missing)
-        stored = None if self.encoding is None else table.select(self.encoding.names)
-        return Block(x, ids, nulls, broken, weights, stored)
+        stored = None if self._encodes is None else table.select(self._encodes.names)
+        if self._excerpts is not None:
+            stored = pa.table({self._excerpts: table[EXCERPT]})
+        return Block(x, ids, nulls, broken, weights, stored, taken)
 
     def _table(self, path: str, row_group: int, first: int, names: list[str]) -> pa.Table:
         try:
@@ -286,7 +320,7 @@ class TableSource(DecodedSource):
 
         Raises DataError if most of those rows have other lengths.
         """
-        name, pieces, parts = self.columns[0], cut(row_groups), []
+        name, pieces, parts = self._read[0], cut(row_groups), []
         begin = [piece for piece in pieces if piece.offset == 0]  # what lies within a row group costs all before it
         among = begin if len(begin) >= PLACES else pieces
         self._chunk_rows = PLACE_ROWS

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from raydc import methods
+from raydc.data import encoders
 from raydc.training.model_files import ModelFacts
 
 EVIDENCE = {"raydc.stability_score", "raydc.spread"}
@@ -129,12 +130,17 @@ def code_of(model: ModelFacts) -> list[str]:
     Of a package that offers its method by name, what says so comes along. A method's own file is not among it: it lies
     in the model.
     """
-    paths = [str(Path(__file__).parents[1])]
-    module = methods.module_of(model.method_name)
-    if module is not None:
-        spec = importlib.util.find_spec(module.split(".")[0])
-        if spec is not None and spec.origin is not None:
-            origin = Path(spec.origin)
-            paths.append(str(origin.parent if origin.name == "__init__.py" else origin))
-        paths += methods.metadata_of(model.method_name)
-    return paths
+    paths = [str(Path(__file__).parents[1]), *_code_at(methods.module_of(model.method_name))]
+    paths += methods.metadata_of(model.method_name)
+    for code in model.encoding.encoders if model.encoding else ():
+        paths += [*_code_at(encoders.module_of(code.encoder)), *encoders.metadata_of(code.encoder)]
+    return [*dict.fromkeys(paths)]
+
+
+def _code_at(module: str | None) -> list[str]:
+    """Where the package or the file of a module lies; nowhere for none."""
+    spec = None if module is None else importlib.util.find_spec(module.split(".")[0])
+    if spec is None or spec.origin is None:
+        return []
+    origin = Path(spec.origin)
+    return [str(origin.parent if origin.name == "__init__.py" else origin)]

@@ -27,6 +27,7 @@ SHORT = {
     "id-column": "data.id_column",
     "weight-column": "data.weight_column",
     "on-bad-row": "data.on_bad_row",
+    "encoder": "data.encoder",
     "workers": "training.workers",
     "seed": "training.seed",
     "init-from": "training.init_from",

@@ -311,8 +311,8 @@ class ClusteringModel:
         A method that an installed package offers, or this process registered, is had by its name, as those of raydc
         are: it was installed by intent. A model of any other has a module imported, or runs the code that lies in it,
         so only if `allow_code`, or the environment variable RAYDC_ALLOW_CODE, names the method: in full, with
-        the hash of that code. ModelError says which file is missing or damaged and where (`at`) it belongs, or what the
-        model is refused for.
+        the hash of that code; and so the encoder module:NAME. ModelError says which file is missing or damaged and
+        where (`at`) it belongs, or what the model is refused for.
         """
         with model_files.as_model_errors(at):
             about = model_files.checked(files)
@@ -344,6 +344,6 @@ class ClusteringModel:
                 if model_files.DISTANCES in about["sha256"]
                 else None,
                 id_column=about["id_column"],
-                encoding=model_files.encoding_of(files),
+                encoding=model_files.permitted_encoding(files, allow_code),
                 renamed=model_files.labels_of(files, trained.n_clusters),
             )

@@ -5,7 +5,6 @@ No pickle. `raydc.training.model` makes a model of them.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
+from raydc.core.registries import allowed, how_to_allow
 from raydc.core.storage import Store
+from raydc.data import encoders
 from raydc.data import encoding as coding
 from raydc.data.encoding import Encoding
 from raydc.methods.base import Method
@@ -35,8 +36,6 @@ FILE = re.compile(
     r"model\.json|labels\.json|encoding\.(json|safetensors)|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py"
 )
 """Names of a model's files; its folder holds no others."""
-ALLOW_CODE = "RAYDC_ALLOW_CODE"
-"""Environment variable: names of methods from elsewhere, parted by commas, whose code models may have run."""
 ANEW = "copy the whole folder anew from where it was made, or name another model"
 
 
@@ -139,6 +138,18 @@ def encoding_of(files: Mapping[str, bytes]) -> Encoding | None:
         raise ModelError(f"{coding.ABOUT} holds no encoding of columns: {damage}; {ANEW}") from None
 
 
+def permitted_encoding(files: Mapping[str, bytes], allow_code: Collection[str]) -> Encoding | None:
+    """The same, if the code of its encoders may be run; ModelError if whoever loads it has not named one."""
+    found = encoding_of(files)
+    for code in found.encoders if found else ():
+        if not encoders.installed(code.encoder) and not allowed(code.encoder, allow_code):
+            raise ModelError(
+                f"the model's encoder is {code.encoder}, which does not come with raydc: {how_to_allow(code.encoder)}"
+            )
+        encoders.permit(code.encoder)
+    return found
+
+
 def labels_of(files: Mapping[str, bytes], n_clusters: int | None = None) -> LabelMap:
     """What the clusters are called; ModelError if it does not fit a method of as many."""
     try:
@@ -158,12 +169,9 @@ def method_of(about: Mapping[str, Any], files: Mapping[str, bytes], allow_code: 
         raise ModelError(
             f"the model's method {name!r} came from {about['package']}, which is not installed: install it"
         )
-    if name not in {*methods.available(), *allow_code, *os.environ.get(ALLOW_CODE, "").split(",")}:
+    if name not in methods.available() and not allowed(name, allow_code):
         read = f", once you have read {CODE} beside it" if CODE in files else ""
-        raise ModelError(
-            f"the model's method is {name!r}, which does not come with raydc: to have its code imported and run, name "
-            f"it by --allow-code {name}, allow_code=[{name!r}] or {ALLOW_CODE}={name}{read}"
-        )
+        raise ModelError(f"the model's method is {name!r}, which does not come with raydc: {how_to_allow(name)}{read}")
     try:
         if CODE in files:
             methods.receive(name, files[CODE].decode())

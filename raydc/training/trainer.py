@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc.core.settings import SettingsError, differences, flatten
-from raydc.core.storage import LOCK, Store
+from raydc.core.storage import Store
 from raydc.data import DataError, changes, dropped_table
 from raydc.distributed import ray_cluster
 from raydc.training import alignment, profiles, streaming_kmeans, worker_job
@@ -85,7 +85,7 @@ def finished(store: Store, job: Job) -> bool:
     SettingsError if it holds something else, DataError if the rows of its run have changed.
     """
     if not store.exists("run.json"):
-        if set(store.list()) - {LOCK}:
+        if store.strange():
             raise SettingsError(f"output.out: {store.root} holds other files; name a new or empty directory")
         return False
     before = json.loads(store.read_text("run.json"))

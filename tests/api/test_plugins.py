@@ -25,6 +25,8 @@ farthest = strange_rows.method:Farthest
 [raydc.sources]
 rings = strange_rows.rows:open_rings
 .rings = strange_rows.rows:open_file
+[raydc.encoders]
+letters = strange_rows.rows:Letters
 [raydc.criteria]
 evenness = strange_rows.criterion:evenness
 [raydc.spaces]
@@ -62,11 +64,18 @@ def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registries, "_registered", {})
 
 
+def test_an_encoder_of_a_package_encodes(strange: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"body": "aab"}\n{"body": "c"}\n')
+    source = open_source(DataSettings(path=str(tmp_path / "rows.jsonl"), types=("body=text",), encoder="letters"))
+    np.testing.assert_allclose(source.read(source.pieces[0]).x, [[0.8944, 0.4472, 0], [0, 0, 1]], atol=1e-4)
+
+
 def test_names_are_known_without_importing_anything(strange: Path) -> None:
     assert methods.available() == [*methods.builtin(), "farthest"] and "farthest" not in methods.builtin()
     assert plugins.listing() == {
         "method": {"farthest": "strange-rows 1.0"},
         "source": {".rings": "strange-rows 1.0", "rings": "strange-rows 1.0"},
+        "encoder": {"letters": "strange-rows 1.0"},
         "criterion": {"evenness": "strange-rows 1.0"},
         "search space": {"farthest": "strange-rows 1.0"},
     }

@@ -10,7 +10,7 @@ from PIL import Image
 
 from raydc.core.settings import build
 from raydc.data import DataError, DataSettings, Source, open_source, profile_rows, read_labels
-from raydc.data.images import pixels
+from raydc.data.decoding import pixels
 
 CORNERS = np.zeros((40, 40), np.uint8)
 CORNERS[:20, :20] = 200
@@ -85,7 +85,7 @@ def test_what_is_transparent_lies_on_white_and_cameras_are_held_upright() -> Non
 def test_what_cannot_be_decoded_is_said_by_path_and_may_be_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raydc.data.images.MOST", 10_000)
+    monkeypatch.setattr("raydc.data.decoding.MOST", 10_000)
     for name in ("cats", "dogs"):
         (tmp_path / name).mkdir()
         for i in range(4):

@@ -13,10 +13,11 @@ import pytest
 from raydc import methods
 from raydc.cli import main as cli
 from raydc.core import source_file
+from raydc.core.registries import ALLOW_CODE
 from raydc.core.settings import SettingsError, unflatten
 from raydc.training.config import RunConfig, read_yaml
 from raydc.training.model import ClusteringModel
-from raydc.training.model_files import ALLOW_CODE, ModelError
+from raydc.training.model_files import ModelError
 from tests.support import run_cases
 
 ONE = '''"""k-means from the origin's view: a method in a file of its own."""

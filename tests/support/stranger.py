@@ -23,6 +23,9 @@ farthest = "strange_rows.method:Farthest"
 rings = "strange_rows.rows:open_rings"
 ".rings" = "strange_rows.rows:open_file"
 
+[project.entry-points."raydc.encoders"]
+letters = "strange_rows.rows:Letters"
+
 [project.entry-points."raydc.criteria"]
 evenness = "strange_rows.criterion:evenness"
 
@@ -66,6 +69,16 @@ from pathlib import Path
 import numpy as np
 
 from raydc.data import ArraySource, DataSettings
+from raydc.data.encoders import Encoder
+
+
+class Letters(Encoder):
+    """How often a text has a, b and c."""
+
+    takes, version, digest, width = "text", "letters 1", "0" * 64, 3
+
+    def vectors(self, values: list[str]) -> np.ndarray:
+        return np.array([[text.count(letter) for letter in "abc"] for text in values], float)
 
 
 def open_rings(settings: DataSettings) -> ArraySource:
