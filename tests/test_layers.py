@@ -36,7 +36,7 @@ ONLY = {
         "training/profiling",
         "training/ray_worker",
         "training/trainer",
-        "pipelines/assign",
+        "pipelines/chunks",
         "search",
         "core/compat",
     },

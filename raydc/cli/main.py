@@ -18,7 +18,7 @@ from raydc.core import garbage
 from raydc.core.errors import Occupied
 from raydc.core.registries import Registry
 from raydc.core.settings import SettingsError, build, described, flatten, unflatten
-from raydc.data.settings import SOURCES, DataSettings
+from raydc.data.settings import ENCODERS, SOURCES, DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.index import Entry, entry_of
 from raydc.search.settings import CRITERIA, SPACES
@@ -175,7 +175,12 @@ class _Command(argparse.ArgumentParser):
 
 def _added(path: str) -> str:
     """What others add to the choices of a setting, for its help."""
-    registries: dict[str, Registry[Any]] = {"data.path": SOURCES, "criterion": CRITERIA, "space": SPACES}
+    registries: dict[str, Registry[Any]] = {
+        "data.path": SOURCES,
+        "data.encoder": ENCODERS,
+        "criterion": CRITERIA,
+        "space": SPACES,
+    }
     names = registries[path].names() if path in registries else []
     return f" Others add: {', '.join(names)}." if names else ""
 
@@ -269,6 +274,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _watched(action: Callable[[threading.Event], Any]) -> int:
     """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
+    from raydc.pipelines.chunks import WorkersLost
     from raydc.search import SearchError, SearchInterrupted
     from raydc.tracking.tracker import RecordPending
     from raydc.training.checkpoint import CheckpointError
@@ -290,7 +296,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
         action(stop)
     except (Interrupted, SearchInterrupted, RecordPending, NoRoom) as problem:
         return _fail(TRY_AGAIN, problem)
-    except (CheckpointError, TrainingDiverged, TrainingFailed, SearchError) as problem:
+    except (CheckpointError, TrainingDiverged, TrainingFailed, SearchError, WorkersLost) as problem:
         return _fail(FAILED, problem)
     finally:
         for number, handler in before.items():
@@ -311,7 +317,8 @@ def _assign(arguments: Sequence[str]) -> int:
     parser.model_and_rows()
     given = parser.parse_args(arguments)
     from raydc.cli import console
-    from raydc.pipelines.assign import AssignmentFailed, assign
+    from raydc.pipelines.assign import assign
+    from raydc.pipelines.chunks import WorkersLost
     from raydc.training.labels import Asked
 
     garbage.collect()
@@ -325,7 +332,7 @@ def _assign(arguments: Sequence[str]) -> int:
             allow_code=given.allow_code,
             asked=Asked(given.level, given.outliers),
         )
-    except AssignmentFailed as problem:
+    except WorkersLost as problem:
         return _fail(FAILED, problem)
     console.assigned(summary)
     return 0
@@ -344,6 +351,16 @@ def _edit(arguments: Sequence[str]) -> int:
     from raydc.cli import edit
 
     return edit.run(parser, arguments, data_of)
+
+
+def _embed(arguments: Sequence[str]) -> int:
+    parser = _Command("embed", "Make vectors of texts or pictures by an encoder: Parquet that train and tune read.")
+    parser.usage = "raydc embed --data PATH --encoder NAME --out DIR [--SETTING VALUE ...]"
+    parser.ray()
+    parser.settings("data", described(DataSettings, "data"), leave=["data.scaling", "data.storage"])
+    from raydc.cli import embed
+
+    return embed.run(parser, arguments, data_of, _watched)
 
 
 def _sample(arguments: Sequence[str]) -> int:
@@ -471,6 +488,7 @@ def _new_method(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "embed": _embed,
     "tune": _tune,
     "assign": _assign,
     "edit": _edit,

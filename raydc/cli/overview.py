@@ -5,6 +5,10 @@ COMMANDS = {
         "train a method on rows, and register the model",
         "raydc train --data rows/ --method dec --n-clusters 10 --out runs/a --register digits",
     ),
+    "embed": (
+        "make vectors of texts or pictures by an encoder, as rows to train on",
+        "raydc embed --data photos/ --encoder efficientnet-lite0 --out rows/",
+    ),
     "tune": (
         "search for the best method and settings without labels",
         "raydc tune --data rows/ --space tune_spaces/any.py --n-clusters 2..30 --out runs/search --register digits",
@@ -40,8 +44,9 @@ COMMANDS = {
 }
 """A line and an example of each command, in the order in which they are needed."""
 MATTER = {
-    "method.n_clusters", "data.path", "data.columns", "data.label_column", "data.id_column", "training.workers",
-    "training.seed", "training.device", "training.align_to", "output.out", "output.register_as", "output.tracking_uri",
+    "method.n_clusters", "data.path", "data.columns", "data.label_column", "data.id_column", "data.encoder",
+    "training.workers", "training.seed", "training.device", "training.align_to", "output.out", "output.register_as",
+    "output.tracking_uri",
     # of a search
     "space", "n_clusters", "trials", "concurrent", "time_budget", "seed", "align_to", "out", "register_as",
     "tracking_uri",

@@ -10,7 +10,6 @@ import io
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,16 @@ import torch
 
 from raydc.clustering.distances import FAR
 from raydc.core.fault_injection import failpoint
-from raydc.core.registries import Registered, registered
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source, opened
+from raydc.data.encoding import Encoding
 from raydc.data.faults import bad_cells, complaint
 from raydc.data.open import by_position
 from raydc.data.profile import checksum, joined
-from raydc.data.source import Piece, dense
+from raydc.data.source import dense
 from raydc.distributed import ray_cluster
-from raydc.distributed.watchdog import HANG_AFTER, watch
+from raydc.pipelines import chunks
+from raydc.pipelines.chunks import Chunk
 from raydc.training.labels import NOWHERE, Asked
 from raydc.training.model import AS_THEY_ARE, TRUST, ClusteringModel
 from raydc.training.model_files import weights_hash
@@ -40,25 +40,6 @@ WHOSE = ("model", "data", "ids", "asked")
 """What a file of assignments is made from, in the manifest and in each file."""
 CHUNK_ROWS = 2**17
 """Rows of an output file, about; it holds whole pieces of the data."""
-
-
-class AssignmentFailed(RuntimeError):
-    """Workers were lost too often; the same command goes on."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows that become one output file."""
-
-    pieces: tuple[Piece, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(piece.rows for piece in self.pieces)
-
-    @property
-    def name(self) -> str:
-        return f"part-{self.pieces[0].start:012d}.parquet"
 
 
 def assign(
@@ -80,7 +61,7 @@ def assign(
     Runs in this process or in `workers` Ray actors; `poll` is called before and between chunks, and ends it by what it
     raises. `allow_code` names methods that do not come with raydc and whose code the model may have imported. Raises
     RegistryError, ModelError, DataError or ValueError before any work if the model or the rows cannot be used together,
-    or `out` holds other assignments; and as `connection.check` does.
+    or `out` holds other assignments; and as `ray_cluster.check` does.
     """
     started = time.time()
     if workers < 0:
@@ -98,22 +79,22 @@ def assign(
         raise DataError(
             f"{data.path}: rows have {source.n_features} features, the model was trained on {model.n_features}"
         )
-    store, chunks = Store(out).directory(), cut(source.pieces, chunk_rows)
+    store, parts = Store(out).directory(), chunks.cut(source.pieces, chunk_rows)
     manifest = {
         "model": identity(model),
         "data": source.fingerprint,
         "ids": source.identified,
         "asked": vars(asked),
-        "files": [chunk.name for chunk in chunks],
+        "files": [chunk.name for chunk in parts],
     }
     times = [*source.times.values()]
     before = _claim(store, manifest, f"{model_uri}, {data.path}")
     sure, ended = before == times, before is not None
     drop = source.settings.on_bad_row == "drop"
-    abouts = [_held(store, chunk, manifest) for chunk in chunks]
+    abouts = [_held(store, chunk, manifest) for chunk in parts]
     missing = [
         chunk
-        for chunk, held in zip(chunks, abouts, strict=True)
+        for chunk, held in zip(parts, abouts, strict=True)
         if held is None or (held["dropped"] and not drop) or not sure
     ]
     if workers == 0:
@@ -122,10 +103,11 @@ def assign(
             poll()
             _write(chunk, source, model, store, manifest | {"ended": ended})
     elif missing:
-        _on_ray(missing, source.settings, model, store, manifest | {"ended": ended}, workers, poll)
+        made_from = (model.files(), model.method_name, source.settings, store, manifest | {"ended": ended})
+        chunks.on_ray(_Assigner, made_from, missing, workers, poll)
     store.write_text(MANIFEST, json.dumps(manifest | {"times": times}, indent=1))
     made = {"ids": ids, "written": abouts.count(None), "seconds": time.time() - started}
-    return _summarise(store, chunks, manifest, model, source, made | {"asked": vars(asked)})
+    return _summarise(store, parts, manifest, model, source, made | {"asked": vars(asked)})
 
 
 def notes_of(model: ClusteringModel, source: Source) -> list[str]:
@@ -149,7 +131,8 @@ def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]
         others = [column.name for column in source.encoding.columns if column.stored not in ("integer", "number")]
         raise DataError(
             "the model learned from numbers as they are, and these rows would be encoded by statistics of their own: "
-            "leave out data.types and data.missing" + (f", and give numbers in: {', '.join(others)}" if others else "")
+            "leave out data.types, data.missing and data.encoder"
+            + (f", and give numbers in: {', '.join(others)}" if others else "")
         )
     remembered = data.id_column is None and model.id_column is not None and model.id_column in source.names
     if remembered:
@@ -166,6 +149,9 @@ def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
     place, or not all that the encoding reads are named, as it reads its own whatever is named; and for settings of an
     encoding where the model has its own.
     """
+    if data.encoder is not None and model.encoding is not None:
+        _require_same_encoder(data.encoder, model.encoding)
+        data = data.model_copy(update={"encoder": None})
     idle = [f"data.{name}" for name in OF_ENCODINGS if getattr(data, name) != DataSettings.model_fields[name].default]
     if model.encoding is not None and idle:
         raise DataError(
@@ -185,6 +171,12 @@ def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
     return data.model_copy(update=changes).with_encoding(model.encoding)
 
 
+def _require_same_encoder(named: str, own: Encoding) -> None:
+    """DataError where the model's vectors are of another encoder than the one that is named for the rows."""
+    if {named} != {code.encoder for code in own.encoders}:
+        raise DataError(f"data.encoder: {named}, but the model was trained on vectors by {own.by}; leave it out")
+
+
 def _in_order(named: Sequence[str] | None, own: Sequence[str]) -> tuple[str, ...]:
     """The columns to read, in the order of the model's own."""
     if named is None or {*named} == {*own}:
@@ -196,18 +188,6 @@ def _in_order(named: Sequence[str] | None, own: Sequence[str]) -> tuple[str, ...
                 f"{at + 1} of {', '.join(named)}; name columns in the model's order, or leave --columns out"
             )
     return tuple(named)
-
-
-def cut(pieces: Sequence[Piece], chunk_rows: int) -> list[Chunk]:
-    """Consecutive pieces together, up to `chunk_rows` rows, at least one piece each."""
-    chunks: list[Chunk] = []
-    held: list[Piece] = []
-    for piece in pieces:
-        if held and sum(p.rows for p in held) + piece.rows > chunk_rows:
-            chunks.append(Chunk(tuple(held)))
-            held = []
-        held.append(piece)
-    return [*chunks, Chunk(tuple(held))] if held else chunks
 
 
 def identity(model: ClusteringModel) -> str:
@@ -257,19 +237,9 @@ def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | Non
 
 
 def _held(store: Store, chunk: Chunk, manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """What the chunk's file says of itself, if it is there and complete."""
-    if not store.exists(chunk.name):
-        return None
-    try:
-        with store.filesystem.open_input_file(f"{store.path.rstrip('/')}/{chunk.name}") as file:
-            metadata = pq.read_metadata(file)
-    except pa.ArrowInvalid:
-        return None  # damaged since it was written: it will be made again
-    about = json.loads((metadata.metadata or {}).get(b"raydc", b"{}"))
-    right = all(about.get(name) == manifest[name] for name in WHOSE)
-    if right and metadata.num_rows + len(about["dropped"]) == chunk.rows:
-        return about
-    return None
+    """What the chunk's file says of itself, if it is there and complete, and made from what the manifest names."""
+    about = chunks.said(store, chunk)
+    return about if about and all(about.get(name) == manifest[name] for name in WHOSE) else None
 
 
 def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, manifest: dict[str, Any]) -> None:
@@ -326,14 +296,14 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
 
 def _summarise(
     store: Store,
-    chunks: Sequence[Chunk],
+    parts: Sequence[Chunk],
     manifest: dict[str, Any],
     model: ClusteringModel,
     source: Source,
     made: dict[str, Any],
 ) -> dict[str, Any]:
     """Counts from the files' own footers, each row once; written beside them."""
-    held = [_held(store, chunk, manifest) for chunk in chunks]
+    held = [_held(store, chunk, manifest) for chunk in parts]
     if any(about is None for about in held):
         raise RuntimeError(f"files of {store.root} have vanished while it was written; run the same command again")
     abouts = [about for about in held if about is not None]
@@ -354,7 +324,7 @@ def _summarise(
         "membership": sum(about["membership"] for about in abouts) / max(1, rows),
         "agreement": sum(about["agreement"] for about in abouts) / rows if voted else None,
         "far": sum(about["far"] for about in abouts),
-        "files": len(chunks),
+        "files": len(parts),
         "out": store.root,
         **made,
     }
@@ -363,71 +333,19 @@ def _summarise(
 
 
 class _Assigner:
-    """A Ray actor that makes chunks, reading their rows itself."""
+    """Makes chunks in a Ray actor, reading their rows itself."""
 
     def __init__(
-        self,
-        added: tuple[Registered, ...],
-        settings: DataSettings,
-        store: Store,
-        manifest: dict[str, Any],
-        hang_after: float,
+        self, files: dict[str, bytes], method_name: str, settings: DataSettings, store: Store, manifest: dict[str, Any]
     ) -> None:
-        """What the driver's process registered has been `added` here when it arrives."""
-        watch(hang_after)
-        torch.set_num_threads(1)
-        self.settings, self.store, self.manifest = settings, store, manifest
-        self.model: ClusteringModel | None = None
+        """`files` are the model, of this method. DataError where the rows are not those that the driver saw."""
+        self._source = opened(settings, manifest["data"])
+        self._model = ClusteringModel.of(files, allow_code=[method_name])
+        self._store, self._manifest = store, manifest
+        _accelerate(self._model)
 
-    def make(self, files: dict[str, bytes], method_name: str, chunk: Chunk) -> None:
-        """`files` are the model, of this method; the first call keeps it (a restarted actor's too).
-
-        DataError where the rows cannot be read here, or are not those that the driver saw.
-        """
-        source = opened(self.settings, self.manifest["data"])
-        if self.model is None:
-            self.model = ClusteringModel.of(files, allow_code=[method_name])
-            _accelerate(self.model)
-        _write(chunk, source, self.model, self.store, self.manifest)
-
-
-def _on_ray(
-    chunks: Sequence[Chunk],
-    settings: DataSettings,
-    model: ClusteringModel,
-    store: Store,
-    manifest: dict[str, Any],
-    workers: int,
-    poll: Callable[[], None],
-) -> None:
-    """Every chunk made by some actor; those lost or hanging are replaced, and what they had in hand is done again."""
-    with ray_cluster.connected(workers):
-        import ray
-        from ray.exceptions import RayActorError, RayTaskError
-        from ray.util import ActorPool
-
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
-        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)(_Assigner)
-        files = ray.put(model.files())
-        actors = [
-            kind.remote(registered(), settings, store, manifest, HANG_AFTER) for _ in range(min(workers, len(chunks)))
-        ]
-        try:
-            poll()
-            for _ in ActorPool(actors).map_unordered(
-                lambda actor, chunk: actor.make.remote(files, model.method_name, chunk), chunks
-            ):
-                poll()
-        except RayTaskError as problem:
-            raise problem.cause from None
-        except RayActorError as problem:
-            kept = "files that are complete are kept, and the same command makes the others"
-            raise AssignmentFailed(
-                f"workers were lost more often than they are replaced; {kept}: {problem}"
-            ) from problem
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+    def __call__(self, chunk: Chunk) -> None:
+        _write(chunk, self._source, self._model, self._store, self._manifest)
 
 
 def read(out: str) -> Iterator[pa.Table]:

@@ -14,7 +14,7 @@ import numpy as np
 from raydc.clustering.metrics.external import ari, contingency
 from raydc.core.settings import SettingsError
 from raydc.core.storage import Store
-from raydc.pipelines.train import View, train_and_record
+from raydc.pipelines.train import View, of_vectors, train_and_record
 from raydc.training.config import RunConfig
 from raydc.training.summary import assignments
 
@@ -46,6 +46,7 @@ def train_over_seeds(
             "output.register_as: several seeds make several models; leave it out, and register the one that you choose"
         )
     store = Store(config.output.out)
+    config = of_vectors(config, view().note, stop)
     summaries = []
     for seed in seeds:
         output = config.output.model_copy(update={"out": (store / f"seed-{seed}").root})

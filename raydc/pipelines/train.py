@@ -4,6 +4,7 @@ import json
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from raydc.core.schedule import Clustering, Phase
 from raydc.core.storage import alone
 from raydc.data import Shard
 from raydc.methods.base import Method
-from raydc.pipelines import follow
+from raydc.pipelines import embed, follow
 from raydc.pipelines.report import report
 from raydc.tracking.payloads import alignment_tags, naming_tags
 from raydc.tracking.tracker import RecordPending, Tracker, local_folder
@@ -44,6 +45,7 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
     Raises Occupied where another process works in the same directory, and RecordPending where the run is finished and
     MLflow could not be told: `raydc registry flush`, or the same command, tells it later.
     """
+    config = of_vectors(config, view.note, stop)
     run = check(config, Watch(note=view.note, stop=stop))
     output, earlier = config.output, followed(run)
     tracker = Tracker(run.store, output.tracking_uri)
@@ -77,6 +79,17 @@ def train_and_record(config: RunConfig, view: View, stop: threading.Event | None
         finally:
             view.finish(summary, paths | tracker.paths())
         return summary
+
+
+def of_vectors(config: RunConfig, note: Callable[[str], None], stop: threading.Event | None) -> RunConfig:
+    """The configuration of a run over its rows' vectors, which are made first where the data name an encoder."""
+
+    def poll() -> None:
+        if stop is not None and stop.is_set():
+            raise Interrupted(f"the vectors so far are kept in {config.output.out}; the same command goes on")
+
+    data = embed.with_vectors(config.data, config.output.out, int(config.training.workers), note, poll)
+    return config if data is config.data else replace(config, data=data)
 
 
 def followed(run: Run) -> follow.Earlier | None:

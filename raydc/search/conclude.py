@@ -18,6 +18,7 @@ from raydc.clustering.metrics import clarity, hierarchy, stability
 from raydc.core.storage import alone
 from raydc.data import opened
 from raydc.pipelines import assign, follow
+from raydc.pipelines.chunks import WorkersLost
 from raydc.pipelines.report import words
 from raydc.search import criteria, scales, selector
 from raydc.search.candidate import Candidate, Standing, standing
@@ -324,7 +325,7 @@ def _write_model(
     where = (f"{store.path}/model", context.settings.data, f"{store.path}/assignments")
     try:
         assign.assign(*where, workers=assigners(context.settings), poll=poll, allow_code=[model.method_name])
-    except assign.AssignmentFailed as problem:
+    except WorkersLost as problem:
         raise SearchError(f"the winner's rows could not all be assigned: {problem}") from problem
     return model.weights_hash()
 

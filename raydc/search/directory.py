@@ -11,7 +11,6 @@ import optuna
 
 from raydc.core.redact import redact
 from raydc.core.settings import SettingsError, differences
-from raydc.core.storage import LOCK
 from raydc.data import DataError, changes
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context
@@ -94,7 +93,7 @@ def same_search(context: Context, space: Space) -> None:
         raise SettingsError(
             f"out: {settings.out} holds another search: {what or 'its space has changed'}; name another --out"
         )
-    if set(store.list()) - {LOCK, STOP}:
+    if store.strange(STOP):
         raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
     about = {
         "id": uuid.uuid4().hex,

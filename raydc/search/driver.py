@@ -25,6 +25,7 @@ from raydc.core.storage import Store
 from raydc.data import features_named
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import watch
+from raydc.pipelines import embed
 from raydc.search import selector
 from raydc.search.directory import open_study
 from raydc.search.effort import capped
@@ -132,6 +133,8 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
     _check_fixed(settings, default)
     if settings.concurrent != 0:
         ray_cluster.check()
+    data = embed.with_vectors(settings.data, settings.out, embedders(settings), watch.note, poll)
+    settings = settings.model_copy(update={"data": data})
     context = prepare(settings, Profiler(Store(settings.out), settings.concurrent != 0, watch.note, poll))
     check_space(space, settings.n_clusters, settings.settled, Rows(context.profile.rows, context.shape))
     context.check_method(default)
@@ -235,6 +238,13 @@ def trial_cluster(settings: TuneSettings) -> AbstractContextManager[None]:
     if settings.concurrent == 0:
         return nullcontext()
     return ray_cluster.connected(settings.workers_per_trial * fixed_training(settings).threads + 1)
+
+
+def embedders(settings: TuneSettings) -> int:
+    """How many workers encode rows, before the search knows its cluster; 0 is this process."""
+    if settings.concurrent is None:
+        return len(os.sched_getaffinity(0))
+    return settings.concurrent * settings.workers_per_trial
 
 
 def assigners(settings: TuneSettings) -> int:

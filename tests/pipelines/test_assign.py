@@ -17,7 +17,8 @@ from raydc.data import DataError, DataSettings
 from raydc.data.source import Piece
 from raydc.distributed.ray_cluster import connected
 from raydc.methods.kmeans import KMeans
-from raydc.pipelines.assign import AssignmentFailed, assign, cut, for_model, read
+from raydc.pipelines.assign import assign, for_model, read
+from raydc.pipelines.chunks import WorkersLost, cut
 from raydc.tracking.registry import load
 from raydc.training.labels import Asked
 from raydc.training.model import TRUST
@@ -132,12 +133,12 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_no_row_is_lost_or_doubled(
 ):
     monkeypatch.setenv("RAYDC_FAILPOINT", f"assigned:{tmp_path / 'marker'}")
     monkeypatch.setenv("RAYDC_FAILSIGNAL", signal_name)
-    monkeypatch.setattr("raydc.pipelines.assign.HANG_AFTER", 3.0)
+    monkeypatch.setattr("raydc.pipelines.chunks.HANG_AFTER", 3.0)
     with connected(2):
         summary = assign(model, DataSettings(path=data), str(tmp_path / "out"), workers=2, chunk_rows=60)
         assert (tmp_path / "marker").exists() and summary["rows"] == 500
-        monkeypatch.setattr("raydc.pipelines.assign._Assigner", _Broken)
-        with pytest.raises(AssignmentFailed, match=r"the same command(.|\n)*no disk here"):
+        monkeypatch.setattr("raydc.pipelines.chunks._Actor", _Broken)
+        with pytest.raises(WorkersLost, match=r"the same command(.|\n)*no disk here"):
             assign(model, DataSettings(path=data), str(tmp_path / "broken"), workers=1)
     found = everything(tmp_path / "out")
     assert found["id"].to_pylist() == pq.read_table(data)["id"].to_pylist()
