@@ -5,10 +5,10 @@
 
 A case is a data set, a search seed, and K fixed or free. Real sets are NAME.npz files with X and y under --data (those
 missing are left out and named); digits comes with scikit-learn; three synthetic families with known structure are made
-here. Every case searches one mixed space over ae_kmeans, dec, idec and dcn, 24 trials beside the baselines, with the
-same short trainings for every set (FIXED), because the order of trials is what is asked about, not their best figure.
-When a search ends, every criterion's value for every trial is written to frozen.json, before classes are read.
-Exponents and constants of the selector are the package's own: nothing is fitted here.
+here. Every case searches as `raydc tune` does with the space of any method, each trial at its full length; no trial is
+stopped early, because the order of trials is what is asked about. When a search ends, every criterion's value for
+every trial is written to frozen.json, before classes are read. Exponents and constants of the selector are the
+package's own: nothing is fitted here.
 
 The cases come in this order: each set once with K fixed, then K free, then further seeds; `--minutes` ends the search,
 and the same command goes on. `--quick` runs digits and noise with a few short trials, to see that all works: its
@@ -43,24 +43,12 @@ SETS = ("digits", "pendigits", "coil20", *SYNTHETIC, "mnist", "newsgroups20_tfid
 MEASURES = ("acc", "nmi", "ari")
 OF_REPLICAS = ("selector", "stability ami", "stability ari", "stability rand", "fang wang", "prediction strength")
 """Criteria that need replicas, with consensus; all others take a trial's one training."""
-SPACE = """from pathlib import Path
-
-from raydc.search.space import load_space
-
-
-def space(trial, rows):
-    name = trial.suggest_categorical("method.name", ("idec", "dec", "dcn", "ae_kmeans"))
-    return load_space(Path({spaces!r}) / f"{{name}}.py")(trial, rows)
-"""
-FIXED = {
+QUICK = {
     "method.network.hidden": (128, 128),
-    "method.pretrain.length": "300 steps",
-    "method.cluster.length": "150 steps",
+    "method.pretrain.length": "20 steps",
+    "method.cluster.length": "20 steps",
     "training.batch_size": 128,
-    "training.precision": "fp32",
 }
-"""Of every trial of every case, decided before any case was run."""
-QUICK = FIXED | {f"method.{phase}.length": "20 steps" for phase in ("pretrain", "cluster")}
 RESAMPLES = 2000
 
 
@@ -115,7 +103,6 @@ def search(given: argparse.Namespace) -> None:
     """Run every case that is not finished. Classes are left behind here: a search is given a file of rows alone."""
     out, stop = Path(given.out).absolute(), threading.Event()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "space.py").write_text(SPACE.format(spaces=str(Path(given.spaces).absolute())))
     clock = threading.Timer(60 * given.minutes, stop.set)
     clock.daemon = True
     clock.start()
@@ -144,10 +131,10 @@ def search(given: argparse.Namespace) -> None:
 def settings_of(case: Case, k: int, out: Path, given: argparse.Namespace) -> TuneSettings:
     values = {
         "data": {"path": str(out / f"{case.name}.npy")},
-        "space": str(out / "space.py"),
+        "space": str(Path(given.spaces).absolute() / f"{'idec' if given.quick else 'any'}.py"),
         "n_clusters": k if case.mode == "fixed" else f"{max(2, k // 2)}..{2 * k}",
         "trials": 3 if given.quick else given.trials,
-        "fixed": QUICK if given.quick else FIXED,
+        "fixed": QUICK if given.quick else {},
         "concurrent": given.concurrent,
         "seed": case.seed,
         "replicas": 1 if given.quick else 2,
@@ -393,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=4000, help="rows of a set at most [4000]")
     parser.add_argument("--seeds", type=int, default=3, help="search seeds [3]")
     parser.add_argument("--trials", type=int, default=24, help="trials beside the baselines [24]")
-    parser.add_argument("--replicated", type=float, default=1.0, help="share of trials that get two replicas [1]")
+    parser.add_argument("--replicated", type=float, default=1 / 3, help="share of trials that get two replicas [1/3]")
     parser.add_argument("--minutes", type=float, default=1e6, help="when to end the search, to go on another time")
     parser.add_argument("--concurrent", type=int, default=0, help="trials at once; 0: one by one in this process [0]")
     parser.add_argument("--quick", action="store_true", help="digits and noise, few short trials")
