@@ -5,7 +5,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +27,7 @@ from raydc.search.directory import same_search
 from raydc.search.driver import Search, assigners, check, search, trial_cluster
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Labels, plain_kmeans
-from raydc.search.opponents import OPPONENTS
+from raydc.search.opponents import OPPONENTS, communities
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Choice
 from raydc.search.settings import TuneSettings
@@ -125,7 +125,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     called = profiles.suggest(opened(context.settings.data, context.profile.fingerprint), context.store)
     band = selector.null(
         context.space,
-        lambda rows, seed: plain_kmeans(rows, winner.n_clusters, seed),
+        noise_families(winner.n_clusters, context.settings.neighbours),
         trials=len(finished.records),
         seed=context.settings.seed,
     )
@@ -133,7 +133,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     notes = [*choice.notes]
     if band.inside(score):
         notes.append(
-            f"no structure: the winner's score {score:.4f} is within what k-means reaches on permuted columns "
+            f"no structure: the winner's score {score:.4f} is within what k-means or Leiden reach on permuted columns "
             f"(up to {band.columns[1]:.4f}) or rows of one normal distribution (up to {band.gaussian[1]:.4f})"
         )
     suggested = [r for r in finished.records if r.number >= len(finished.first) and r.status in ("finished", "stopped")]
@@ -185,6 +185,18 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
             "seconds of replicas": sum(r.seconds for own in finished.replicas.values() for r in own),
         },
     }
+
+
+def noise_families(n_clusters: int, neighbours: int) -> list[Callable[[Any, int], Labels]]:
+    """Who clusters noise to tell what a winner of any family may reach there: (rows [n, F], seed) -> labels [n].
+
+    K-means, and Leiden, which maximises the very modularity that scores are made of: no method that follows the
+    rows' neighbours reaches more where there is nothing.
+    """
+    return [
+        lambda rows, seed: plain_kmeans(rows, n_clusters, seed),
+        lambda rows, seed: communities(rows, n_clusters, neighbours, seed),
+    ]
 
 
 def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int, Standing]]:

@@ -147,7 +147,7 @@ def _compared(
 
 @dataclass(frozen=True)
 class Null:
-    """Scores of k-means where there is nothing to find, as bands for one more such score."""
+    """Scores where there is nothing to find, as bands for one more such score."""
 
     columns: tuple[float, float]
     gaussian: tuple[float, float]
@@ -158,27 +158,32 @@ class Null:
 
 
 def null(
-    space: Reference, cluster: Callable[[Any, int], Any], *, trials: int, repeats: int = 10, seed: int = 0
+    space: Reference,
+    families: Sequence[Callable[[Any, int], Any]],
+    *,
+    trials: int,
+    repeats: int = 10,
+    seed: int = 0,
 ) -> Null:
-    """Bands of the neighbour score of `cluster` on rows without clusters, seen as those of the reference `space` are.
+    """Bands of the neighbour score on rows without clusters, seen as those of the reference `space` are.
 
+    Each of `families` clusters them: (rows, seed) -> labels. The band is that of the family that reaches the highest.
     Of noise, one search in 20 has a score above, over all its trials.
     """
     level = 1 - 0.1 / max(trials, 2)
-    drawn = [
-        graph.null_band(
-            graph.null_scores(
-                space.plain,
-                cluster,
-                kind=kind,
-                blocks=space.blocks,
-                view=space.chosen.view.apply,
-                n_neighbours=space.neighbours,
-                repeats=repeats,
-                seed=seed,
-            ),
-            level,
+
+    def band(kind: graph.NullKind, family: Callable[[Any, int], Any]) -> tuple[float, float]:
+        scores = graph.null_scores(
+            space.plain,
+            family,
+            kind=kind,
+            blocks=space.blocks,
+            view=space.chosen.view.apply,
+            n_neighbours=space.neighbours,
+            repeats=repeats,
+            seed=seed,
         )
-        for kind in get_args(graph.NullKind)
-    ]
-    return Null(*drawn)
+        return graph.null_band(scores, level)
+
+    kinds = get_args(graph.NullKind)
+    return Null(*(max((band(kind, family) for family in families), key=lambda found: found[1]) for kind in kinds))

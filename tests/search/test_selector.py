@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from raydc.clustering.metrics import graph
-from raydc.search import criteria, selector
+from raydc.search import criteria, opponents, selector
 from raydc.search.candidate import Candidate
+from raydc.search.conclude import noise_families
 from raydc.search.criteria import Comparison
 from raydc.search.evaluation import plain_kmeans
 from raydc.search.reference import of_embedding, of_rows
@@ -200,12 +201,22 @@ def test_the_null_band_tells_groups_from_noise() -> None:
     centres = 4 * np.random.default_rng(3).standard_normal((4, 10))
     groups = centres[np.repeat(np.arange(4), 60)] + np.random.default_rng(4).standard_normal((240, 10))
     space = of_embedding(groups.astype(np.float32), "groups", 8, 0)
-    band = selector.null(space, cluster, trials=12)
+    band = selector.null(space, [cluster], trials=12)
     assert not band.inside(graph.neighbour_score(cluster(space.rows, 0), space.graph))
     noise = np.random.default_rng(1).standard_normal((100, 5))
     space = of_embedding(noise.astype(np.float32), "noise", 8, 0)
-    band = selector.null(space, cluster, trials=12)
+    band = selector.null(space, [cluster], trials=12)
     assert band.inside(graph.neighbour_score(cluster(space.rows, 0), space.graph))
+
+
+def test_what_follows_the_graph_finds_no_structure_in_noise() -> None:
+    """Once called structure, as k-means alone was asked what noise reaches: Leiden reaches more."""
+    space = of_embedding(np.random.default_rng(1).standard_normal((500, 20)).astype(np.float32), "noise", 8, 0)
+    score = graph.neighbour_score(opponents.communities(space.rows, 10, 8, 0), space.graph)
+    kmeans, leiden = noise_families(10, 8)
+    assert not selector.null(space, [kmeans], trials=12).inside(score)
+    assert selector.null(space, [leiden], trials=12) == (both := selector.null(space, [kmeans, leiden], trials=12))
+    assert both.inside(score)
 
 
 def test_segments_of_encoded_categories_are_structure() -> None:
@@ -222,4 +233,4 @@ def test_segments_of_encoded_categories_are_structure() -> None:
         return plain_kmeans(points, 4, seed)
 
     score = graph.neighbour_score(cluster(space.rows, 0), space.graph)
-    assert not selector.null(space, cluster, trials=12).inside(score)
+    assert not selector.null(space, [cluster], trials=12).inside(score)
