@@ -188,7 +188,7 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
 
         gpu = ray_cluster.gpu_for_each(training.device, training.workers.least)
         each = {"CPU": float(training.threads), **({"GPU": 1.0} if gpu else {})}
-        room, reporter, failures, before = Room(training.workers, each), _reporter(), 0, 0
+        room, failures, before = Room(training.workers, each), 0, 0
         try:
             while True:
                 size = room.find(training.patience, watch.note, watch.stopping)
@@ -196,7 +196,7 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
                     return "interrupted"
                 if size != (before or training.workers):
                     watch.note(f"training with {size} of {training.workers} workers")
-                before = size
+                before, reporter = size, _reporter()
                 try:
                     status = _fit(job, store, watch, size, each, room, reporter)
                 except TrainingFailed as problem:
@@ -208,9 +208,10 @@ def on_ray(job: Job, store: Store, watch: Watch) -> str:
                 else:
                     if status == "finished" or watch.stopping():
                         return status
+                finally:
+                    ray.kill(reporter)
         finally:
             room.leave()
-            ray.kill(reporter)
 
 
 def _reporter() -> Any:
@@ -225,6 +226,7 @@ def _reporter() -> Any:
 def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float], room: Room, reporter: Any) -> str:
     """Train with `size` workers until the end, or it is interrupted, also by room for more of them."""
     import ray
+    from ray.exceptions import RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -264,11 +266,14 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
             _hear(reports, watch)
             if reports:
                 room.want_more(size)
+        _hear(ray.get(reporter.drain.remote(False)), watch)
+    except RayError as problem:  # the reporter was killed, and the workers end when they miss it
+        thread.join()
+        result["problem"] = problem
     except BaseException:
         reporter.drain.remote(True)  # nobody hears the workers any more: they save and end
         thread.join()
         raise
-    _hear(ray.get(reporter.drain.remote(False)), watch)
     store.delete("ray")
     if "problem" in result:
         raise _cause(result["problem"], store) from result["problem"]

@@ -22,7 +22,7 @@ from raydc.core.storage import Store
 from raydc.data import DataError, Shard, load_shard, open_source, partition
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines.train import train_and_record
-from raydc.training import checkpoint
+from raydc.training import checkpoint, trainer
 from raydc.training.config import RunConfig
 from raydc.training.loop import Loop, Progress
 from raydc.training.model import ClusteringModel, Replica
@@ -319,6 +319,25 @@ def test_a_driver_that_fails_leaves_no_worker_at_work(tmp_path):
         assert Store(tmp_path / "run").list("checkpoints"), "they save and end before the driver does"
         assert freed(30)
         assert train(run)["seconds"] > 0, "it goes on"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lost_reporter_costs_nothing_but_time(tmp_path, monkeypatch):
+    """Ray ends any actor where memory is short: once a traceback."""
+    import ray
+
+    reporters, notes, began = [], [], trainer._reporter
+    monkeypatch.setattr(trainer, "_reporter", lambda: reporters.append(began()) or reporters[-1])
+
+    def heard(progress: Progress) -> None:
+        if len(reporters) == 1:
+            ray.kill(reporters[0])
+
+    train(check(config(tmp_path / "killed", training__workers=2)), Watch(heard, note=notes.append))
+    assert len(reporters) == 2 and any("workers were lost, 1 of" in note for note in notes)
+    train(check(config(tmp_path / "whole", training__workers=2)))
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
 @pytest.mark.ray
