@@ -1,22 +1,28 @@
 """Clusters over collectives: the workers of one training, or a single process without any process group."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raydc.clustering import KMeansResult
-from raydc.clustering.kmeans import accumulate, kernels, steps
+from raydc.clustering.kmeans import accumulate, steps
 from raydc.clustering.kmeans.iteration import Clustering, KMeansTask
 from raydc.clustering.kmeans.options import USUAL, KMeansOptions
 from raydc.clustering.kmeans.steps import FixedPoint
+from raydc.clustering.neighbours import NeighbourSearch
 from raydc.core.autocast import full_precision
 from raydc.data.shard import RowBlock, Shard
 from raydc.distributed import collectives
 
 DRAWS = 1_000_003
 """What the seed of one draw of k-means is apart from that of the next."""
+CELLS = 2.0
+"""Cells among which neighbours are searched, over the root of the number of rows."""
+CELL_SAMPLE = 64
+"""Rows of the sample that cells are made from, for each of them."""
 
 
 class CollectiveClusters:
@@ -102,32 +108,16 @@ class CollectiveClusters:
         return self._result(now, z, weights)
 
     @torch.no_grad()
-    def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As promised by `Clusters`: exact, block by block; of equal distances (in float32) the lower position first.
+    def neighbours(self, z: Tensor, k: int, probes: int | None = None) -> tuple[Tensor, Tensor]:
+        """As promised by `Clusters`; of equal distances (in float32) the lower position first.
 
         Raises ValueError if there are not k other rows.
         """
         self.shard.check(z)
         if not 0 < k < self.shard.total:
             raise ValueError(f"{k} neighbours need more than {k} rows and k > 0, got {self.shard.total} rows")
-        mean = (self.sum(z.float()) / self.shard.total).to(z.device)
-        x = z.double() - mean
-        norms = x.square().sum(1)
-        far = torch.full((len(z), k), torch.inf, device=z.device)
-        near = torch.full((len(z), k), -1, dtype=torch.int64, device=z.device)
-        noise = 4 * z.shape[1] * torch.finfo(torch.float64).eps
-        for start, block in self._blocks(x):
-            others = block.square().sum(1)
-            for group, span in zip(self.shard.groups, self.shard.spans, strict=True):
-                products = x[span].clone() @ block.T
-                if z.device.type == "cpu":
-                    kernels.closest(
-                        *(t.numpy() for t in (products, norms[span], others)),
-                        start, group.start, noise, far[span].numpy(), near[span].numpy(),
-                    )  # fmt: skip
-                else:
-                    steps.closest(products, norms[span], others, start, group.start, noise, far[span], near[span])
-        return near, far
+        search = NeighbourSearch(z, (self.sum(z.float()) / self.shard.total).to(z.device), self.shard)
+        return search.exact(k) if probes is None else search.in_cells(k, self._cell_centres(z), probes)
 
     def fetch(self, values: Tensor, rows: Tensor) -> Tensor:
         self.shard.check(values)
@@ -182,14 +172,16 @@ class CollectiveClusters:
             refilled=int(now.arrays["refilled"][0]),
         )
 
-    def _blocks(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Every row group of every worker in turn, on all of them: its first position, and its rows."""
-        bounds = torch.tensor([[g.start, g.stop] for g in self.shard.groups], dtype=torch.int64, device=x.device)
-        first, last = self.shard.start, self.shard.start + len(x)
-        for start, stop in collectives.gather(bounds.view(-1, 2)).tolist():
-            mine = first <= start < last
-            block = x[start - first : stop - first].clone() if mine else x.new_zeros((stop - start, x.shape[1]))
-            yield start, collectives.total(block)
+    def _cell_centres(self, z: Tensor) -> Tensor:
+        """Centres [C, D] of cells, C about CELLS times the root of the rows, by k-means of a sample of the rows."""
+        many = math.ceil(CELLS * self.shard.total**0.5)
+        draw = torch.Generator().manual_seed(self.seed)
+        places = torch.randperm(self.shard.total, generator=draw)[: CELL_SAMPLE * many].sort().values
+        rows = z[self.shard.among(places)]
+        sample = CollectiveClusters(self.shard.thinned(places, rows), self.seed)
+        first = sample.fetch(rows, torch.randperm(len(places), generator=draw)[:many])
+        options = KMeansOptions(restarts=1, iterations=10)
+        return sample.kmeans(rows, min(many, len(first)), options, centroids=first).centroids
 
 
 class _Walk:

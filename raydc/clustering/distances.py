@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydc.clustering.kmeans.options import KMeansOptions
-from raydc.data.shard import DenseRows, RowBlock, Shard
+from raydc.data.shard import Shard
 from raydc.distributed import collectives
 
 QUANTILES = 101
@@ -121,15 +121,13 @@ def centres_of(located: Callable[[Tensor], Tensor], shard: Shard, n_clusters: in
     from raydc.clustering.collective import CollectiveClusters  # here, as a model that is served needs none of it
 
     dim = located(shard[slice(0, 0)]).shape[1]
-    places = np.linspace(0, shard.total - 1, min(shard.total, SAMPLE, max(1, VALUES // dim))).round().astype(np.int64)
-    sizes = np.diff(np.searchsorted(places, np.cumsum([0, *shard.sizes])))
-    groups = [RowBlock(g.id, *np.searchsorted(places, [g.start, g.stop]).tolist()) for g in shard.groups]
-    mine = places[groups[0].start : groups[-1].stop] - shard.start if groups else places[:0]
-    z = located(shard[torch.from_numpy(mine)]).float()
-    sample = Shard(DenseRows(z, z.device), tuple(groups), tuple(sizes.tolist()), device=shard.device)
+    many = min(shard.total, SAMPLE, max(1, VALUES // dim))
+    places = torch.from_numpy(np.linspace(0, shard.total - 1, many).round().astype(np.int64))
+    z = located(shard[shard.among(places)]).float()
+    sample = shard.thinned(places, z)
     wanted = min(len(places) // ROWS_OF_A_CENTRE, max(CENTRES, 4 * n_clusters))
-    many = min(len(places), max(wanted, n_clusters, 1))
-    return CollectiveClusters(sample, seed).kmeans(z, many, KMeansOptions(restarts=1, iterations=10)).centroids
+    centres = min(len(places), max(wanted, n_clusters, 1))
+    return CollectiveClusters(sample, seed).kmeans(z, centres, KMeansOptions(restarts=1, iterations=10)).centroids
 
 
 def to_nearest(z: Tensor, centres: Tensor) -> Tensor:

@@ -75,10 +75,11 @@ class Clusters(Protocol):
         Rows count as much as their `weights` [N]. Each `draw` has starts of its own.
         """
 
-    def neighbours(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def neighbours(self, z: Tensor, k: int, probes: int | None = None) -> tuple[Tensor, Tensor]:
         """The k nearest rows, over all workers and without itself, of each of this worker's z [N, D].
 
-        Positions among all rows, int64 [N, k], and squared distances [N, k], nearest first.
+        Positions among all rows, int64 [N, k], and squared distances float32 [N, k], nearest first, with the same bits
+        on any number of workers. Exact, or by an index: among the rows of the `probes` cells around each row.
         """
 
     def fetch(self, values: Tensor, rows: Tensor) -> Tensor:

@@ -46,16 +46,16 @@ class Optimizer(Settings):
         "momentum": ("name", ("sgd", "rmsprop")),
         "nesterov": ("name", ("sgd",)),
         "momentum_ramp": ("name", ("sgd",)),
-        "beta1": ("name", ("adam",)),
-        "beta2": ("name", ("adam",)),
-        "eps": ("name", ("adam", "rmsprop")),
+        "beta1": ("name", ("adam", "adamw")),
+        "beta2": ("name", ("adam", "adamw")),
+        "eps": ("name", ("adam", "adamw", "rmsprop")),
         "factor": ("schedule", ("step", "inverse")),
         "every": ("schedule", ("step",)),
         "power": ("schedule", ("inverse",)),
         "floor": ("schedule", ("step", "cosine", "inverse")),
     }
-    name: Literal["adam", "sgd", "rmsprop"] = "adam"
-    """Step rule."""
+    name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    """Step rule; adamw decays weights apart from the gradient (Loshchilov & Hutter, ICLR 2019)."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate at the start of a phase."""
     momentum: float = Field(0.0, ge=0, lt=1)
@@ -71,7 +71,7 @@ class Optimizer(Settings):
     eps: float = Field(1e-8, gt=0)
     """Added to the denominator of adam and rmsprop."""
     weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty."""
+    """L2 penalty; of adamw the share of a weight that a step of rate 1 takes away."""
     schedule: Literal["constant", "step", "cosine", "inverse"] = "constant"
     """step: times `factor` every `every`; cosine: to zero over the phase; inverse: (1 + factor * step) ** -power."""
     factor: float = Field(0.1, gt=0)
@@ -81,7 +81,9 @@ class Optimizer(Settings):
     power: float = Field(0.75, gt=0)
     """Power of the inverse schedule."""
     floor: float = Field(0.0, ge=0)
-    """The learning rate never falls under this."""
+    """The learning rate never falls under this, once it is warm."""
+    warm_up: Length = "0 steps"
+    """Over which the learning rate rises evenly from 0, at the start of a phase."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -150,6 +152,10 @@ class Clustering(Phase):
 
     def alpha_at(self, progress: float) -> float:
         return 1.0
+
+
+class Refinement(Clustering):
+    """One that may follow clustering and makes more of it; it can be left out."""
 
 
 class Joint(Clustering):

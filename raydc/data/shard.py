@@ -117,6 +117,23 @@ class Shard:
             return collectives.gather(values.to(torch.uint8), self.sizes).bool()
         return collectives.gather(values.contiguous(), self.sizes)
 
+    def among(self, places: Tensor) -> Tensor:
+        """Of ascending `places` among all rows those of this shard, as positions within it."""
+        held = (places >= self.start) & (places < self.start + len(self))
+        return places[held].to(self.device) - self.start
+
+    def thinned(self, places: Tensor, x: Tensor) -> "Shard":
+        """The shard of the rows at ascending `places` alone; x [n, ...] are this worker's, as `among` has them.
+
+        Rows of a group stay one.
+        """
+        ends = torch.tensor(self.sizes).cumsum(0)
+        sizes = torch.bincount(torch.bucketize(places, ends, right=True), minlength=len(self.sizes))
+        bounds = torch.tensor([[g.start, g.stop] for g in self.groups]).view(-1, 2)
+        spans = torch.searchsorted(places, bounds).tolist()
+        groups = tuple(RowBlock(g.id, *span) for g, span in zip(self.groups, spans, strict=True))
+        return Shard(DenseRows(x, x.device), groups, tuple(sizes.tolist()), device=self.device)
+
     def check(self, values: Tensor) -> None:
         """Raises ValueError if there is not a value for each row."""
         if len(values) != len(self):

@@ -249,9 +249,9 @@ class Loop:
             loss.backward()
             share_gradients(player)
             rule = player.optimizer or phase.optimizer
-            rate = rule.lr * _decay(rule, self.phase_step, length, self.per_epoch)
+            rate = _rate(rule, self.phase_step, length, self.per_epoch)
             for settings, group in zip(optimizer.param_groups, player.groups, strict=True):
-                settings["lr"] = max(rate, rule.floor) * group.rate
+                settings["lr"] = rate * group.rate
                 if rule.name == "sgd":
                     settings["momentum"] = rule.momentum * self._momentum_share(rule, phase)
             optimizer.step()
@@ -379,13 +379,21 @@ def share_gradients(player: Player) -> None:
 
 def _optimizer(rule: Optimizer, groups: Any) -> torch.optim.Optimizer:
     settings: list[dict[str, Any]] = [
-        {"params": [*g.parameters], "lr": rule.lr * g.rate, "weight_decay": rule.weight_decay} for g in groups
+        {"params": [*g.parameters], "lr": rule.lr * g.rate, "weight_decay": rule.weight_decay * g.decays}
+        for g in groups
     ]
     if rule.name == "sgd":
         return torch.optim.SGD(settings, rule.lr, rule.momentum, nesterov=rule.nesterov, fused=True)
     if rule.name == "rmsprop":
         return torch.optim.RMSprop(settings, rule.lr, eps=rule.eps, momentum=rule.momentum, foreach=True)
-    return torch.optim.Adam(settings, rule.lr, (rule.beta1, rule.beta2), rule.eps, fused=True)
+    kind = torch.optim.AdamW if rule.name == "adamw" else torch.optim.Adam
+    return kind(settings, rule.lr, (rule.beta1, rule.beta2), rule.eps, fused=True)
+
+
+def _rate(rule: Optimizer, step: int, length: int, per_epoch: int) -> float:
+    """The learning rate at this step of a phase."""
+    warm = steps(rule.warm_up, per_epoch)
+    return max(rule.lr * _decay(rule, step, length, per_epoch), rule.floor) * min(1.0, (step + 1) / max(warm, 1))
 
 
 def _decay(rule: Optimizer, step: int, length: int, per_epoch: int) -> float:

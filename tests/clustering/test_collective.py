@@ -33,6 +33,7 @@ def everything(clusters: CollectiveClusters, z: torch.Tensor) -> dict[str, torch
     start = torch.cat((z.new_zeros(3, z.shape[1]), z.new_full((2, z.shape[1]), 50.0)))  # equal and far: empty clusters
     holes = clusters.kmeans(z, 5, centroids=start)
     near, far = clusters.neighbours(z, 4)
+    near_in_cells, far_in_cells = clusters.neighbours(z, 4, probes=2)
     return {
         "centroids": plain.centroids,
         "counts": plain.counts,
@@ -45,6 +46,8 @@ def everything(clusters: CollectiveClusters, z: torch.Tensor) -> dict[str, torch
         "holes_": holes.labels,
         "near_": near,
         "far_": far,
+        "near_in_cells_": near_in_cells,
+        "far_in_cells_": far_in_cells,
         "another": clusters.kmeans(z, 5, KMeansOptions(restarts=1), draw=2).centroids,
         "sum": clusters.sum(z),
         "products": clusters.products(z, z[:, :2].exp()),
@@ -287,13 +290,31 @@ def test_neighbours_without_the_compiled_loop_are_the_same():
     x[50:60] = x[3]
     norms, answers = x.square().sum(1), []
     for function in (kernels.closest.py_func, lambda *a: steps.closest(*map(as_tensor, a))):
-        far, near = torch.full((100, 5), torch.inf), torch.full((100, 5), -1)
-        for first in (0, 120):
-            part = slice(first, 120 if first == 0 else 200)
-            block = [t.numpy() for t in (x[40:140] @ x[part].T, norms[40:140], norms[part])]
-            function(*block, first, 40, 1e-14, far.numpy(), near.numpy())
-        answers.append((far, near))
-    assert torch.equal(answers[0][0], answers[1][0]) and torch.equal(answers[0][1], answers[1][1])
+        for parts in (torch.arange(200).split(120), torch.arange(200).flip(0).split(70)):  # in any order
+            far, near = torch.full((100, 5), torch.inf), torch.full((100, 5), -1)
+            for part in parts:
+                block = [x[40:140] @ x[part].T, norms[40:140], norms[part], part, torch.arange(40, 140)]
+                function(*(t.numpy() for t in block), 1e-14, far.numpy(), near.numpy())
+            answers.append((far, near))
+    for far, near in answers[1:]:
+        assert torch.equal(far, answers[0][0]) and torch.equal(near, answers[0][1])
+
+
+def test_neighbours_in_cells_are_nearly_all_and_their_distances_exact():
+    x = blobs(3000, dim=8, clusters=40)
+    exact, squared = alone(x).neighbours(x, 10)
+    near, far = alone(x).neighbours(x, 10, probes=8)
+    recall = (near[:, :, None] == exact[:, None, :]).any(2).float().mean()
+    assert recall > 0.95 and not (near == torch.arange(3000)[:, None]).any()
+    assert torch.equal(far[near == exact], squared[near == exact]) and (far >= squared).all()
+    everywhere = alone(x).neighbours(x, 10, probes=1000)
+    assert torch.equal(everywhere[0], exact) and torch.equal(everywhere[1], squared)
+
+
+def test_a_row_that_finds_too_few_neighbours_in_its_cells_is_compared_with_all():
+    x = torch.cat([torch.ones(190, 3), 50 * torch.randn(10, 3, generator=torch.Generator().manual_seed(0))])
+    near, far = alone(x).neighbours(x, 20, probes=1)
+    assert far.isfinite().all() and near[0].tolist() == [*range(1, 21)] and near[100].tolist() == [*range(20)]
 
 
 def test_sums_of_other_devices_are_what_the_compiled_loops_do():

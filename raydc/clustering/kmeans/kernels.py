@@ -294,17 +294,18 @@ def closest(
     products: np.ndarray,
     norms: np.ndarray,
     others: np.ndarray,
-    first: int,
-    own: int,
+    positions: np.ndarray,
+    own: np.ndarray,
     noise: float,
     far: np.ndarray,
     near: np.ndarray,
 ) -> None:  # pragma: no cover
     """Keep the k nearest of each row: far [N, k] squared distances (float32), ascending, and near [N, k] positions.
 
-    `products` [N, M] float64 are those with the block of rows that begins at position `first`; blocks come in order.
-    `norms` [N] and `others` [M] are their squared lengths, and `own` is the position of row 0, which is no neighbour of
-    itself. What is left of a distance below `noise` times its terms is rounding, and counts as zero.
+    `products` [N, M] float64 are those with the rows at `positions` [M], which were not seen before; of equal distances
+    the lower position comes first. `norms` [N] and `others` [M] are their squared lengths, and `own` [N] the positions
+    of the rows themselves, which are no neighbours of their own. What is left of a distance below `noise` times its
+    terms is rounding, and counts as zero.
     """
     last = far.shape[1] - 1
     for i in range(products.shape[0]):
@@ -313,10 +314,12 @@ def closest(
             size = norms[i] + others[j]
             exact = size - 2 * products[i, j]
             squared = np.float32(exact if exact > noise * size else 0.0)
-            if squared < worst and first + j != own + i:  # an equal distance stays behind: its position is higher
-                at = last
-                while at > 0 and squared < far[i, at - 1]:
-                    far[i, at], near[i, at] = far[i, at - 1], near[i, at - 1]
-                    at -= 1
-                far[i, at], near[i, at] = squared, first + j
-                worst = far[i, last]
+            place = positions[j]
+            if squared > worst or place == own[i] or (squared == worst and place > near[i, last]):
+                continue
+            at = last
+            while at > 0 and (squared < far[i, at - 1] or (squared == far[i, at - 1] and place < near[i, at - 1])):
+                far[i, at], near[i, at] = far[i, at - 1], near[i, at - 1]
+                at -= 1
+            far[i, at], near[i, at] = squared, place
+            worst = far[i, last]

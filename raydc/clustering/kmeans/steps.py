@@ -423,18 +423,23 @@ def farthest(squared: np.ndarray, positions: np.ndarray, many: int) -> np.ndarra
 
 
 def closest(
-    products: Tensor, norms: Tensor, others: Tensor, first: int, own: int, noise: float, far: Tensor, near: Tensor
+    products: Tensor,
+    norms: Tensor,
+    others: Tensor,
+    positions: Tensor,
+    own: Tensor,
+    noise: float,
+    far: Tensor,
+    near: Tensor,
 ) -> None:
     """What `kernels.closest` does, on any device."""
     size = norms[:, None] + others
     squared = size - 2 * products
     squared.masked_fill_(squared <= noise * size, 0)
-    index = torch.arange(first, first + len(others), device=far.device)
-    rows = torch.arange(own, own + len(norms), device=far.device)
-    squared = squared.float().masked_fill_(rows[:, None] == index, torch.inf)
+    squared = squared.float().masked_fill_(own[:, None] == positions, torch.inf)
     # The bits of a float32 >= 0 sort as integers: distance first, then position, and no two keys are equal.
-    distances, positions = torch.cat((far, squared), 1), torch.cat((near, index.expand_as(squared)), 1)
-    keys = (distances.view(torch.int32).long() << 32) | (positions & 0xFFFFFFFF)
+    distances, places = torch.cat((far, squared), 1), torch.cat((near, positions.expand_as(squared)), 1)
+    keys = (distances.view(torch.int32).long() << 32) | (places & 0xFFFFFFFF)
     keys = keys.sort(1).values[:, : far.shape[1]]
     near.copy_(keys & 0xFFFFFFFF)
     far.copy_((keys >> 32).int().view(torch.float32))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raydc.clustering import ClusteringResult, Clusters
 from raydc.core.autocast import exact_float32
-from raydc.core.schedule import Clustering, Length, Optimizer, Phase
+from raydc.core.schedule import Clustering, Length, Optimizer, Phase, Refinement
 from raydc.core.settings import Settings, SettingsError, flatten, unflatten
 from raydc.data import Batch, ScalingKind, Shard
 from raydc.methods.index import MethodInfo
@@ -48,6 +48,8 @@ class Group:
     """Times the optimizer's learning rate."""
     local: bool = False
     """Row-local: one entry per row of this worker's shard. Never averaged, and checkpointed by row."""
+    decays: bool = True
+    """Whether the optimizer's weight decay acts."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Method(nn.Module):
         @model_validator(mode="after")
         def _clusters_something(self) -> Self:
             phases = {name: getattr(self, name) for name in type(self).model_fields}
-            *_, name = [None, *(name for name, phase in phases.items() if isinstance(phase, Clustering))]
+            clustering = {name: p for name, p in phases.items() if isinstance(p, Clustering)}
+            *_, name = [None, *(name for name, p in clustering.items() if not isinstance(p, Refinement))]
             if name is not None and phases[name].left_out:
                 raise ValueError(
                     f"expected {name}.length above 0, else nothing is clustered; to cluster what an autoencoder alone "
