@@ -133,11 +133,18 @@ class CollectiveClusters:
         return collectives.total(found)[at : at + wanted[collectives.rank()]].to(values.dtype)
 
     def label_on_one_worker(self, label: Callable[[], Tensor]) -> Tensor:
-        labels = torch.zeros(self.shard.total, dtype=torch.int64, device=self.shard.device)
-        if collectives.rank() == 0:
-            labels.copy_(label())
-        collectives.broadcast([labels])
+        labels = self._on_one_worker(label, self.shard.total)
         return labels[self.shard.start : self.shard.start + len(self.shard)].clone()
+
+    def choose_on_one_worker(self, choose: Callable[[], int]) -> int:
+        return int(self._on_one_worker(lambda: torch.tensor([choose()]), 1))
+
+    def _on_one_worker(self, make: Callable[[], Tensor], many: int) -> Tensor:
+        made = torch.zeros(many, dtype=torch.int64, device=self.shard.device)
+        if collectives.rank() == 0:
+            made.copy_(make())
+        collectives.broadcast([made])
+        return made
 
     def _largest(self, values: Tensor) -> Tensor:
         """Largest absolute value of each column over all workers, float64; ValueError on all of them if not finite."""

@@ -5,13 +5,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from raydc.clustering import Clusters
+from raydc.clustering.kmeans.steps import hashed
+from raydc.core.settings import Settings
 from raydc.data import Batch, Shard
 from raydc.networks.losses.locality import heat_kernel
 
@@ -99,7 +103,7 @@ class EdgeGraph:
     @staticmethod
     def mutual(x: Tensor, k: int, clusters: Clusters) -> "EdgeGraph":
         """The graph of `mutual_neighbour_edges`, by cosine, of all workers' rows; x [N, D] are this one's."""
-        found = nearest_rows(torch.nn.functional.normalize(x, dim=1), k, clusters)
+        found = nearest_rows(F.normalize(x, dim=1), k, clusters)
         near, squared = (clusters.gather(part).cpu().numpy() for part in found)
         edges = torch.from_numpy(mutual_neighbour_edges(near, squared)).to(x.device)
         degree = torch.bincount(edges.flatten(), minlength=len(near))
@@ -182,3 +186,34 @@ class NearestRows:
             "weight": self.weights[chosen[here]].to(shard.device),
         }
         return replace(batch, total=len(chosen), extra=extra)
+
+
+class Neighbours(Settings):
+    """How many nearest rows, and how they are searched."""
+
+    count: int = Field(50, ge=1)
+    """Nearest rows by cosine."""
+    exact: int = Field(50_000, ge=0)
+    """Number of rows up to which they are searched among all rows."""
+    probes: int = Field(16, ge=1)
+    """Cells, of 2 sqrt(N), in which they are searched if there are more rows."""
+
+    def of(self, x: Tensor, clusters: Clusters) -> Tensor:
+        """Positions int32 [N, k] among all rows, or all others where there are fewer; x [N, D] are this worker's."""
+        total = int(clusters.total(torch.tensor(len(x), device=x.device)))
+        k, probes = min(self.count, total - 1), self.probes
+        return clusters.neighbours(F.normalize(x, dim=1), k, None if total <= self.exact else probes)[0].int()
+
+
+def paired(batch: Batch, near: Tensor, shard: Shard, seed: int) -> Batch:
+    """The rows of a batch and, of each, one of its neighbours, drawn by `seed`; means are over the pairs.
+
+    `near` [N, k] are positions among all rows of the neighbours of this worker's rows. In `extra`, "ends" [P, 2] are
+    the pairs of all workers, as places in the gathered batch.
+    """
+    own = shard.start + batch.row
+    drawn = torch.from_numpy(hashed(own.cpu().numpy(), seed)).to(near.device) % near.shape[1]
+    partner = near[batch.row].gather(1, drawn[:, None])[:, 0].long()
+    pairs = batch.gather(torch.stack([own, partner], 1))
+    positions, ends = pairs.unique(return_inverse=True)
+    return replace(shard.batch(positions, ends=ends), total=len(pairs))

@@ -90,3 +90,6 @@ class Clusters(Protocol):
 
         It is called on one worker alone: for what one machine works out from gathered values.
         """
+
+    def choose_on_one_worker(self, choose: Callable[[], int]) -> int:
+        """The number that `choose` returns on one worker, on all of them."""

@@ -205,6 +205,12 @@ class Batch:
         """
         return collectives.differentiable_total(values.sum(0) / self.total)
 
+    def global_products(self, left: Tensor, right: Tensor) -> Tensor:
+        """left^T right over the rows of the global batch [P, Q], the same on every worker, of left [B_w, P] and right
+        [B_w, Q]. Every worker must call it.
+        """
+        return collectives.differentiable_total(left.T @ right / self.total)
+
     def gather(self, values: Tensor) -> Tensor:
         """Values of every row of the global batch [B, ...]; gradients reach the worker that owns the row."""
         return collectives.gather(values, self.sizes)

@@ -103,6 +103,10 @@ def measure(name: str, workers: int, rank: int) -> dict[str, Any]:
             with torch.no_grad():
                 method.eval().init_clusters(shard, clusters)
             begun = True
+        elif clustering:
+            torch.manual_seed(1)
+            with torch.no_grad():
+                method.eval().update_clusters(shard, clusters, state)
         found |= step(method, shard, clusters, state, phase_name)
         found |= step(method, shard, clusters, state, f"{phase_name}, one has no rows", index=1)
         if clustering:

@@ -7,7 +7,7 @@ no state of random generators and ends with the same bits as the undisturbed one
 import hashlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -249,7 +249,7 @@ class Loop:
             loss.backward()
             share_gradients(player)
             rule = player.optimizer or phase.optimizer
-            rate = _rate(rule, self.phase_step, length, self.per_epoch)
+            rate = rate_at(rule, self.phase_step, length, self.per_epoch)
             for settings, group in zip(optimizer.param_groups, player.groups, strict=True):
                 settings["lr"] = rate * group.rate
                 if rule.name == "sgd":
@@ -294,7 +294,7 @@ class Loop:
         name, phase = self._phase()
         players = self.method.players(name)
         optimizers = {
-            key: _optimizer(player.optimizer or phase.optimizer, player.groups) for key, player in players.items()
+            key: step_rule(player.optimizer or phase.optimizer, player.groups) for key, player in players.items()
         }
         for key, optimizer in optimizers.items():
             before = self.optimizers.get(key)
@@ -377,7 +377,8 @@ def share_gradients(player: Player) -> None:
     collectives.average(shared)
 
 
-def _optimizer(rule: Optimizer, groups: Any) -> torch.optim.Optimizer:
+def step_rule(rule: Optimizer, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    """The optimizer of these groups."""
     settings: list[dict[str, Any]] = [
         {"params": [*g.parameters], "lr": rule.lr * g.rate, "weight_decay": rule.weight_decay * g.decays}
         for g in groups
@@ -390,7 +391,7 @@ def _optimizer(rule: Optimizer, groups: Any) -> torch.optim.Optimizer:
     return kind(settings, rule.lr, (rule.beta1, rule.beta2), rule.eps, fused=True)
 
 
-def _rate(rule: Optimizer, step: int, length: int, per_epoch: int) -> float:
+def rate_at(rule: Optimizer, step: int, length: int, per_epoch: int) -> float:
     """The learning rate at this step of a phase."""
     warm = steps(rule.warm_up, per_epoch)
     return max(rule.lr * _decay(rule, step, length, per_epoch), rule.floor) * min(1.0, (step + 1) / max(warm, 1))

@@ -13,14 +13,15 @@ from raydc.clustering.collective import CollectiveClusters
 from raydc.core.settings import SettingsError, build, unflatten
 from raydc.data import Batch, Shard
 from raydc.methods import available, load
-from raydc.methods.base import Parts, StepState
+from raydc.methods.base import Method, Parts, StepState
 from raydc.methods.dcc import DCC
 from raydc.networks.augment import Augment
 from raydc.networks.losses.reconstruction import mean_squared_error
 from raydc.networks.losses.robust_continuous import geman_mcclure, linked_pairs
 from raydc.testing import RULES, contract
-from raydc.testing.cases import blobs, loop_over, settings
+from raydc.testing.cases import K, blobs, loop_over, settings
 from raydc.testing.parallel import TOLERANCE, Measured, apart, compare_all, two_workers_are_one
+from raydc.training.loop import Loop
 
 every_method = pytest.mark.parametrize("name", available())
 ASKED_BELOW = (
@@ -56,6 +57,10 @@ LATER = {
     "jule.margin": "a loss between merges that few steps do not reach",
     "jule.nearest": "the order of merges, on which blobs far apart do not turn: a test of its own",
     "jule.neighbours": "the same",
+    "temi.consensus.agreement": "heads that agree on all of the blobs: a test of its own",
+    "temi.neighbours.exact": "cells of so few rows find the same: a test of its own (clustering/test_collective.py)",
+    "temi.neighbours.probes": "the same",
+    "turtle.spaces": "sizes that must add up to the features: a test of its own",
 }
 """Settings that six steps do not show, and why."""
 
@@ -201,3 +206,49 @@ def test_the_comparison_sees_a_local_statistic() -> None:
     reference = {"loss": torch.tensor(1.0), "gradients": [torch.ones(2, dtype=torch.float64)]}
     other = {"loss": torch.tensor(1.0), "gradients": [torch.tensor([1.0, 1.0001], dtype=torch.float64)]}
     assert apart(reference, other)[1] > TOLERANCE
+
+
+def trained(name: str, x: torch.Tensor, **given: object) -> tuple[Method, torch.Tensor]:
+    """A method after a short training on these rows, and its labels."""
+    kind = load(name)
+    config = build(kind.Config, unflatten(kind.quick | {"n_clusters": K} | given), at="method")
+    shard = Shard.of(x)
+    torch.manual_seed(0)
+    loop = Loop(kind(config, tuple(x.shape[1:])), shard, CollectiveClusters(shard, 0), 100)
+    for _ in loop:
+        pass
+    return loop.method, loop.finish()
+
+
+def test_temi_answers_by_the_teacher_of_the_lowest_loss_or_by_what_heads_agree_on() -> None:
+    x, _ = blobs(load("temi"), 300)
+    method, labels = trained("temi", x, **{"consensus.length": "0 epochs", "cluster.length": "3 epochs"})
+    with torch.no_grad():
+        heads = method.net.teacher(x).argmax(2)
+    assert not torch.equal(heads[:, 0], heads[:, 1]), "heads of few steps differ"
+    assert torch.equal(labels, heads[:, int(method.net.best)])
+    (most, _), (unanimous, labels) = (trained("temi", x, **{"consensus.agreement": share}) for share in (0.5, 1.0))
+    taught = unanimous.rows["taught"] > 0
+    assert 0 < taught.sum() < (most.rows["taught"] > 0).sum()
+    assert (labels == unanimous.rows["vote"])[taught].float().mean() > 0.9
+
+
+def test_turtle_takes_several_spaces_whose_sizes_add_up() -> None:
+    x, y = blobs(load("turtle"), 300)
+    both = torch.cat([x, 1000 * x[:, :6].flip(1)], 1)
+    method, labels = trained("turtle", both, spaces=(20, 6))
+    assert adjusted_rand_score(y, labels) > 0.9
+    assert method.size[1] > 500 * method.size[0], "each space has a unit of its own"
+    with pytest.raises(SettingsError, match=r"method.spaces: expected .* 26 features, got 20 \+ 5 = 25"):
+        kind = load("turtle")
+        kind.check_settings(build(kind.Config, {"spaces": (20, 5)}, at="method"), (26,))
+
+
+def test_turtle_finds_unequal_clusters_where_they_are_expected() -> None:
+    x, y = blobs(load("turtle"), 1200)
+    kept = torch.cat([(y == k).nonzero()[:many, 0] for k, many in enumerate((260, 70, 30, 20))])
+    scores = [
+        adjusted_rand_score(y[kept], trained("turtle", x[kept], unequal=exponent, balance=2.0)[1])
+        for exponent in (0.0, 1.7)
+    ]
+    assert scores[1] > 0.9 and scores[1] > scores[0]

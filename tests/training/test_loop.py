@@ -1,18 +1,21 @@
 """When a phase ends, what a batch is, and in which precision labels are made."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.schedule import Optimizer
 from raydc.core.settings import build, unflatten
 from raydc.data import Shard
 from raydc.data.shard import DenseRows
 from raydc.distributed import collectives
 from raydc.methods import load
-from raydc.methods.base import Method
+from raydc.methods.base import Group, Method
 from raydc.testing.cases import K, blobs, loop_over
-from raydc.training.loop import Loop
+from raydc.training.loop import Loop, rate_at, step_rule
 
 
 def clustering_steps(x, **cluster: object) -> int:
@@ -206,3 +209,17 @@ def test_jule_finds_more_clusters_than_there_are_chains():
     for _ in loop:
         pass
     assert len(loop.finish().unique()) == 30
+
+
+def test_a_rate_warms_up_and_adamw_decays_what_it_is_told_to():
+    rates = [
+        rate_at(Optimizer(lr=2.0, warm_up="4 steps", floor=1.0, schedule="cosine"), step, 8, 8) for step in (0, 3, 7)
+    ]
+    assert rates == pytest.approx([0.5, 1.0 + math.cos(3 * math.pi / 8), 1.0])
+    weight, bias = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = step_rule(
+        Optimizer(name="adamw", lr=0.1, weight_decay=0.5), [Group([weight]), Group([bias], decays=False)]
+    )
+    weight.grad, bias.grad = torch.zeros(2), torch.zeros(2)
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([0.95, 0.95]) and bias.tolist() == [1.0, 1.0]

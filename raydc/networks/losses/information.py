@@ -11,8 +11,8 @@ from raydc.core.autocast import full_precision
 
 @full_precision
 def probabilities(logits: Tensor) -> Tensor:
-    """p [B, K] of logits [B, K]."""
-    return logits.softmax(1)
+    """p [..., K] of logits [..., K]."""
+    return logits.softmax(-1)
 
 
 @full_precision
