@@ -33,7 +33,7 @@ ONLY = {
         "distributed/tasks",
         "clustering/centroid_service/actors",
         "training/placement",
-        "training/profiling",
+        "training/data_profiling",
         "training/ray_worker",
         "training/trainer",
         "pipelines/chunks",

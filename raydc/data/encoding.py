@@ -27,7 +27,7 @@ from raydc.data.encoders import Encoder, EncoderError
 from raydc.data.inputs import as_frame, to_arrow
 from raydc.data.kinds import Stored, is_text
 from raydc.data.source import DataError, usable
-from raydc.data.words import Vocabulary, projected
+from raydc.data.tfidf import Vocabulary, projected
 
 ABOUT, ARRAYS = "encoding.json", "encoding.safetensors"
 """The files that make an encoding."""

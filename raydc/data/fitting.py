@@ -30,7 +30,7 @@ from raydc.data.kinds import Stored, stored_as
 from raydc.data.moments import FINE, Moments
 from raydc.data.settings import DataSettings, Kind
 from raydc.data.source import DataError, usable
-from raydc.data.words import COUNTED, Vocabulary, components, counted, projected, words_of
+from raydc.data.tfidf import COUNTED, Vocabulary, components, counted, projected, words_of
 
 LEVELS = 100
 """Categories of a column that have a place of their own, at most: the most frequent ones."""

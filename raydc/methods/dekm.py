@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raydc.clustering import Clusters
 from raydc.clustering.kmeans.options import KMeansOptions
-from raydc.clustering.products import principal_axes
+from raydc.clustering.principal_axes import principal_axes
 from raydc.core.schedule import Clustering
 from raydc.data import Batch, Shard
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, MethodInfo, Player, StepState

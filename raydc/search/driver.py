@@ -27,8 +27,8 @@ from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import watch
 from raydc.pipelines import embed
 from raydc.search import selector
+from raydc.search.cost import capped
 from raydc.search.directory import open_study
-from raydc.search.effort import capped
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.planner import (
@@ -52,7 +52,7 @@ from raydc.search.space import (
 )
 from raydc.search.trial import RUNGS, STOP, Record, run_task
 from raydc.training.config import Training
-from raydc.training.profiling import Profiler
+from raydc.training.data_profiling import Profiler
 
 PROCESS = 0.01
 """CPUs of the process that watches over a trial's several workers."""

@@ -19,8 +19,8 @@ from raydc.core.fault_injection import failpoint
 from raydc.core.storage import Store
 from raydc.data import DataError
 from raydc.search import scales, selector
+from raydc.search.cost import work
 from raydc.search.directory import DRAWN
-from raydc.search.effort import work
 from raydc.search.errors import SearchInterrupted
 from raydc.search.evaluation import Context, Task
 from raydc.search.opponents import OPPONENTS

@@ -18,7 +18,7 @@ from raydc.core.storage import Store
 from raydc.data import Source
 from raydc.data.described import describe
 from raydc.data.sample import spaced_rows
-from raydc.data.words import Vocabulary, counted
+from raydc.data.tfidf import Vocabulary, counted
 from raydc.training.labels import NOWHERE
 from raydc.training.model_files import relabel
 from raydc.training.summary import labels_at

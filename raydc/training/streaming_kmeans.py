@@ -1,7 +1,7 @@
 """Rows that need not fit in memory, for a method that trains nothing: the centroid service in place of the loop.
 
-Each worker keeps the row groups that it has read and scaled, up to its share of memory (`raydc.data.kept`), and reads
-the others again in every iteration: its memory does not grow beyond that, however many they are. Every finished
+Each worker keeps the row groups that it has read and scaled, up to its share of memory (`raydc.data.block_cache`), and
+reads the others again in every iteration: its memory does not grow beyond that, however many they are. Every finished
 iteration is on storage: a run that is killed goes on from there, with any number of workers. The service can be looked
 up in the cluster by the name of the run (raydc.clustering.centroid_service.actors.find).
 """
@@ -31,7 +31,7 @@ from raydc.core.autocast import exact_float32
 from raydc.core.fault_injection import failpoint
 from raydc.core.storage import Store
 from raydc.data import RowBlock, read_group
-from raydc.data.kept import KeptBlocks, Scaled, room_of
+from raydc.data.block_cache import BlockCache, Scaled, room_of
 from raydc.data.source import Block, dense
 from raydc.data.staged import Staged, lay_out, shared_groups
 from raydc.distributed.ray_cluster import gpu_for_each
@@ -87,7 +87,7 @@ def seconds_of_an_iteration(plan: ServicePlan, job: Job) -> float:
     torch.set_num_threads(job.config.training.threads)
     now = plan.model_copy(update={"rows": (len(group),)}).begin()
     now = replace(now, given=torch.randn(plan.n_clusters, plan.dim, generator=draw))
-    rows, reading, counting = Rows(without_source(job), KeptBlocks("", "disk", 1)), [], []
+    rows, reading, counting = Rows(without_source(job), BlockCache("", "disk", 1)), [], []
     for _ in range(4):  # the profile, an iteration that compiles, and two that count
         began = time.perf_counter()
         x, weights = rows_of(plan, group, rows)
@@ -107,13 +107,13 @@ class Rows:
     """Reads the row groups of a job, in whatever process."""
 
     job: Job
-    kept: KeptBlocks
+    kept: BlockCache
     staged: Staged | None = None
 
     @staticmethod
     def of(job: Job, staged: Staged | None = None) -> "Rows":
         """Those that each process keeps up to its share of memory."""
-        return Rows(job, KeptBlocks(job.key, job.config.data.storage, job.config.training.workers), staged)
+        return Rows(job, BlockCache(job.key, job.config.data.storage, job.config.training.workers), staged)
 
     @cached_property
     def method(self) -> Method:

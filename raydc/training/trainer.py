@@ -20,9 +20,9 @@ from raydc.distributed import ray_cluster
 from raydc.training import alignment, profiles, streaming_kmeans, worker_job
 from raydc.training.checkpoint import CheckpointError
 from raydc.training.config import RunConfig
+from raydc.training.data_profiling import Profiler
 from raydc.training.loop import Loop, Progress, TrainingDiverged
 from raydc.training.placement import Room
-from raydc.training.profiling import Profiler
 from raydc.training.ray_worker import Reporter, work
 from raydc.training.summary import summarise
 from raydc.training.worker_job import Job

@@ -19,7 +19,7 @@ from raydc.pipelines.assign import assign
 from raydc.pipelines.report import facts
 from raydc.search.evaluation import prepare as context_of
 from raydc.search.settings import TuneSettings
-from raydc.training import profiling
+from raydc.training import data_profiling
 from raydc.training.model import ClusteringModel
 from raydc.training.trainer import check, train
 from tests.support import run_cases, runs
@@ -134,10 +134,10 @@ def test_rows_are_not_read_again_while_their_files_are_untouched(tmp_path, monke
     data = run_cases.write(run_cases.table(), tmp_path / "rows.parquet")
     source, profiler = (
         open_source(DataSettings(path=data, label_column="y")),
-        profiling.Profiler(Store(tmp_path / "out")),
+        data_profiling.Profiler(Store(tmp_path / "out")),
     )
     profiler.keep(profiler(source, source.settings))
-    monkeypatch.setattr(profiling, "look", lambda *given: pytest.fail("read again"))
+    monkeypatch.setattr(data_profiling, "look", lambda *given: pytest.fail("read again"))
     same = open_source(source.settings)
     assert isinstance(profiler(same, same.settings), DataProfile)
 

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from raydc.search import SearchWatch
-from raydc.search.effort import BASELINE_STEPS, capped, work
+from raydc.search.cost import BASELINE_STEPS, capped, work
 from raydc.search.evaluation import Context, Task, prepare
 from raydc.search.planner import Planner
 from raydc.search.trial import STOP, Record, run_task

@@ -14,7 +14,7 @@ import torch
 from raydc import DeepClustering
 from raydc.clustering.centroid_service import actors as over_ray
 from raydc.core.settings import SettingsError, unflatten
-from raydc.data import DataError, kept, split
+from raydc.data import DataError, block_cache, split
 from raydc.pipelines.train import plan
 from raydc.training import streaming_kmeans
 from raydc.training.config import RunConfig
@@ -101,7 +101,7 @@ def test_row_groups_of_parquet_give_the_same_clusters(place, tmp_path):
 def test_row_blocks_that_fit_are_read_once_and_no_byte_depends_on_it(place, tmp_path, monkeypatch, storage, fit):
     folder, fitted = place
     reads, read_group, size = Counter[int](), streaming_kmeans.read_group, 3000 * (4 * 5 + 8)
-    monkeypatch.setattr(kept, "free_memory", lambda: 2 * fit * size)
+    monkeypatch.setattr(block_cache, "free_memory", lambda: 2 * fit * size)
 
     def counted(source, profile, group, *more):
         reads[group.id] += 1

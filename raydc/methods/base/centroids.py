@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from raydc.clustering import Clusters, spread
-from raydc.clustering.running import follow
+from raydc.clustering.mini_batch import follow
 from raydc.data import Shard
 from raydc.methods.base.method import Method, StepState
 from raydc.networks.losses.hardening import squared_distances

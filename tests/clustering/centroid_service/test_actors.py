@@ -16,7 +16,7 @@ from raydc.clustering.centroid_service import actors as over_ray
 from raydc.clustering.centroid_service.service import CentroidService, Refused, ServicePlan
 from raydc.clustering.centroid_service.shards import ClusterShard
 from raydc.clustering.centroid_service.worker import work
-from raydc.data.kept import KeptBlocks
+from raydc.data.block_cache import BlockCache
 from raydc.data.shard import split
 from raydc.data.source import Block
 from tests.support.ray_nodes import freed
@@ -209,7 +209,7 @@ class Kept:
     """Reads rows that its process keeps, and leaves a mark for each group that it reads."""
 
     def __init__(self, x, marks):
-        self.x, self.marks, self.kept = torch.from_numpy(x), marks, KeptBlocks("rows", "auto", 2)
+        self.x, self.marks, self.kept = torch.from_numpy(x), marks, BlockCache("rows", "auto", 2)
 
     def __call__(self, group):
         return self.kept.take(group, self.read)[0].numpy()

@@ -15,8 +15,8 @@ from raydc.data.profile import DataProfile, recalled, written
 from raydc.search import SearchInterrupted, SearchWatch
 from raydc.search.driver import check as check_search
 from raydc.search.settings import TuneSettings
-from raydc.training import profiling
-from raydc.training.profiling import NAME, Profiler, parts_of
+from raydc.training import data_profiling
+from raydc.training.data_profiling import NAME, Profiler, parts_of
 from raydc.training.trainer import Interrupted, Watch, check, train
 from tests.support.run_cases import table, write
 from tests.support.runs import config
@@ -61,7 +61,7 @@ def test_a_survey_of_other_rows_or_a_damaged_one_is_none(tmp_path):
 
 
 def test_parts_are_whole_row_groups_of_parquet_and_any_pieces_of_arrays(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiling, "PART", 2 * 50 * 16)
+    monkeypatch.setattr(data_profiling, "PART", 2 * 50 * 16)
     parts = parts_of(source_of(tmp_path / "rows"))
     assert [sum(piece.rows for piece in part) for part in parts] == [100, 100, 100, 50]
     big = np.zeros((2**22 + 2**21, 4), np.float32)  # one row group, cut into pieces
@@ -82,7 +82,7 @@ def test_a_directory_is_surveyed_once(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists(), "nothing is written before the run begins"
     train(first)
     looks = []
-    monkeypatch.setattr(profiling, "look", lambda *given: looks.append(given))
+    monkeypatch.setattr(data_profiling, "look", lambda *given: looks.append(given))
     again = check(run)
     assert again.finished and not looks and same(again.job.profile, first.job.profile)
 
@@ -122,8 +122,8 @@ def test_asked_to_stop_while_rows_are_read_nothing_is_begun(tmp_path):
 
 @pytest.mark.ray
 def test_workers_find_the_same_bits_and_the_same_faults(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiling, "MUCH", 1)
-    monkeypatch.setattr(profiling, "PART", 2 * 50 * 16)
+    monkeypatch.setattr(data_profiling, "MUCH", 1)
+    monkeypatch.setattr(data_profiling, "PART", 2 * 50 * 16)
     notes, bad = [], (3, 170, 171, 172, 260, 261, 349)
     source = source_of(tmp_path / "rows", bad=bad, on_bad_row="drop")
     profiler = Profiler(Store(tmp_path / "out"), on_ray=True, note=notes.append)

@@ -17,7 +17,7 @@ Scaled = tuple[Tensor, Block]
 """Rows [n, ...] as a method takes them, float32; and their ids and weights."""
 
 
-class KeptBlocks:
+class BlockCache:
     """The first row blocks that were asked for and fit into `room` bytes; the others are read each time.
 
     None gives way to another: in passes that take all blocks in one order, the block that was read last is the one
@@ -50,9 +50,9 @@ class KeptBlocks:
 
 
 @lru_cache(maxsize=1)
-def _here(key: str, storage: Storage, workers: int) -> KeptBlocks:
+def _here(key: str, storage: Storage, workers: int) -> BlockCache:
     """What this process keeps, for the run it works for."""
-    return KeptBlocks(key, storage, workers)
+    return BlockCache(key, storage, workers)
 
 
 def room_of(storage: Storage, workers: int) -> float:

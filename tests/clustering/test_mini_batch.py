@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from raydc.clustering.collective import CollectiveClusters
-from raydc.clustering.products import principal_axes
-from raydc.clustering.running import follow
+from raydc.clustering.mini_batch import follow
+from raydc.clustering.principal_axes import principal_axes
 from raydc.data import Shard
 
 

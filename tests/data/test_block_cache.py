@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from raydc.clustering.centroid_service.actors import Claims
-from raydc.data import kept, split
-from raydc.data.kept import KeptBlocks, room_of
+from raydc.data import block_cache, split
+from raydc.data.block_cache import BlockCache, room_of
 from raydc.data.source import Block
 
 GROUPS = split(40, 10)
@@ -20,8 +20,8 @@ def read(group):
 
 
 def test_the_first_blocks_that_fit_are_kept_and_the_others_read_each_time(monkeypatch):
-    monkeypatch.setattr(kept, "free_memory", lambda: 2 * 2 * EACH + 10)
-    held, asked = KeptBlocks("run", "auto", 1), []
+    monkeypatch.setattr(block_cache, "free_memory", lambda: 2 * 2 * EACH + 10)
+    held, asked = BlockCache("run", "auto", 1), []
 
     def noted(group):
         asked.append(group.id)
@@ -37,24 +37,24 @@ def test_the_first_blocks_that_fit_are_kept_and_the_others_read_each_time(monkey
 
 
 def test_long_ids_count():
-    held = KeptBlocks("ids", "memory", 1)
+    held = BlockCache("ids", "memory", 1)
     held.take(GROUPS[0], lambda group: (torch.zeros(10, 3), Block(None, np.array(["x" * 1000] * 10, object))))
     assert held.size > 10_000
 
 
 def test_a_copy_in_another_process_is_its_own_one_for_each_run():
-    held = KeptBlocks("run", "auto", 2)
+    held = BlockCache("run", "auto", 2)
     held.take(GROUPS[0], read)
     there = pickle.loads(pickle.dumps(held))
     assert not there.holds(0) and there.given == held.given
     there.take(GROUPS[1], read)
     assert pickle.loads(pickle.dumps(held.holds))(1), "the same process finds its blocks again"
-    assert not pickle.loads(pickle.dumps(KeptBlocks("other", "auto", 2))).holds(1)
+    assert not pickle.loads(pickle.dumps(BlockCache("other", "auto", 2))).holds(1)
 
 
 @pytest.mark.parametrize(("storage", "room"), [("disk", 0), ("memory", float("inf")), ("auto", 100), ("device", 100)])
 def test_the_room_is_a_workers_share_of_half_of_what_is_free(monkeypatch, storage, room):
-    monkeypatch.setattr(kept, "free_memory", lambda: 800)
+    monkeypatch.setattr(block_cache, "free_memory", lambda: 800)
     assert room_of(storage, 4) == room
 
 
