@@ -376,20 +376,26 @@ def _report(arguments: Sequence[str]) -> int:
     parser = _Command("report", "Draw a run or a search: pictures and one HTML page.")
     parser.add_argument("--run", required=True, help="an MLflow run id, or an output directory")
     parser.add_argument("--out", required=True, help="directory for the report")
+    parser.add_argument(
+        "--rows", type=int, default=100_000, metavar="N", help="rows in the interactive page, at most [100000]"
+    )
     parser.allow_code()
     parser.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
     given = parser.parse_args(arguments)
+    if given.rows < 1:
+        raise SettingsError(f"--rows: expected 1 or more, got {given.rows}")
     from raydc.core.storage import Store
 
     Store(given.out).directory()
-    from raydc.pipelines.report import opened, report
+    from raydc.pipelines.report import model_of, opened, report
     from raydc.search.record import redraw
 
     garbage.collect()
     with opened(given.run, given.tracking_uri) as store:
-        searched = store.exists("search.json")
         drawn = (
-            redraw(store, Store(given.out)) if searched else report(store.root, given.out, allow_code=given.allow_code)
+            redraw(store, Store(given.out), model_of(given.run, store), given.rows)
+            if store.exists("search.json")
+            else report(given.run, given.out, given.tracking_uri, allow_code=given.allow_code, shown=given.rows)
         )
     for path in drawn:
         print(path)

@@ -6,8 +6,9 @@ from typing import Any
 from raydc.core.settings import build
 from raydc.core.storage import Store, alone
 from raydc.data import DataSettings
-from raydc.pipelines.report import of_winner, told
-from raydc.pipelines.report.page import note
+from raydc.pipelines.report import SAMPLE, Facts, explored, of_winner, told
+from raydc.pipelines.report.page import link, note
+from raydc.pipelines.report.words import after_search
 from raydc.search import page
 from raydc.search.conclude import tune_alone
 from raydc.search.driver import check
@@ -76,18 +77,27 @@ def record(settings: TuneSettings, summary: dict[str, Any]) -> dict[str, str]:
         raise
 
 
-def redraw(store: Store, to: Store) -> list[str]:
-    """Draw a finished search anew from what it wrote; the files' names."""
+def redraw(store: Store, to: Store, named: str | None = None, shown: int = SAMPLE) -> list[str]:
+    """Draw a finished search anew from what it wrote; the files' names.
+
+    `named` is what commands call the winner's model, and `shown` how many rows the interactive page holds at most.
+    """
     summary = json.loads(store.read_text("search.json"))
-    return page.write(summary, draw(summary), to, _winners_run(store, summary["winner"]))
+    facts = _winners_run(store, summary, named or store.root, shown)
+    if facts is None:
+        return page.write(summary, draw(summary), to, ({}, [note("Not shown: the winner's run: its files are gone")]))
+    interactive = explored(facts, to)
+    drawn, parts = told(facts)
+    return [*interactive, *page.write(summary, draw(summary), to, (drawn, [*map(link, interactive), *parts]))]
 
 
-def _winners_run(store: Store, winner: dict[str, Any]) -> tuple[dict[str, bytes], list[str]]:
-    """Pictures and parts of the report of the winner's run, from its model, its assignments and the rows."""
+def _winners_run(store: Store, summary: dict[str, Any], named: str, shown: int) -> Facts | None:
+    """Facts of the winner's run, from its model, its assignments and the rows; None where those are gone."""
     settings = json.loads(store.read_text("tune.json")).get("settings")
     if settings is None or not store.exists("model/model.json"):
-        return {}, [note("Not shown: the winner's run, whose files are not there")]
-    return told(of_winner(store, winner, build(DataSettings, settings["data"], at="data")))
+        return None
+    after, data = after_search(summary, named, store.root), build(DataSettings, settings["data"], at="data")
+    return of_winner(store, summary, data, named=named, after=after, shown=shown)
 
 
 def _child(search: str, entry: dict[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def suggest(source: Source, store: Store) -> dict[int, str]:
     known = np.flatnonzero(labels != NOWHERE)
     rows, ids = describe(drawn, source), labels[known]
     found = contrast(rows.values[known], ids)
-    texts = {name: of_texts([values[i] for i in known], ids) for name, values in rows.texts.items()}
+    texts = {name: of_texts(values[known].tolist(), ids) for name, values in rows.texts.items()}
     own = drawn.stored is not None or (source.encoding is None and len(source.columns) == source.n_features)
     named = names(suggested(found, rows.names) if own else {}, found.clusters, [*texts.values()])
     labelled = relabel(store / "model", lambda before: before.with_suggested(named))

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from raydc.core.storage import Store
 from raydc.data import DataSettings, Source
-from raydc.pipelines.report import page, pictures, words
-from raydc.pipelines.report.facts import Facts, gather, of_winner, project, typical
+from raydc.pipelines.report import explore, page, pictures, words
+from raydc.pipelines.report.facts import SAMPLE, Facts, gather, of_winner, project, typical
 
 MEMBERS = 8
+EXPLORE = "explore.html"
 TOLD_FEATURES = 4
 """Features that are named of each cluster."""
 TOLD_TERMS = 10
@@ -31,21 +32,32 @@ def report(
     data: DataSettings | None = None,
     allow_code: Collection[str] = (),
     source: Source | None = None,
+    shown: int = SAMPLE,
 ) -> list[str]:
     """Draw a finished run, given by its output directory (or URI) or its MLflow run id, into `to`; the files' names.
 
-    Rows are opened where the run's settings say, or where `data` says, unless `source` has them
-    opened. Raises ValueError if there is no finished run,
-    or if its method does not come with raydc and `allow_code` does not name it.
+    `shown` is how many rows the interactive page holds at most. Rows are opened where the run's settings say, or where
+    `data` says, unless `source` has them opened. Raises ValueError if there is no finished run, or if its method does
+    not come with raydc and `allow_code` does not name it.
     """
     with opened(run, tracking_uri) as store:
-        return write(gather(store, data, allow_code, source), Store(to))
+        return write(gather(store, data, allow_code, source, shown, model_of(run, store)), Store(to))
+
+
+def model_of(run: str, store: Store) -> str:
+    """What commands call the model of a run or search, which was opened as this store."""
+    return f"runs:/{run}/model" if _recorded(run) else store.root
+
+
+def _recorded(run: str) -> bool:
+    """Whether a run is given by its MLflow id, and not by its directory."""
+    return re.fullmatch(r"[0-9a-f]{32}", run) is not None and not os.path.exists(run)
 
 
 @contextmanager
 def opened(run: str, tracking_uri: str | None = None) -> Iterator[Store]:
     """The files of a run or a search, wherever they are."""
-    if not re.fullmatch(r"[0-9a-f]{32}", run) or os.path.exists(run):
+    if not _recorded(run):
         yield Store(run)
         return
     from raydc.tracking import registry
@@ -56,21 +68,29 @@ def opened(run: str, tracking_uri: str | None = None) -> Iterator[Store]:
 
 
 def write(facts: Facts, to: Store) -> list[str]:
-    """Write every picture that the facts allow, then the page; the files' names."""
+    """Write every picture that the facts allow, the interactive page, and then the page; the files' names."""
     drawn, parts = told(facts)
     for name, png in drawn.items():
         to.write_bytes(name, png)
-    to.write_text("index.html", page.page(facts.title, parts))
-    return [*drawn, "index.html"]
+    interactive = explored(facts, to)
+    opening = [page.warnings(facts.summary.get("warnings") or []), *_verdict(facts), page.note(f"next: {facts.after}")]
+    to.write_text("index.html", page.page(facts.title, [*opening, *map(page.link, interactive), *parts]))
+    return [*drawn, *interactive, "index.html"]
+
+
+def explored(facts: Facts, to: Store) -> list[str]:
+    """Write the interactive page, where there are rows to show; its name."""
+    if facts.sample is None:
+        return []
+    to.write_text(EXPLORE, explore.page(facts))
+    return [EXPLORE]
 
 
 def told(facts: Facts) -> tuple[dict[str, bytes], list[str]]:
-    """The pictures that the facts allow, by file name, and the parts of the page, which holds them."""
+    """The pictures that the facts allow, by file name, and the parts of the page, which holds them; not its opening."""
     drawn = [(f"{name}.png", pictures.png(draw()), caption) for name, caption, draw in _drawings(facts)]
     summary = facts.summary
     parts = [
-        page.warnings(summary.get("warnings") or []),
-        *_verdict(facts),
         *([page.note(words.of_alignment(summary["aligned"]))] if "aligned" in summary else []),
         page.table(("what", "value"), _about(facts)),
         page.heading("Measures without labels"),
@@ -98,13 +118,13 @@ def told(facts: Facts) -> tuple[dict[str, bytes], list[str]]:
 
 def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
     """Name, caption and drawing of each picture, in the order of the page."""
-    summary, model, sample = facts.summary, facts.model, facts.sample
+    summary, model = facts.summary, facts.model
+    sample = None if facts.sample is None else facts.sample.thinned(SAMPLE)
     n_clusters, images = len(summary["sizes"]), len(model.shape) == 3
     found: list[tuple[str, str, Callable[[], Figure]]] = []
     if sample is not None:
-        space = sample.rows if sample.embedding is None else sample.embedding
         what = "rows" if sample.embedding is None else "embedding"
-        for name, points in project(space).items():
+        for name, points in project(sample.space).items():
             caption = f"{len(points):,} rows in two dimensions: {name} of the {what}; numbers name the clusters"
             labels = (f"{name} 1", f"{name} 2")
             title = f"Rows by cluster ({name} of the {what})"
@@ -123,7 +143,7 @@ def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
                 )
             )
         if images:
-            chosen = typical(sample, min(n_clusters, SHOWN_CLUSTERS), MEMBERS)
+            chosen = typical(sample, range(min(n_clusters, SHOWN_CLUSTERS)), MEMBERS)
             rows = {k: (sample.rows[near], sample.rows[far]) for k, (near, far) in chosen.items()}
             some = f" of {len(rows)} of {n_clusters} clusters" if len(rows) < n_clusters else ""
             far = "farthest from it" if np.isnan(sample.membership).any() else "those the model is least sure of"
@@ -212,18 +232,25 @@ def _levels(facts: Facts) -> list[str]:
     found, joins = facts.summary.get("levels") or {}, facts.model.labels.joins
     if not found:
         return []
+    given = facts.model.labels.given
     rows = [
-        (int(level), f"{joins[-int(level)].first} and {joins[-int(level)].second}", value)
+        (int(level), f"{given[joins[-int(level)].first]} and {given[joins[-int(level)].second]}", value, _stable(value))
         for level, value in found.items()
     ]
     return [
         page.heading("The tree of clusters"),
+        page.note(words.of_levels(found)),
         page.note(
             "raydc assign --level L joins the clusters to L of them, each called by its lowest number. Stability: how "
-            "alike the trees of random halves of the rows join them (adjusted Rand index); below .75 it may be chance."
+            f"alike the trees of random halves of the rows join them (adjusted Rand index); below {words.STABLE:.2f} "
+            "it may be chance."
         ),
-        page.table(("level", "joined there", "stability"), rows),
+        page.table(("level", "joined there", "stability", ""), rows),
     ]
+
+
+def _stable(value: float) -> str:
+    return "stable" if value >= words.STABLE else ""
 
 
 def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -234,4 +261,4 @@ def _measures(facts: Facts) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     return head, [(k, v, initial.get(k), words.gloss(k)) for k, v in measures.items()]
 
 
-__all__ = ["of_winner", "opened", "report", "told", "write"]
+__all__ = ["SAMPLE", "Facts", "explored", "model_of", "of_winner", "opened", "report", "told", "write"]

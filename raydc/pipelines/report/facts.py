@@ -2,8 +2,8 @@
 
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,16 @@ from sklearn.decomposition import PCA
 from raydc.core.settings import build
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source
+from raydc.data.described import Described, describe
 from raydc.data.sample import spaced_rows
-from raydc.training.model import ClusteringModel
+from raydc.pipelines.report import words
+from raydc.training.model import TRUST, ClusteringModel
 
 SAMPLE = 5000
-"""Rows that are looked at, at most."""
+"""Rows that pictures show, at most."""
+LOOKED, VALUES = 4, 2**26
+"""Rows that are looked at for each one that the interactive page shows, where there are more; and values in them, at
+most."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,34 @@ class Sample:
     """Labels when clustering began."""
     embedding: NDArray[np.float32] | None
     """[n, D]; None where the method embeds no rows alone."""
+    agreement: NDArray[np.float32]
+    """Share of the model's replicas; NaN where it has none."""
+    described: Described
+    """The rows as people know them."""
+
+    @property
+    def space(self) -> NDArray[Any]:
+        """Where rows lie [n, D]: in the embedding, where there is one."""
+        return self.rows if self.embedding is None else self.embedding
+
+    def take(self, which: NDArray[np.int64]) -> "Sample":
+        """The rows at these positions."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        found: dict[str, Any] = {
+            name: None if values is None else taken(values, which) for name, values in given.items()
+        }
+        return Sample(**found)
+
+    def thinned(self, most: int) -> "Sample":
+        """At most so many rows, evenly spaced."""
+        return self.take(
+            np.unique(np.linspace(0, len(self.rows) - 1, min(most, len(self.rows))).round().astype(np.int64))
+        )
+
+
+def taken(values: Any, which: NDArray[np.int64]) -> Any:
+    """Rows of what has one of each."""
+    return values.take(which) if isinstance(values, Described) else values[which]
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,12 @@ class Facts:
     feature_names: Sequence[str]
     missing: Sequence[str]
     """What could not be shown, and why."""
+    named: str
+    """What commands call the model, such as its run's directory."""
+    after: str
+    """What to do now, in one sentence."""
+    shown: int = SAMPLE
+    """Rows that the interactive page shows, at most."""
     profiles: pa.Table | None = None
     """A line for each cluster and feature, as `raydc.training.profiles` writes them; None where it was not written."""
 
@@ -63,6 +102,8 @@ def gather(
     settings: DataSettings | None = None,
     allow_code: Collection[str] = (),
     source: Source | None = None,
+    shown: int = SAMPLE,
+    named: str | None = None,
 ) -> Facts:
     """Facts of the run in `store`. Raises ValueError if it is not finished, or as `ClusteringModel.of` does.
 
@@ -79,39 +120,52 @@ def gather(
     model = ClusteringModel.stored(store / "model", allow_code)
     summary = json.loads(store.read_text("summary.json"))
     lines = store.read_text("metrics.jsonl").splitlines() if store.exists("metrics.jsonl") else []
-    missing: list[str] = []
-    sample, names = None, [f"feature {i}" for i in range(model.n_features)]
-    try:
-        given = settings or build(DataSettings, config["data"], at="data")
-        source = source or open_source(given.with_encoding(model.encoding))
-        names = [source.name_of(i) for i in range(source.n_features)]
-        sample = draw(source, store, model)
-    except DataError as problem:
-        missing.append(f"pictures of rows: {problem}")
+    given = settings or build(DataSettings, config["data"], at="data")
+    rows = _rows(given.with_encoding(model.encoding), store, model, shown, source)
     title = f"{model.method_name}, {summary['found']} clusters of {summary['rows']:,} rows"
-    return Facts(
-        title, model, config, summary, [json.loads(line) for line in lines], sample, names, missing, _profiles(store)
+    after = words.after_training(
+        summary.get("verdict"),
+        data=given.path,
+        method=model.method_name,
+        n_clusters=summary["n_clusters"],
+        model=named or store.root,
+        refuses=bool(model.refuses),
     )
+    progress = [json.loads(line) for line in lines]
+    return Facts(title, model, config, summary, progress, *rows, named or store.root, after, shown, _profiles(store))
 
 
-def of_winner(store: Store, winner: Mapping[str, Any], data: DataSettings) -> Facts:
-    """Facts of the winner of the search in `store`, as far as its model and its assignments tell them."""
+def of_winner(
+    store: Store, search: Mapping[str, Any], data: DataSettings, *, named: str, after: str, shown: int = SAMPLE
+) -> Facts:
+    """Facts of the winner of a search in `store`, as far as its model and its assignments tell them.
+
+    `search` is what search.json holds, `named` what commands call its model, and `after` what to do now.
+    """
+    winner = search["winner"]
     model = ClusteringModel.stored(store / "model", [winner["method"]])
     labels = [pq.read_table(io.BytesIO(store.read_bytes(name)))["cluster"] for name in _parts(store)]
     ids = np.concatenate([np.zeros(0, np.int64), *(part.to_numpy() for part in labels)])
     sizes = np.bincount(ids[ids >= 0], minlength=model.n_clusters)
     summary = {"n_clusters": len(sizes), "sizes": sizes.tolist(), "found": int((sizes > 0).sum()), "rows": len(ids)}
-    missing: list[str] = []
-    sample, names = None, [f"feature {i}" for i in range(model.n_features)]
-    try:
-        source = open_source(data)
-        names = [source.name_of(i) for i in range(source.n_features)]
-        sample = draw(source, store, model)
-    except DataError as problem:
-        missing.append(f"pictures of rows: {problem}")
     title = f"{model.method_name}, {summary['found']} clusters of {len(ids):,} rows"
-    about = summary | {"measures": winner["measures"]}
-    return Facts(title, model, winner["settings"], about, [], sample, names, missing, _profiles(store))
+    about = summary | {"measures": winner["measures"], "warnings": search["notes"], "verdict": search["verdict"]}
+    rows = _rows(data, store, model, shown)
+    return Facts(title, model, winner["settings"], about, [], *rows, named, after, shown, _profiles(store))
+
+
+def _rows(
+    data: DataSettings, store: Store, model: ClusteringModel, shown: int, source: Source | None = None
+) -> tuple[Sample | None, list[str], list[str]]:
+    """A sample of the rows, what their features are called, and what is missing."""
+    try:
+        source = source or open_source(data)
+        names = [source.name_of(i) for i in range(source.n_features)]
+        most = shown if source.n_rows <= shown or shown <= SAMPLE else LOOKED * shown
+        return draw(source, store, model, max(SAMPLE, min(most, VALUES // source.n_features))), names, []
+    except DataError as problem:
+        names = [f"feature {i}" for i in range(model.n_features)]
+        return None, names, [f"pictures of rows: {problem}"]
 
 
 def _profiles(store: Store) -> pa.Table | None:
@@ -126,23 +180,33 @@ def _parts(store: Store) -> list[str]:
 def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPLE) -> Sample:
     """Rows drawn evenly from the data, without those that were dropped; DataError if none has an assignment."""
     drawn = spaced_rows(source, size)
-    x, names = drawn.x, drawn.ids
-    table = _assignments(store, drawn.positions)
+    table, rows = _assignments(store, drawn.positions), describe(drawn, source)
     if table is None and model.refuses:
         raise DataError(f"no assignments are stored, and the model cannot make them: {model.refuses}")
     if table is None:
-        found = model.assign(x)
-        labels, membership, distance, initial = found.clusters, found.membership, found.distance, None
+        known, found = np.arange(len(drawn.x)), model.assign(drawn.x)
+        columns = {"cluster": found.clusters, **{name: getattr(found, name) for name in TRUST}}
     else:
         known = table["at"].to_numpy()
-        x, names = x[known], names[known]
-        labels, membership, distance = (table[name].to_numpy() for name in ("cluster", "membership", "distance"))
-        initial = table["initial"].to_numpy() if "initial" in table.column_names else None
-    if not len(x):
+        columns = {
+            name: table[name].to_numpy() for name in ("cluster", *TRUST, "initial") if name in table.column_names
+        }
+    if not len(known):
         raise DataError(
             f"{source.settings.path}: none of its rows is among the run's assignments; have the data moved?"
         )
-    return Sample(x, names, labels.astype(np.int64), membership, distance, initial, _embed(model, x))
+    x = drawn.x[known]
+    return Sample(
+        rows=x,
+        ids=drawn.ids[known],
+        labels=columns["cluster"].astype(np.int64),
+        membership=columns["membership"],
+        distance=columns["distance"],
+        agreement=columns["agreement"],
+        initial=columns.get("initial"),
+        embedding=_embed(model, x),
+        described=rows.take(known),
+    )
 
 
 def project(embedding: NDArray[Any], seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -162,15 +226,14 @@ def project(embedding: NDArray[Any], seed: int = 0) -> dict[str, NDArray[Any]]:
     return found
 
 
-def typical(sample: Sample, n_clusters: int, most: int) -> dict[int, tuple[NDArray[Any], NDArray[Any]]]:
+def typical(sample: Sample, clusters: Iterable[int], most: int) -> dict[int, tuple[NDArray[Any], NDArray[Any]]]:
     """Positions of each cluster's most and least typical rows.
 
     Most typical: nearest to the cluster's mean in the embedding. Least: the smallest largest membership, or, where the
     method has none, farthest from that mean.
     """
-    space = sample.rows if sample.embedding is None else sample.embedding
-    found = {}
-    for cluster in range(n_clusters):
+    space, found = sample.space.reshape(len(sample.rows), -1), {}
+    for cluster in clusters:
         rows = np.flatnonzero(sample.labels == cluster)
         if len(rows):
             distance = np.linalg.norm(space[rows] - space[rows].mean(axis=0), axis=1)

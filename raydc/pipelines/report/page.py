@@ -48,6 +48,11 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
+def link(name: str) -> str:
+    """A way to a page beside this one."""
+    return f'<p><a href="{escape(name)}">{escape(name)}</a>: the same rows to move about in</p>'
+
+
 def warnings(texts: Sequence[str]) -> str:
     """A box for each warning; nothing where there is none."""
     return "\n".join(f'<div class="warning" role="alert">{escape(text)}</div>' for text in texts)

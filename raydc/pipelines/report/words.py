@@ -34,6 +34,8 @@ GLOSSES = {
 """One line for each measure that tables show, by its name in lower case."""
 ALIKE, RELATED = 0.9, 0.6
 """Mean adjusted Rand index of the clusters of two seeds from which they count as the same, and as related."""
+STABLE = 0.75
+"""Stability of a level of the tree from which it is no chance (Hennig, as of clusters)."""
 UNLIKE = 0.2
 """Share of far rows, 1 % of those trained on, from which new rows count as unlike them."""
 
@@ -80,6 +82,29 @@ def rule(verdict: Mapping[str, Any]) -> str:
         f"noise: {rounded(verdict['noise'])}); a row belongs nowhere if fewer than half of its neighbours share its "
         f"cluster; told from {verdict['rows']:,} rows"
     )
+
+
+def of_levels(levels: Mapping[str, float]) -> str:
+    """At which levels the tree of clusters is stable; nothing where it was not measured."""
+    if not levels:
+        return ""
+    stable = [int(level) for level, value in levels.items() if value >= STABLE]
+    if not stable:
+        return (
+            f"The tree of clusters is stable at no level from 2 to {len(levels) + 1}: do not rely on coarser clusters."
+        )
+    return f"The tree of clusters is stable at {'level' if len(stable) == 1 else 'levels'} {spans(stable)}."
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending numbers, with those that follow each other as one: "2-4, 7"."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found)
 
 
 def shaky(verdict: Mapping[str, Any]) -> bool:
