@@ -207,7 +207,7 @@ def _profiles(facts: Facts) -> list[str]:
     for cluster in clusters:
         own = [line for line in found if line["cluster"] == cluster]
         said = [
-            f"{line['direction']} {line['feature']}: {line['mean']:.4g}, else {line['rest']:.4g}"
+            words.contrasted(line["feature"], line["direction"], line["mean"], line["rest"])
             for line in own
             if line["kind"] == "feature"
         ]

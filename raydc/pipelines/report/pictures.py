@@ -63,7 +63,8 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
     if len(clusters) > NUMBERED:
         clusters = clusters[np.argsort(-counts, kind="stable")[:NUMBERED]]
         title += f"; the {NUMBERED} largest are numbered"
-    size = float(np.clip(9000 / max(1, len(points)), 3, 24))
+    size = float(np.clip(40_000 / max(1, len(points)), 3, 90))  # few rows fill the picture as many do
+    alpha = float(np.clip(1.15 - 0.15 * np.log10(max(1, len(points))), 0.4, 0.85))
     colours = np.array([colour(k) for k in range(int(labels.max(initial=0)) + 1)])
     markers = np.array([marker(k) for k in range(len(colours))])[labels]
     shuffled = np.random.default_rng(0).permutation(len(points))  # no cluster hides another by being drawn last
@@ -71,7 +72,7 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
         for shape in np.unique(markers[part]):
             rows = part[markers[part] == shape]
             x, y = points[rows].T
-            axes.scatter(x, y, s=size, color=colours[labels[rows]], marker=shape, alpha=0.6, linewidths=0)
+            axes.scatter(x, y, s=size, color=colours[labels[rows]], marker=shape, alpha=alpha, linewidths=0)
     font = 12 if len(clusters) <= 12 else 9
     for cluster in clusters:
         x, y = np.median(points[labels == cluster], axis=0)

@@ -1,5 +1,6 @@
 """What numbers mean, in plain words: a gloss for each measure, the verdict on clusters, and what to do next."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,13 @@ def rule(verdict: Mapping[str, Any]) -> str:
         f"noise: {rounded(verdict['noise'])}); a row belongs nowhere if fewer than half of its neighbours share its "
         f"cluster; told from {verdict['rows']:,} rows"
     )
+
+
+def contrasted(feature: str, direction: str, mean: float, rest: float) -> str:
+    """A feature of a cluster against that of all other rows, in as many digits as tell the two apart."""
+    apart, size = abs(mean - rest), max(abs(mean), abs(rest))
+    digits = 4 if not apart or not math.isfinite(apart) else min(15, max(4, 2 + math.ceil(math.log10(size / apart))))
+    return f"{direction} {feature}: {mean:.{digits}g}, else {rest:.{digits}g}"
 
 
 def of_levels(levels: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from raydc.pipelines.report import words
-from raydc.pipelines.report.explore.contents import contents
+from raydc.pipelines.report.explore.content import contents
 from raydc.pipelines.report.facts import Facts
 from raydc.pipelines.report.page import escape, warnings
 
@@ -83,7 +83,7 @@ def _shown(facts: Facts, found: Mapping[str, Any]) -> str:
     shown, rows = len(found["ids"]), facts.summary["rows"]
     some = f"{shown:,} of {rows:,} rows" if shown < rows else f"All {shown:,} rows"
     if any(each["density"] for each in found["maps"]):
-        some += ", as many of each cluster as there are; grey: where all rows looked at are dense"
+        some += ", of each cluster as many, as far as it has them; grey: where all rows looked at are dense"
     return f"{some}."
 
 

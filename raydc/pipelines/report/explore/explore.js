@@ -25,15 +25,18 @@ function element(name, text = "", classes = "") {
   return made;
 }
 
-function told(value) {
+// What a column says of a row: of numbers, digits that are fine against how far they vary.
+function told(column, value) {
+  if (column.kind !== "number") return column.names[value];
   if (Number.isNaN(value)) return "none";
-  return Number.isInteger(value) ? count(value) : String(Number(value.toPrecision(5)));
+  const digits = Math.min(6, Math.max(0, 3 - Math.floor(Math.log10(column.high - column.low || 1))));
+  return value.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
 const labels = integers(data.labels);
 const columns = data.columns.map((column) => ({
   ...column,
-  values: column.kind === "number" ? floats(column.values) : integers(column.values),
+  values: column.kind === "number" ? Float64Array.from(floats(column.values), (part) => column.base + part) : integers(column.values),
 }));
 const maps = data.maps.map((map) => ({ ...map, x: floats(map.x), y: floats(map.y) }));
 const clusters = new Clusters(data.clusters, data.joins);
@@ -112,7 +115,7 @@ function legend() {
   }
   const bar = element("span", "", "ramp");
   bar.style.background = `linear-gradient(to right, ${data.ramp.map((colour) => `rgb(${colour.join(",")})`).join(",")})`;
-  place.append(element("span", told(colouring.low)), bar, element("span", told(colouring.high)));
+  place.append(element("span", told(colouring, colouring.low)), bar, element("span", told(colouring, colouring.high)));
 }
 
 // Where the names of clusters stand: at the median of their rows.
@@ -145,7 +148,7 @@ function thumbnail(row) {
 }
 
 function member(row) {
-  const made = (data.thumbnails && thumbnail(row)) || element("span", data.excerpts ? data.excerpts[row] : String(data.ids[row]), "member");
+  const made = (data.thumbnails && thumbnail(row)) || element("span", data.excerpts ? data.excerpts[row] : String(data.ids[row]), data.excerpts ? "excerpt" : "member");
   made.title = String(data.ids[row]);
   return made;
 }
@@ -155,7 +158,7 @@ function hover(row, event) {
   box.hidden = row === NONE;
   if (row === NONE) return;
   const cluster = clusterOf(row);
-  box.replaceChildren(element("b", `${data.ids[row]}`), element("div", `cluster ${cluster} ${clusters.nameOf(cluster)}`));
+  box.replaceChildren(element("b", `${data.ids[row]}`), element("div", `cluster ${cluster} ${clusters.nameOf(cluster) || looks.get(labels[row])?.suggested || ""}`));
   const picture = data.thumbnails && thumbnail(row);
   if (picture) box.append(picture);
   if (data.excerpts) box.append(element("p", data.excerpts[row]));
@@ -163,7 +166,7 @@ function hover(row, event) {
   for (const column of columns) {
     const line = values.insertRow(), value = column.values[row];
     line.insertCell().textContent = column.name;
-    line.insertCell().textContent = column.kind === "number" ? told(value) : column.names[value];
+    line.insertCell().textContent = told(column, value);
   }
   box.append(values);
   box.style.left = `${Math.min(event.clientX + 16, window.innerWidth - box.offsetWidth - 8)}px`;
@@ -187,8 +190,8 @@ function table() {
     const line = body.insertRow(), cells = [String(data.ids[row]), String(clusterOf(row))];
     if (data.thumbnails) line.insertCell().append(thumbnail(row) || "");
     if (data.excerpts) cells.push(data.excerpts[row]);
-    for (const column of columns) cells.push(column.kind === "number" ? told(column.values[row]) : column.names[column.values[row]]);
-    for (const text of cells) line.insertCell().textContent = text;
+    for (const column of columns) cells.push(told(column, column.values[row]));
+    for (const text of cells) Object.assign(line.insertCell(), { textContent: text, title: text });
   }
   get("more").textContent = found.length > SHOWN_ROWS ? `The first ${SHOWN_ROWS}; the file has all of them.` : "";
 }
@@ -351,7 +354,7 @@ function filterBy(column) {
   filters.column = column;
   for (const [name, bound] of [["low", -Infinity], ["high", Infinity]]) {
     get(name).disabled = column === null;
-    get(name).placeholder = column === null ? name : told(column[name]);
+    get(name).placeholder = column === null ? name : told(column, column[name]);
     get(name).value = "";
     filters[name] = bound;
   }

@@ -106,9 +106,9 @@ class RowMap {
           const weight = alpha[i * size + j];
           if (weight === 0) continue;
           const pixel = (line + i) * width + column + j, at = 4 * pixel;
-          bytes[at] += (red - bytes[at]) * weight;
-          bytes[at + 1] += (green - bytes[at + 1]) * weight;
-          bytes[at + 2] += (blue - bytes[at + 2]) * weight;
+          bytes[at] += ((red - bytes[at]) * weight) >> 8;
+          bytes[at + 1] += ((green - bytes[at + 1]) * weight) >> 8;
+          bytes[at + 2] += ((blue - bytes[at + 2]) * weight) >> 8;
           if (passing) owner[pixel] = row;
         }
       }
@@ -215,13 +215,13 @@ class RowMap {
 
 const GREY = [170, 170, 170];
 
-// A disc of this radius in pixels: how much of each pixel it covers, times its strength.
+// A disc of this radius in pixels: how much of each pixel it covers, times its strength, in 256ths.
 function stamp(radius, strength) {
-  const half = Math.ceil(radius - 0.5), size = 2 * half + 1, alpha = new Float32Array(size * size);
+  const half = Math.ceil(radius - 0.5), size = 2 * half + 1, alpha = new Int32Array(size * size);
   for (let i = 0; i < size; i++) {
     for (let j = 0; j < size; j++) {
       const covered = radius + 0.5 - Math.hypot(i - half, j - half);
-      alpha[i * size + j] = strength * Math.min(1, Math.max(0, covered));
+      alpha[i * size + j] = 256 * strength * Math.min(1, Math.max(0, covered));
     }
   }
   return { size, alpha };

@@ -14,7 +14,7 @@ from PIL import Image
 from raydc.clustering.metrics.contrast import contrast
 from raydc.pipelines.report import pictures
 from raydc.pipelines.report.facts import Facts, Sample, project, typical
-from raydc.pipelines.report.words import STABLE
+from raydc.pipelines.report.words import STABLE, contrasted
 
 COLUMNS = 16
 """Columns that rows can be coloured and filtered by, at most: of numbers those with the largest effects."""
@@ -48,7 +48,7 @@ def contents(facts: Facts) -> dict[str, Any]:
         "levels": facts.summary.get("levels") or {},
         "stable": STABLE,
         "labels": _packed(sample.labels, np.int32),
-        "ids": sample.ids.tolist(),
+        "ids": [str(one) for one in sample.ids.tolist()],
         "excerpts": _excerpts(sample),
         "columns": _columns(sample, pixels),
         "maps": _maps(looked, chosen),
@@ -154,7 +154,7 @@ def _told(facts: Facts) -> dict[int, str]:
         if line["kind"] == "term":
             terms.append(line["feature"])
         else:
-            features.append(f"{line['direction']} {line['feature']}: {line['mean']:.4g}, else {line['rest']:.4g}")
+            features.append(contrasted(line["feature"], line["direction"], line["mean"], line["rest"]))
     parts = {cluster: [*features[:FEATURES], ", ".join(terms[:TERMS])] for cluster, (features, terms) in found.items()}
     return {cluster: "; ".join(part for part in own if part) for cluster, own in parts.items()}
 
@@ -189,9 +189,13 @@ def _columns(sample: Sample, pixels: bool) -> list[dict[str, Any]]:
 
 
 def _number(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    values = values.astype(np.float64)
     known = values[np.isfinite(values)]
     low, high = (float(np.quantile(known, share)) for share in (0.01, 0.99)) if len(known) else (0.0, 0.0)
-    return {"name": name, "kind": "number", "values": _packed(values, np.float32), "low": low, "high": high}
+    # float32 tells values apart that vary little far from 0, once one of them is taken off
+    base = float(np.quantile(known, 0.5, method="lower")) if len(known) else 0.0
+    packed = _packed(values - base, np.float32)
+    return {"name": name, "kind": "number", "base": base, "values": packed, "low": low, "high": high}
 
 
 def _category(name: str, values: NDArray[np.object_]) -> dict[str, Any]:
