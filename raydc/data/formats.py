@@ -12,7 +12,8 @@ FORMATS = {**TABLES, "images": IMAGES}
 """Files that a folder of rows may hold; the first that one holds are its rows if they are Parquet."""
 READ = (
     f"raydc reads Parquet ({', '.join(PARQUET)}), CSV (.csv, .tsv, also .gz), JSON Lines (.jsonl, .ndjson), Arrow "
-    f"({', '.join(ARROW)}), ORC, pictures ({', '.join(IMAGES)}), .npy, .npz with X, and SciPy's sparse .npz"
+    f"({', '.join(ARROW)}), ORC, pictures ({', '.join(IMAGES)}), .npy, .npz with X, "
+    "SciPy's sparse .npz, and AnnData (.h5ad)"
 )
 FRAME = '.to_parquet("rows.parquet", index=False)'
 CONVERSIONS = {

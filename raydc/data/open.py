@@ -10,6 +10,7 @@ import pyarrow.fs as pafs
 
 from raydc.core.registries import PluginError
 from raydc.data import encoders
+from raydc.data.anndata import SUFFIX, has_names, open_anndata
 from raydc.data.arrays import open_array, open_digits
 from raydc.data.arrow import HeldColumns
 from raydc.data.columnar import ColumnFile
@@ -34,6 +35,8 @@ def open_source(settings: DataSettings) -> Source:
     path = settings.path
     if settings.encoder is not None:
         encoders.permit(settings.encoder)
+    if settings.matrix != DataSettings.model_fields["matrix"].default and not path.lower().endswith(SUFFIX):
+        raise DataError(f"data.matrix: {path} is no AnnData file ({SUFFIX}); leave it out")
     if path == "digits":
         return open_digits(settings)
     added = added_by(path)
@@ -52,6 +55,8 @@ def open_source(settings: DataSettings) -> Source:
         raise DataError(f"data.path: nothing at {path}; expected a file, a folder of files, or digits")
     if info.type == pafs.FileType.File and inner.lower().endswith((".npy", ".npz")):
         return open_array(settings, filesystem, info)
+    if info.type == pafs.FileType.File and inner.lower().endswith(SUFFIX):
+        return open_anndata(settings, filesystem, info)
     listing = careful(partial(listed, filesystem, info), settings.path)
     if listing.format == "images":
         from raydc.data.images import EncodedImages, ImageSource  # here: few rows are pictures, and Pillow takes time
@@ -113,6 +118,8 @@ def by_position(settings: DataSettings) -> bool:
     """Whether features go by their position, as in arrays, and not by names of columns."""
     if added_by(settings.path) is not None:
         return not open_source(settings).names
+    if settings.path.lower().endswith(SUFFIX):
+        return not has_names(settings)
     return settings.path == "digits" or settings.path.endswith((".npy", ".npz"))
 
 

@@ -20,7 +20,7 @@ SOURCES: "Registry[Callable[[DataSettings], Source]]" = Registry("raydc.sources"
 ENCODERS: "Registry[Callable[[], Encoder]]" = Registry("raydc.encoders", "encoder")
 """Encoders that others add: `Encoder` classes, or functions without arguments that give one."""
 SCHEMES = ("digits", "file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
-TAKEN = (*SCHEMES, ".npy", ".npz", *(suffix for suffixes in FORMATS.values() for suffix in suffixes))
+TAKEN = (*SCHEMES, ".npy", ".npz", ".h5ad", *(suffix for suffixes in FORMATS.values() for suffix in suffixes))
 """Names that sources of others cannot have: what raydc opens itself."""
 ScalingKind = Literal["none", "power", "centred", "standard", "unit", "unit_each", "symmetric", "symmetric_each"]
 Kind = Literal["number", "category", "text", "date", "picture"]
@@ -51,7 +51,7 @@ class DataSettings(Settings):
 
     path: Annotated[str, AfterValidator(public)]
     """Rows: Parquet, CSV, JSON Lines, Arrow, ORC (a file or a folder of them), a folder of pictures, .npy, .npz (X,
-    optional y), SciPy's sparse .npz, a URI of one, or digits."""
+    optional y), SciPy's sparse .npz, AnnData (.h5ad), a URI of one, or digits."""
     columns: Annotated[tuple[str, ...] | None, BeforeValidator(_columns)] = None
     """Feature columns by name: a,b,c, and a name that holds a comma in double quotes: '"a,b",c'; auto: all numbers,
     truth values, dates and texts that do not look like a label, an id or an index."""
@@ -72,6 +72,8 @@ class DataSettings(Settings):
     """Network that makes vectors of texts or pictures: wordllama, efficientnet-lite0, LIBRARY/NAME of torchvision,
     timm, sentence-transformers or transformers, or your own as module:NAME; by default there is none, and texts become
     tf-idf, pictures pixels."""
+    matrix: str = "X"
+    """Which matrix of an AnnData file (.h5ad) is the rows: X, layers/NAME, raw/X, or obsm/NAME such as obsm/X_pca."""
     missing: Missing = "error"
     """What a row without a number or date is, in a table: one that cannot be used (on_bad_row), or taken for the mean
     (impute), with a feature of its own that says so (indicate). A missing category is one of its own, a missing text is
