@@ -13,7 +13,7 @@ ORDER = [
     {"data", "networks", "networks/losses", "clustering/metrics"},
     {"clustering"},
     {"clustering/centroid_service", "methods"},
-    {"training/model", "training/model_files", "training/labels"},
+    {"training/model", "training/model_files", "training/labels", "training/baseline"},
     {"training", "tracking"},
     {"pipelines/report", "api/estimator"},
     {"pipelines"},

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raydc.core.settings import SettingsError, build, flatten, unflatten
 from raydc.data.settings import DataSettings
 from raydc.pipelines import assign as assignment
+from raydc.pipelines import watch as watching
 from raydc.pipelines.train import train_and_record
 from raydc.search import SearchWatch, TuneSettings, tune_and_record
 from raydc.tracking import registry
@@ -203,6 +204,34 @@ def assign(
         asked=Asked(level, outliers),
     )
     return Assignment(place, summary)
+
+
+def watch(
+    model: Place,
+    data: Place,
+    out: Place,
+    *,
+    workers: int = 0,
+    allow_code: Collection[str] = (),
+    tracking_uri: str | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Compare rows with those that a model was trained on, as `raydc watch` does; what watch.json holds.
+
+    `drifted` says whether they differ, `said` in what, and `checks` has every comparison. Raises as
+    `raydc.pipelines.watch.watch` does.
+    """
+    values = _together({"data.path": _place("data", data)}, settings)
+    for name in values.keys() - {"data"}:
+        raise SettingsError(f"{name}: watch takes settings of data alone")
+    return watching.watch(
+        _place("model", model),
+        build(DataSettings, values["data"], at="data"),
+        _place("out", out),
+        workers=workers,
+        tracking_uri=tracking_uri,
+        allow_code=allow_code,
+    )
 
 
 def load(model: Place, *, tracking_uri: str | None = None, allow_code: Collection[str] = ()) -> ClusteringModel:

@@ -264,7 +264,7 @@ def assigned(summary: dict[str, Any]) -> None:
     told = dict(summary)
     trust = {name: told.pop(name) for name in ("membership", "agreement", "far")}
     told |= {"clusters": len(told["clusters"]), "names": told["names"] or "none"}
-    told.pop("asked")
+    told.pop("asked"), told.pop("unseen")
     console = plain_console()
     for note in told.pop("notes"):
         console.print(f"note: {note}", style="dim")

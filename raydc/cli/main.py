@@ -372,6 +372,15 @@ def _sample(arguments: Sequence[str]) -> int:
     return sample.run(parser, arguments, data_of)
 
 
+def _watch(arguments: Sequence[str]) -> int:
+    parser = _Command("watch", "Compare new rows with those that a model was trained on: have they drifted?")
+    parser.ray()
+    parser.model_and_rows()
+    from raydc.cli import watch
+
+    return watch.run(parser, arguments, data_of)
+
+
 def _report(arguments: Sequence[str]) -> int:
     parser = _Command("report", "Draw a run or a search: pictures and one HTML page.")
     parser.add_argument("--run", required=True, help="an MLflow run id, or an output directory")
@@ -499,6 +508,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "assign": _assign,
     "edit": _edit,
     "sample": _sample,
+    "watch": _watch,
     "report": _report,
     "registry": _registry,
     "methods": _methods,

@@ -25,6 +25,10 @@ COMMANDS = {
         "take rows by a model: a balanced sample, prototypes, or near duplicates",
         "raydc sample --model models:/digits@champion --data rows/ --balanced --n 10000 --out sample/",
     ),
+    "watch": (
+        "compare new rows with those that a model was trained on; exit code 80 where they drifted",
+        "raydc watch --model models:/digits@champion --data new_rows/ --out watched/2030-01-31",
+    ),
     "report": (
         "draw a finished run or search anew: pictures and one page",
         "raydc report --run runs/a --out report/",

@@ -57,11 +57,17 @@ class Counts:
         bits = distances.astype(np.float32).view(np.int32).astype(np.int64)
         return _counted(np.zeros(n_clusters, np.int64), labels, bits, np.ones(len(labels), np.int64))
 
+    @property
+    def middle(self) -> NDArray[np.float64]:
+        """[M], the distance in the middle of those that the bits which are left stand for."""
+        lowest = (self.bits << self.cut[self.cluster]).astype(np.int32)
+        half = ((1 << self.cut[self.cluster]) >> 1).astype(np.int32)
+        return (lowest + half).view(np.float32).astype(np.float64)
+
     def quantiles(self) -> NDArray[np.float32]:
         """[K, QUANTILES] of each cluster's distances, linear between neighbours; 0 for a cluster without rows."""
         found = np.zeros((len(self.cut), QUANTILES), np.float32)
-        lowest = (self.bits << self.cut[self.cluster]).astype(np.int32)
-        middle = (lowest + ((1 << self.cut[self.cluster]) >> 1).astype(np.int32)).view(np.float32).astype(np.float64)
+        middle = self.middle
         starts = np.searchsorted(self.cluster, np.arange(len(self.cut) + 1))
         for k, (start, stop) in enumerate(pairwise(starts)):
             if start < stop:

@@ -320,6 +320,18 @@ def missing_in(column: pa.ChunkedArray) -> NDArray[np.bool_]:
     return found.to_numpy(zero_copy_only=False)
 
 
+def without_place(encoding: Encoding, block: Block) -> dict[str, int]:
+    """Rows whose category has no place of its own, by column; of columns where there are any."""
+    found, first = dict[str, int](), 0
+    for column in encoding.columns:
+        if isinstance(column.code, CategoryCode) and block.stored is not None:
+            other = block.x[:, first + len(column.code.levels)] > 0
+            rows = int((other & ~missing_in(block.stored[column.name])).sum())
+            found |= {column.name: rows} if rows else {}
+        first += len(column.features)
+    return found
+
+
 def _share(source: Source, numbers: int) -> float:
     """Of the rows that are drawn."""
     return min(ROWS, VALUES // max(1, numbers)) / source.n_rows

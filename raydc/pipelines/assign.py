@@ -9,7 +9,9 @@ import hashlib
 import io
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,14 @@ from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source, opened
 from raydc.data.encoding import Encoding
 from raydc.data.faults import bad_cells, complaint
+from raydc.data.marginals import without_place
 from raydc.data.open import by_position
 from raydc.data.profile import checksum, joined
 from raydc.data.source import dense
 from raydc.distributed import ray_cluster
 from raydc.pipelines import chunks
 from raydc.pipelines.chunks import Chunk
+from raydc.pipelines.counting import Counted, counts_of
 from raydc.training.labels import NOWHERE, Asked
 from raydc.training.model import AS_THEY_ARE, TRUST, ClusteringModel
 from raydc.training.model_files import weights_hash
@@ -52,11 +56,14 @@ def assign(
     poll: Callable[[], None] = lambda: None,
     allow_code: Collection[str] = (),
     asked: Asked = AS_THEY_ARE,
+    counted: bool = False,
 ) -> dict[str, Any]:
     """Write row, id, cluster and the columns of `model.TRUST` of every row of `data` into `out`; what it came to.
 
     A column is null where the model has no such number. The cluster is -1 of a row that belongs nowhere: of a cluster
     that was dropped, or an outlier where they are `asked` for.
+
+    Where it is to be `counted` how rows are spread, what `Counted` says of each file lies beside it.
 
     Runs in this process or in `workers` Ray actors; `poll` is called before and between chunks, and ends it by what it
     raises. `allow_code` names methods that do not come with raydc and whose code the model may have imported. Raises
@@ -86,6 +93,7 @@ def assign(
         "ids": source.identified,
         "asked": vars(asked),
         "files": [chunk.name for chunk in parts],
+        **({"counted": True} if counted else {}),
     }
     times = [*source.times.values()]
     before = _claim(store, manifest, f"{model_uri}, {data.path}")
@@ -260,9 +268,11 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("row", "id", "cluster", *TRUST)}
     dropped: list[int] = []
     checksums: list[int] = []
+    unseen, counts = Counter[str](), list[Counted]()
     for piece in chunk.pieces:
         block = source.read(piece)
         checksums.append(checksum(block))
+        unseen.update({} if model.encoding is None else without_place(model.encoding, block))
         bad = bad_cells(block)
         rows = np.arange(piece.rows) if bad is None else np.flatnonzero(~bad.any(axis=1))
         if bad is not None and not drop:
@@ -274,6 +284,8 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         columns["cluster"].append(found.clusters)
         for name in TRUST:
             columns[name].append(getattr(found, name))
+        if manifest.get("counted"):
+            counts.append(Counted.of(model, block, bad, found))
     whole: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
     about = {
         **{name: manifest[name] for name in WHOSE},
@@ -283,6 +295,7 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
         "membership": float(whole["membership"].sum(dtype=np.float64)),
         "agreement": float(whole["agreement"].sum(dtype=np.float64)) if model.replicas else None,
         "far": int((whole["distance"] > FAR).sum()),
+        "unseen": unseen,
     }
     whole |= trusted(*(whole[name] for name in TRUST))
     if whole["id"].dtype == object:
@@ -290,6 +303,8 @@ def _write(chunk: Chunk, source: Source, model: ClusteringModel, store: Store, m
     table = pa.table(whole).replace_schema_metadata({"raydc": json.dumps(about)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, write_page_checksum=True)
+    if counts:  # before the file that says that the chunk is made
+        store.write_bytes(counts_of(chunk.name), reduce(Counted.merged, counts).written())
     store.write_bytes(chunk.name, buffer.getvalue())
     failpoint("assigned")
 
@@ -324,6 +339,7 @@ def _summarise(
         "membership": sum(about["membership"] for about in abouts) / max(1, rows),
         "agreement": sum(about["agreement"] for about in abouts) / rows if voted else None,
         "far": sum(about["far"] for about in abouts),
+        "unseen": dict(sum((Counter(about["unseen"]) for about in abouts), Counter[str]())),
         "files": len(parts),
         "out": store.root,
         **made,

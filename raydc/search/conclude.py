@@ -14,6 +14,7 @@ import optuna
 import pyarrow as pa
 from optuna.trial import TrialState
 
+from raydc import methods
 from raydc.clustering.metrics import clarity, hierarchy, stability
 from raydc.core.storage import alone
 from raydc.data import opened
@@ -36,6 +37,7 @@ from raydc.training import alignment, profiles
 from raydc.training.alignment import Followed
 from raydc.training.labels import LabelMap
 from raydc.training.model import ClusteringModel, Replica
+from raydc.training.summary import write_baseline
 from raydc.training.worker_job import trusted, write_assignments
 
 SHOWN = (
@@ -122,6 +124,8 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     followed = _followed(context, winner, own, [labels for _, labels in others])
     clusters, verdict = _judged(winner, own, [labels for _, labels in others], followed.labels.given)
     weights = _write_model(context, winner, own, others, clusters, followed.labels, stop)
+    if not methods.load(winner.method).info.refuses:
+        write_baseline(context.store, context.profile.inputs)
     called = profiles.suggest(opened(context.settings.data, context.profile.fingerprint), context.store)
     band = selector.null(
         context.space,

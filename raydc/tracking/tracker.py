@@ -84,6 +84,10 @@ class Tracker:
             self._put("epoch", body, f"{line['step']} {line['phase']}")
         self._wake.set()
 
+    def log_look(self, metrics: Mapping[str, float], key: str) -> None:
+        """Metrics of one look of many at the same model, by the time when they were first put here; `key` names it."""
+        self._put("look", {"step": int(time.time()), "metrics": dict(metrics)}, key)
+
     def log_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json's scores as metrics, its warnings as a tag."""
         self._put("summary", {"metrics": summary_metrics(summary), "warnings": [*summary.get("warnings", ())]})
@@ -236,7 +240,7 @@ class Tracker:
                 return mlflow_client.start_run(*run, uri, self.outbox.lost.get(self.server))
             case "status":
                 mlflow_client.set_status(run_id, body["status"], uri)
-            case "epoch":
+            case "epoch" | "look":
                 mlflow_client.log_points(run_id, [point for one in batch for point in _points(one)], uri)
             case "summary":
                 mlflow_client.log_points(run_id, _points(message), uri, body["warnings"])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
@@ -22,6 +23,7 @@ from raydc.data.scaling import Scaling
 from raydc.methods.base import ROWS, Method, in_batches
 from raydc.networks.losses.hardening import exact_squared_distances
 from raydc.training import model_files
+from raydc.training.baseline import Baseline
 from raydc.training.labels import NOWHERE, Asked, LabelMap, cells_of, memberships_of
 
 TRUST = {
@@ -91,6 +93,8 @@ class ClusteringModel:
     """How columns become features, where they are no numbers already."""
     renamed: LabelMap | None = None
     """What the clusters are called; none where each has the method's own number."""
+    baseline: Baseline | None = None
+    """What the training rows were like; none before the end of a training."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -212,8 +216,15 @@ class ClusteringModel:
     def _standing(self, x: Tensor, clusters: np.ndarray) -> np.ndarray:
         if self.distances is None:
             return np.full(len(clusters), np.nan, np.float32)
-        located = torch.from_numpy(self._map(lambda part: (self.method.located(part),), x)[0])
+        located = torch.from_numpy(self._located(x))
         return self.distances.of(located, torch.from_numpy(clusters)).numpy()
+
+    def located(self, data: Any) -> np.ndarray:
+        """Where rows lie when their distances are taken, float32 [B, D]."""
+        return self._located(self.rows(data))
+
+    def _located(self, x: Tensor) -> np.ndarray:
+        return self._map(lambda part: (self.method.located(part),), x)[0]
 
     def to(self, device: str) -> None:
         """Move the networks; rows follow them."""
@@ -268,6 +279,8 @@ class ClusteringModel:
             files[model_files.DISTANCES] = model_files.tensor_bytes(vars(self.distances))
         if self.encoding is not None:
             files |= self.encoding.files()
+        if self.baseline is not None:
+            files |= self.baseline.files()
         code = source_file.of(type(self.method))
         if code is not None:
             files[model_files.CODE] = code.text.encode()
@@ -346,4 +359,17 @@ class ClusteringModel:
                 id_column=about["id_column"],
                 encoding=model_files.permitted_encoding(files, allow_code),
                 renamed=model_files.labels_of(files, trained.n_clusters),
+                baseline=_baseline_of(files),
             )
+
+
+def _baseline_of(files: Mapping[str, bytes]) -> Baseline | None:
+    """What the training rows were like, where the model says; ModelError where the file that says so is damaged."""
+    if model_files.BASELINE not in files:
+        return None
+    try:
+        return Baseline.of(files)
+    except (ValueError, TypeError, SafetensorError) as damage:
+        raise model_files.ModelError(
+            f"{model_files.BASELINE} does not say what the training rows were like: {damage}; {model_files.ANEW}"
+        ) from None

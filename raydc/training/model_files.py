@@ -26,14 +26,18 @@ from raydc.data.encoding import Encoding
 from raydc.methods.base import Method
 from raydc.training.labels import LabelMap
 
-FORMAT = 5
+FORMAT = 6
+READABLE = (5, FORMAT)
+"""Formats that are read: models of 5 say nothing of the rows that they were trained on."""
 ABOUT, WEIGHTS = "model.json", "state.safetensors"
 """The files that make a model; its replicas' weights, the distances and the clusters' ids lie beside them."""
 DISTANCES, LABELS = "distances.safetensors", "labels.json"
+BASELINE, BASELINE_COUNTS = "baseline.json", "baseline.safetensors"
+"""What the training rows were like."""
 CODE = "method.py"
 """The code of a method that a file of its own defines."""
 FILE = re.compile(
-    r"model\.json|labels\.json|encoding\.(json|safetensors)|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py"
+    r"model\.json|labels\.json|(encoding|baseline)\.(json|safetensors)|state\.safetensors|distances\.safetensors|replica-\d+\.safetensors|method\.py"
 )
 """Names of a model's files; its folder holds no others."""
 ANEW = "copy the whole folder anew from where it was made, or name another model"
@@ -63,11 +67,17 @@ class ModelFacts:
 def relabel(place: Store, change: Callable[[LabelMap], LabelMap]) -> LabelMap:
     """Give the clusters of a model on storage other names; the map as it is then. No weight is read or written."""
     labels = change(labels_of({LABELS: place.read_bytes(LABELS)}))
-    about, written = json.loads(place.read_bytes(ABOUT)), labels.model_dump_json(indent=1).encode()
-    about["sha256"][LABELS] = hashlib.sha256(written).hexdigest()
-    place.write_bytes(LABELS, written)
-    place.write_bytes(ABOUT, json.dumps(about, indent=1).encode())
+    amend(place, {LABELS: labels.model_dump_json(indent=1).encode()})
     return labels
+
+
+def amend(place: Store, files: Mapping[str, bytes]) -> None:
+    """Write some of a model's files anew on storage, and model.json with their checksums."""
+    about = json.loads(place.read_bytes(ABOUT))
+    for name, data in files.items():
+        place.write_bytes(name, data)
+        about["sha256"][name] = hashlib.sha256(data).hexdigest()
+    place.write_bytes(ABOUT, json.dumps(about, indent=1).encode())
 
 
 def facts_of(folder: str | Path) -> ModelFacts:
@@ -103,10 +113,10 @@ def checked(files: Mapping[str, bytes]) -> dict[str, Any]:
     """model.json, if it is of this format and the other files have its checksums; ModelError if not."""
     about = json.loads(files[ABOUT])
     found = about.get("format") if isinstance(about, dict) else None
-    if found != FORMAT:
+    if found not in READABLE:
         older = isinstance(found, int) and found < FORMAT
         what = "train the model anew, or use the raydc that made it" if older else "update raydc"
-        raise ModelError(f"expected a model of format {FORMAT}, got {found!r}: {what}")
+        raise ModelError(f"expected a model of format {' or '.join(map(str, READABLE))}, got {found!r}: {what}")
     for name, digest in about["sha256"].items():
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise ModelError(f"{name} is damaged: it does not have the checksum that {ABOUT} states; {ANEW}")

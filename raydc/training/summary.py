@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from raydc.clustering.distances import Counts, merge
 from raydc.clustering.metrics import clarity, external, graph, hierarchy, monitors
 from raydc.core.storage import Store
 from raydc.data import Scaling, Source, load_shard, read_labels, units
+from raydc.data.marginals import Inputs
+from raydc.training.baseline import Baseline, trusted_of
 from raydc.training.labels import NOWHERE
-from raydc.training.model import ClusteringModel
-from raydc.training.model_files import relabel
+from raydc.training.model import TRUST, ClusteringModel
+from raydc.training.model_files import LABELS, amend, labels_of, relabel
 from raydc.training.worker_job import Job
 
 SAMPLE = 4000
@@ -42,6 +45,26 @@ def labels_at(store: Store, positions: np.ndarray) -> np.ndarray:
         inside = positions[at] == rows
         found[at[inside]] = part["cluster"].to_numpy()[inside]
     return found
+
+
+def write_baseline(store: Store, inputs: Inputs) -> None:
+    """Count the assignments in `store`, and write what the training rows were like into its model.
+
+    Its clusters are the method's own, whatever ids they have.
+    """
+    given = labels_of({LABELS: (store / "model").read_bytes(LABELS)}).given
+    order = np.argsort(given)
+    sizes, counts = np.zeros(len(given), np.int64), dict[str, Counts]()
+    for part in assignments(store):
+        own = order[np.searchsorted(given, part["cluster"].to_numpy(), sorter=order)]
+        sizes += np.bincount(own, minlength=len(given))
+        for name in TRUST:
+            values = part[name].to_numpy()
+            if not np.isnan(values).any():
+                found = Counts.of(own, values, len(given))
+                counts[name] = merge([counts[name], found]) if name in counts else found
+    trust = {name: trusted_of(found) for name, found in counts.items() if found.rows.sum() == sizes.sum()}
+    amend(store / "model", Baseline(sizes, trust, inputs).files())
 
 
 def summarise(job: Job, store: Store, seconds: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from raydc.training.data_profiling import Profiler
 from raydc.training.loop import Loop, Progress, TrainingDiverged
 from raydc.training.placement import Room
 from raydc.training.ray_worker import Reporter, work
-from raydc.training.summary import summarise
+from raydc.training.summary import summarise, write_baseline
 from raydc.training.worker_job import Job
 
 
@@ -123,6 +123,8 @@ def train(run: Run, watch: Watch | None = None) -> dict[str, Any]:
         raise Interrupted(f"saved in {store.root}; the same command goes on from there")
     summary = alignment.apply(job, store, summarise(job, store, record["seconds"]))
     summary = profiles.write(job, store, summary)
+    if not job.kind.info.refuses:
+        write_baseline(store, job.profile.inputs)
     store.write_text("run.json", json.dumps(record, indent=1))
     store.delete("checkpoints")
     return summary

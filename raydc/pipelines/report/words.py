@@ -171,8 +171,14 @@ def of_assignment(summary: Mapping[str, Any]) -> str:
     return (
         f"{counted(summary['rows'], 'row')} in {counted(len(clusters) - len(empty), 'cluster')}{none}; "
         f"{percent(_far(summary))} belong nowhere: farther out than 99 % of the rows trained on, of which 1 % are"
-        f"{_labelled(summary)}{left}"
+        f"{_labelled(summary)}{left}{_unseen(summary)}"
     )
+
+
+def _unseen(summary: Mapping[str, Any]) -> str:
+    """How many rows have a category that the model has no place for, by column; nothing where none has."""
+    found = [f"{counted(rows, 'row')} in {name}" for name, rows in summary["unseen"].items()]
+    return f"; categories without a place in the model: {', '.join(found)}" if found else ""
 
 
 def after_assignment(summary: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def test_the_next_step_follows_from_the_verdict():
 
 def test_an_assignment_in_a_sentence():
     summary = {"rows": 1000, "clusters": [0, 1, 2], "sizes": [600, 0, 400], "dropped": 1, "far": 15, "out": "new"}
-    summary |= {"nowhere": 0, "asked": {"level": None, "outliers": None}}
+    summary |= {"nowhere": 0, "asked": {"level": None, "outliers": None}, "unseen": {}}
     said = words.of_assignment(summary)
     assert said.startswith("1,000 rows in 2 clusters (no row went to 1); 2 % belong nowhere")
     assert said.endswith("; 1 bad row left out") and "unlike" not in words.after_assignment(summary)
@@ -49,6 +49,8 @@ def test_an_assignment_in_a_sentence():
     assert "7 rows labelled -1: what is of a dropped cluster or that lies farther out than all but 2.5 % of" in (
         words.of_assignment(fewer)
     )
+    unseen = words.of_assignment(summary | {"unseen": {"colour": 1, "plan": 2000}})
+    assert unseen.endswith("; categories without a place in the model: 1 row in colour, 2,000 rows in plan")
 
 
 def test_every_measure_that_is_shown_has_a_gloss():
