@@ -26,7 +26,7 @@ from raydc.data import encoders
 from raydc.data.encoders import Encoder, EncoderError
 from raydc.data.inputs import as_frame, to_arrow
 from raydc.data.kinds import Stored, is_text
-from raydc.data.source import DataError, usable
+from raydc.data.source import DataError, UnusableRow, usable
 from raydc.data.tfidf import Vocabulary, projected
 
 ABOUT, ARRAYS = "encoding.json", "encoding.safetensors"
@@ -285,6 +285,11 @@ class Encoding:
         """What the encoded features are called, after the columns that they come from."""
         return tuple(feature for column in self.columns for feature in column.features)
 
+    def column_of(self, feature: int) -> str:
+        """The column that a feature comes from."""
+        ends = np.cumsum([len(column.features) for column in self.columns])
+        return self.names[int(np.searchsorted(ends, feature, side="right"))]
+
     @cached_property
     def spare(self) -> np.ndarray:
         """bool [D], features that training rows need not have: places for categories that are new."""
@@ -323,7 +328,7 @@ class Encoding:
         )
 
     def rows(self, data: Any) -> np.ndarray:
-        """Rows [n, D] float32 of a frame, as `raydc.data.rows_of` takes it. DataError says which row cannot be used."""
+        """Rows [n, D] float32 of a frame, as `raydc.data.rows_of` takes it. UnusableRow says which cannot be used."""
         found = self.encode(to_arrow(as_frame(data, self.names)))
         good = usable(found.x)
         good[[*found.broken]] = False
@@ -331,7 +336,8 @@ class Encoding:
             row, feature = (int(i) for i in np.argwhere(~good)[0])
             name, value = found.broken.get(row, (self.features[feature], f"{found.x[row, feature]:g} or null"))
             bad = int((~good.all(axis=1)).sum())
-            raise DataError(f"row {row}, {name}: {value}; {bad} row(s) cannot be used, leave them out")
+            said = f"row {row}, {name}: {value}; {bad} row(s) cannot be used, leave them out"
+            raise UnusableRow(said, row, self.column_of(feature))
         return found.x
 
     def example(self, rows: int) -> pd.DataFrame:

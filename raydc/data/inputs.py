@@ -13,7 +13,7 @@ import pyarrow as pa
 from scipy import sparse
 from torch import Tensor
 
-from raydc.data.source import DataError, channels_last, is_real, usable
+from raydc.data.source import DataError, UnusableRow, channels_last, is_real, usable
 
 
 def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features: int | None = None) -> np.ndarray:
@@ -22,7 +22,7 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
     A table is a DataFrame of pandas or polars, a pyarrow table, a dictionary of columns or a list of dictionaries;
     `columns` are the model's feature columns, empty if it learned from an array. An image may come with its channels
     last. Raises DataError if a column is missing or there twice, the number of features differs, or a value is no
-    number or unusable.
+    number; UnusableRow if one is unusable.
     """
     shape = tuple(shape)
     expected = prod(shape) if n_features is None else n_features
@@ -52,7 +52,8 @@ def rows_of(rows: Any, columns: Sequence[str], shape: Sequence[int], n_features:
         row, feature = (int(i) for i in np.argwhere(~good)[0])
         name = columns[feature] if len(columns) == expected else f"{columns[0] if columns else 'X'}[{feature}]"
         bad = int((~good.all(axis=1)).sum())
-        raise DataError(f"row {row}, column {name}: {x[row, feature]:g}; {bad} row(s) cannot be used, leave them out")
+        said = f"row {row}, column {name}: {x[row, feature]:g}; {bad} row(s) cannot be used, leave them out"
+        raise UnusableRow(said, row, name)
     return np.ascontiguousarray(x).reshape(-1, *shape)
 
 
@@ -71,7 +72,7 @@ def to_arrow(frame: pd.DataFrame) -> pa.Table:
     """The frame without its index; DataError where a column holds values of several types."""
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         raise DataError(f"the rows: expected values of one type in each column: {error}") from error
 
 
@@ -169,7 +170,10 @@ def _number(value: Any, what: str) -> float:
     if value is None or value is pd.NA:
         return np.nan
     if isinstance(value, Real | np.bool_ | Decimal):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an integer beyond all floats
+            return np.inf
     kind = "text" if isinstance(value, str) else type(value).__name__
     raise DataError(f"{what}: expected numbers, got {kind} such as {str(value)[:40]!r}")
 

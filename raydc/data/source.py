@@ -28,6 +28,17 @@ class DataError(ValueError):
     """Data that cannot be used: the message names the file, the place, the value, and what to do."""
 
 
+class UnusableRow(DataError):
+    """A row that cannot be used, and in which column; none where it is the row as a whole."""
+
+    def __init__(self, message: str, row: int, column: str | None = None) -> None:
+        super().__init__(message)
+        self.row, self.column = row, column
+
+    def __reduce__(self) -> tuple[type["UnusableRow"], tuple[str, int, str | None]]:
+        return UnusableRow, (str(self), self.row, self.column)
+
+
 class RowsChanged(DataError):
     """Data that are no longer those that were checked, or are others on this machine."""
 
