@@ -106,7 +106,7 @@ def assign(
         if held is None or (held["dropped"] and not drop) or not sure
     ]
     if workers == 0:
-        _accelerate(model)
+        accelerate(model)
         for chunk in missing:
             poll()
             _write(chunk, source, model, store, manifest | {"ended": ended})
@@ -209,7 +209,7 @@ def identity(model: ClusteringModel) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _accelerate(model: ClusteringModel) -> None:
+def accelerate(model: ClusteringModel) -> None:
     """Move a network to this process's GPU, where there is one; rows follow the model's parameters."""
     if torch.cuda.is_available() and any(True for _ in model.method.parameters()):
         model.to("cuda")
@@ -358,7 +358,7 @@ class _Assigner:
         self._source = opened(settings, manifest["data"])
         self._model = ClusteringModel.of(files, allow_code=[method_name])
         self._store, self._manifest = store, manifest
-        _accelerate(self._model)
+        accelerate(self._model)
 
     def __call__(self, chunk: Chunk) -> None:
         _write(chunk, self._source, self._model, self._store, self._manifest)

@@ -163,6 +163,25 @@ def load(uri: str, tracking_uri: str | None = None, allow_code: Collection[str] 
         return ClusteringModel.load(_download(uri, folder, find(tracking_uri)), allow_code)
 
 
+def pinned(uri: str, tracking_uri: str | None = None) -> str:
+    """The model that a URI means now, by a name that does not change: models:/digits/3 of models:/digits@champion.
+
+    What always means one model stays as it is. RegistryError if there is none.
+    """
+    if not follows(uri):
+        return uri
+    if not REFERENCE.fullmatch(uri):
+        raise RegistryError(f"expected models:/NAME@ALIAS or models:/NAME/latest, got {uri!r}")
+    name, chosen = re.split("[@/]", uri.removeprefix("models:/"))
+    with reading(find(tracking_uri)) as client:
+        return f"models:/{name}/{_version(client, name, chosen, '@' in uri)}"
+
+
+def follows(uri: str) -> bool:
+    """Whether a URI may mean another model later: an alias, or the latest version."""
+    return uri.startswith("models:/") and ("@" in uri or uri.endswith("/latest"))
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a model comes from."""

@@ -93,6 +93,10 @@ class Asked:
                 f"outliers: expected a share of the training rows above 0 and below 1, got {self.outliers}"
             )
 
+    def leaves_out(self, distance: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which rows at these distances [B] are outliers."""
+        return np.zeros(len(distance), bool) if self.outliers is None else distance > 1 - self.outliers
+
 
 @dataclass(frozen=True)
 class Parted:

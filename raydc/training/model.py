@@ -150,11 +150,13 @@ class ClusteringModel:
     def assign(self, data: Any, asked: Asked = AS_THEY_ARE) -> Assigned:
         """All that the model says of each row; raises as `memberships` and `check` do."""
         self.check(asked)
-        x = self.rows(data)
+        return self.assigned_of_scaled(self.rows(data), asked)
+
+    def assigned_of_scaled(self, x: Tensor, asked: Asked = AS_THEY_ARE) -> Assigned:
+        """`assign` of rows [B, ...] that are scaled already, as `rows` gives them."""
         own, clusters, memberships, membership = self._told(x, asked.level)
         distance = self._standing(x, own)
-        if asked.outliers is not None:
-            clusters = np.where(distance > 1 - asked.outliers, NOWHERE, clusters)
+        clusters = np.where(asked.leaves_out(distance), NOWHERE, clusters)
         return Assigned(clusters, membership, self._agreement(x, own), distance, memberships)
 
     def check(self, asked: Asked) -> None:
