@@ -37,6 +37,8 @@ ONLY = {
         "training/ray_worker",
         "training/trainer",
         "pipelines/chunks",
+        "pipelines/serving/deployments",
+        "pipelines/serving/run",
         "search",
         "core/compat",
     },

@@ -381,6 +381,15 @@ def _watch(arguments: Sequence[str]) -> int:
     return watch.run(parser, arguments, data_of)
 
 
+def _serve(arguments: Sequence[str]) -> int:
+    parser = _Command("serve", "Answer requests over HTTP with a model on Ray Serve, until Ctrl-C or SIGTERM.")
+    parser.usage = "raydc serve --model models:/digits@champion [--SETTING VALUE ...]"
+    parser.ray()
+    from raydc.cli import serve
+
+    return serve.run(parser, arguments)
+
+
 def _report(arguments: Sequence[str]) -> int:
     parser = _Command("report", "Draw a run or a search: pictures and one HTML page.")
     parser.add_argument("--run", required=True, help="an MLflow run id, or an output directory")
@@ -507,6 +516,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "tune": _tune,
     "assign": _assign,
     "edit": _edit,
+    "serve": _serve,
     "sample": _sample,
     "watch": _watch,
     "report": _report,

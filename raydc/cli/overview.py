@@ -21,6 +21,10 @@ COMMANDS = {
         "merge, split, rename and drop clusters of a model by hand",
         "raydc edit --model models:/digits@champion --merge 3,5 --rename 2=boots --register digits",
     ),
+    "serve": (
+        "answer requests over HTTP, with whichever model is champion",
+        "raydc serve --model models:/digits@champion",
+    ),
     "sample": (
         "take rows by a model: a balanced sample, prototypes, or near duplicates",
         "raydc sample --model models:/digits@champion --data rows/ --balanced --n 10000 --out sample/",
@@ -54,6 +58,8 @@ MATTER = {
     # of a search
     "space", "n_clusters", "trials", "concurrent", "time_budget", "seed", "align_to", "out", "register_as",
     "tracking_uri",
+    # of a server
+    "model", "host", "port", "replicas", "token_file",
 }  # fmt: skip
 """Settings that --help shows; --help-all shows the rest."""
 

@@ -45,6 +45,24 @@ def loopback_alone() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+def asks_for_token() -> bool:
+    """Whether this process of Ray's answers none but those who have the cluster's token.
+
+    Ray tells it nowhere; its own servers ask this before they decide.
+    """
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    return bool(is_token_auth_enabled())
+
+
+def serve_listens_at() -> tuple[str, int]:
+    """Host and port of the Ray Serve that runs on this cluster: `serve.start` passes over those it is given then."""
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client()
+    return client.http_config.host, client.http_config.port
+
+
 def asked_before(study: Any, trial: Any) -> Any:
     """The Optuna trial that another process had asked the study for, to be told: `study.tell` alone takes numbers, and
     what suggests, reports and prunes is made by `study.ask` alone, for new trials.

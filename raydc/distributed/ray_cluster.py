@@ -43,12 +43,17 @@ def joined() -> bool:
     return os.environ.get("RAY_ADDRESS", "local") != "local"
 
 
+def insecure() -> bool:
+    """Whether clusters that ask for no token are used too."""
+    return bool(os.environ.get(INSECURE))
+
+
 def check() -> None:
     """Look at the cluster of RAY_ADDRESS, before any work, and without joining it.
 
     Raises NotPermitted if it listens for other machines and asks for no token, ConnectionError if it is not there.
     """
-    if not joined() or os.environ.get(INSECURE):
+    if not joined() or insecure():
         return
     address = os.environ["RAY_ADDRESS"]
     reached = sorted(set(_reached_without_token(address)) - set(LOOPBACK))

@@ -238,3 +238,12 @@ def test_ray_reads_every_variable_of_the_environment_that_is_set_for_it() -> Non
     assert {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "TUNE_GLOBAL_CHECKPOINT_S"} <= names
     for name in names:  # Ray's own settings stand there in small letters, without the prefix
         assert re.search(rf"\b{name}\b", known) or (name != name.upper() and name.removeprefix("RAY_") in known), name
+
+
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_process_of_ray_tells_whether_it_asks_for_a_token(mode, tmp_path):
+    (tmp_path / "token").write_text("0" * 64)
+    environment = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    program = "from raydc.core import compat; print(compat.asks_for_token())"
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str(mode == "token")

@@ -15,6 +15,7 @@ NOT_RUN = {
     "docs/benchmarks.md": 3,  # hours
     "docs/choosing-k.md": 1,  # hours
     "docs/cluster.md": 3,  # machines
+    "docs/serving.md": 2,  # an address of its own; a server that never ends
     "docs/start.md": 3,  # an installation, the demo, a search of six minutes
 }
 """How many blocks of a page need what a test has not."""
