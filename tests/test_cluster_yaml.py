@@ -186,7 +186,7 @@ def test_the_schema_of_kuberay_refuses(change):
 
 
 def test_the_job_of_kuberay_is_a_command_of_raydc():
-    from raydc.cli.main import read_run
+    from raydc.cli.parser import read_run
 
     program, command, *arguments = kuberay()["spec"]["entrypoint"].split()
     assert (program, command) == ("raydc", "train")

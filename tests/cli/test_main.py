@@ -62,7 +62,7 @@ def test_train_assign_and_report(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["bogus"], "bogus: no such command; first comes one of train, tune, assign, "),
+        (["bogus"], "bogus: no such command; first comes one of train, "),
         (["trian"], "trian: no such command; did you mean train?"),
         (["--insecure", "train"], "--insecure: no such command; first comes one of"),
         (["train", "--config"], "--config: expected one argument"),

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydc.cli.main import DATA_ERROR, main, read_run
+from raydc.cli.main import DATA_ERROR, main
+from raydc.cli.parser import read_run
 from raydc.pipelines import follow
 from raydc.pipelines.edit import Decisions, edit
 from raydc.tracking import registry
