@@ -103,6 +103,11 @@ def test_rooms_form_no_circle():
     assert not [name for name, known in below.items() if name in known]
 
 
+def test_the_package_can_be_taken_in_at_a_glance():
+    assert len([path for path in ROOT.iterdir() if path.name != "__pycache__"]) <= 16, "a new thing goes into a room"
+    assert not [str(path) for path in MODULES if len(path.read_text().splitlines()) > 500], "split by idea"
+
+
 def test_a_method_knows_no_files_and_no_loop():
     for path in (ROOT / "methods").rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & {"ray", "mlflow", "os", "pathlib", "logging"}, path
