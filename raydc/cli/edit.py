@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,7 @@ def run(parser: Any, arguments: Sequence[str], data_of: Callable[[argparse.Names
         raise SettingsError(
             "edit: expected edits such as --merge 3,5, or --decisions FILE, or --undo; one of the three"
         )
+    from raydc.cli.main import TRY_AGAIN
     from raydc.pipelines.edit import Decisions, edit
 
     garbage.collect()
@@ -103,7 +105,9 @@ def run(parser: Any, arguments: Sequence[str], data_of: Callable[[argparse.Names
         allow_code=given.allow_code,
     )
     _show(found)
-    return 0
+    if found.pending:
+        print(f"raydc: {found.pending}", file=sys.stderr)
+    return TRY_AGAIN if found.pending else 0
 
 
 def _show(found: "Edited") -> None:

@@ -24,6 +24,8 @@ USAGE_ERROR, DATA_ERROR, UNAVAILABLE, FAILED, NO_OUTPUT, IO_ERROR, TRY_AGAIN, NO
 )  # fmt: skip
 """Exit codes as in sysexits.h: usage; data; no such service; software; output that cannot be made; input or output that
 failed; interrupted, occupied or not yet in MLflow, so try again; permission."""
+DRIFTED = 80
+"""Exit code of a look at rows that are not like those trained on, beyond those of sysexits.h."""
 
 
 HELP = ("-h", "--help", "--help-all")

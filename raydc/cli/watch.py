@@ -10,14 +10,13 @@ from rich.table import Table
 if TYPE_CHECKING:
     from raydc.data import DataSettings
 
-DRIFTED, TRY_AGAIN = 80, 75
-"""Exit codes: the rows have drifted; they have not, but MLflow could not be told."""
-
 
 def run(parser: Any, arguments: Sequence[str], data_of: Callable[[Namespace], "DataSettings"]) -> int:
     """The command, by a parser that knows the options of model, data and Ray; `data_of` reads those of the data."""
     parser.add_argument("--out", required=True, help="directory (or URI) for what is found, and the rows' assignments")
     parser.add_argument("--workers", type=int, default=0, help="processes under Ray; 0 works in this one [0]")
+    from raydc.cli.main import DRIFTED, TRY_AGAIN
+
     parser.epilog = f"Exit code {DRIFTED}: the rows have drifted. 0: they have not."
     given = parser.parse_args(arguments)
     from raydc.pipelines.watch import watch

@@ -1,5 +1,6 @@
 """Clusters mended by hand: a new version of a model whose weights are the same and whose clusters have other ids."""
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -15,15 +16,18 @@ from pydantic import Field
 
 from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
+from raydc.core.fault_injection import failpoint
 from raydc.core.settings import Settings, build
-from raydc.core.storage import Store
+from raydc.core.storage import OWN, Store, alone
 from raydc.data import DataSettings, Shard
 from raydc.data.sample import spaced_rows
 from raydc.pipelines.assign import OF_ENCODINGS, identity, opened_for
 from raydc.tracking import mlflow_client, registry
-from raydc.tracking.payloads import naming_tags, sha256_of
+from raydc.tracking.payloads import naming_tags
+from raydc.tracking.tracker import RecordPending, Tracker
 from raydc.training.labels import Drop, Edit, LabelMap, Merge, Rename, Revision, Split
 from raydc.training.model import ClusteringModel
+from raydc.training.model_files import ABOUT
 
 SPLIT_ROWS, SPLIT_VALUES = 2**16, 2**26
 """Rows of the data, and values in them, that are drawn to split a cluster; at most."""
@@ -58,6 +62,8 @@ class Edited:
     before: LabelMap
     places: dict[str, str]
     """Where it is, by name."""
+    pending: str = ""
+    """What MLflow could not be told, and how it is told later; empty where it has all."""
 
 
 def edit(
@@ -73,8 +79,9 @@ def edit(
     """Apply decisions to a model's clusters, or with None take its last revision back; save it and register it.
 
     A split takes rows of `data`, else of those that the model was trained on as its run recorded them. Nothing is
-    trained: weights stay, so do rows of other clusters. Doing it again gives the same version. ValueError says what
-    cannot be done, before anything is written.
+    trained: weights stay, so do rows of other clusters. Doing it again gives the same version. Where MLflow is away,
+    what it is to be told waits in `out`; without that, RegistryAway. ValueError says what cannot be done, before
+    anything is written.
     """
     if register_as is not None:
         mlflow_client.check_name(register_as)
@@ -90,13 +97,17 @@ def edit(
     else:
         read = partial(_rows, model, data or came.data, model_uri)
         model = replace(model, renamed=_applied(model, decisions.edits, of, read))
-    store = None if out is None else Store(out).directory()
-    if store is not None:
-        _claim(store, model)
-    places = {} if register_as is None else _register(model, register_as, before, of, came.data, tracking_uri)
-    if store is not None:
-        places["output"] = store.root
-    return Edited(model, of, before, places)
+    with contextlib.ExitStack() as held:
+        place = held.enter_context(tempfile.TemporaryDirectory(prefix="raydc-")) if out is None else out
+        store = Store(place).directory()
+        held.enter_context(alone(store))
+        _claim(store, model, came.data)
+        found = Edited(model, of, before, {} if out is None else {"output": store.root})
+        if register_as is not None:
+            found = _registered(found, store, register_as, tracking_uri)
+    if found.pending and out is None:
+        raise mlflow_client.RegistryAway(f"{found.pending}; with --out DIR the edited model and its record wait there")
+    return found
 
 
 def told(edit: Edit) -> str:
@@ -164,39 +175,44 @@ def _rows(model: ClusteringModel, data: DataSettings | Mapping[str, Any] | None,
     return spaced_rows(source, min(SPLIT_ROWS, SPLIT_VALUES // source.n_features)).x
 
 
-def _claim(store: Store, model: ClusteringModel) -> None:
+def _claim(store: Store, model: ClusteringModel, data: Mapping[str, Any] | None) -> None:
     """Write the model into a directory that is empty, or holds part of it; ValueError if it holds anything else."""
-    files = model.files()
-    others = [name for name in store.list() if name not in files or store.read_bytes(name) != files[name]]
+    files = {f"model/{name}": content for name, content in model.files().items()}
+    if data is not None:
+        files["config.yaml"] = yaml.safe_dump({"data": dict(data)}).encode()
+    held = [name for name in store.list() if not name.startswith(f"{OWN}/")]
+    others = [name for name in held if name not in files or store.read_bytes(name) != files[name]]
     if others:
         raise ValueError(f"{store.root} holds other files ({others[0]}); name a new or empty directory with --out")
     for name, content in files.items():
         store.write_bytes(name, content)
+        failpoint("edit")
 
 
-def _register(
-    model: ClusteringModel, name: str, before: LabelMap, of: str, data: Any, tracking_uri: str | None
-) -> dict[str, str]:
-    """A version of the registered model `name`, with a run of its own that says what it came from."""
-    uri, labels = mlflow_client.find(tracking_uri), model.labels
+def _registered(edited: Edited, store: Store, name: str, tracking_uri: str | None) -> Edited:
+    """A version of the registered model `name` from the model in `store`, and a run that says what it came from.
+
+    What MLflow misses waits in the store's outbox. RegistryRefused where it will not take it.
+    """
+    before, labels = edited.before, edited.model.labels
     undone = len(labels.revisions) < len(before.revisions)
     last = before.revisions[-1] if undone else labels.revisions[-1]
     said = ("undo " if undone else "") + "; ".join(map(told, last.edits))
-    with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
-        model.save(folder)
-        sha = sha256_of(folder)
-        key = hashlib.sha256(json.dumps([of, sha]).encode()).hexdigest()
-        run = mlflow_client.start_run("raydc", f"edit-{key[:8]}", key, {"edited_from": of, "edits": said}, uri)
-        if data is not None:
-            with tempfile.TemporaryDirectory(prefix="raydc-") as beside:
-                Store(beside).write_text("config.yaml", yaml.safe_dump({"data": dict(data)}))
-                mlflow_client.log_folder(run, beside, None, uri)
-        logged = mlflow_client.log_model(folder, run, uri)
-    tags = {"raydc.method": model.method_name, "raydc.edited_from": of, "raydc.edits": said}
+    checksums = store.read_text(f"model/{ABOUT}")
+    key = hashlib.sha256(json.dumps([edited.of, checksums]).encode()).hexdigest()
+    tags = {"raydc.method": edited.model.method_name, "raydc.edited_from": edited.of, "raydc.edits": said}
     tags |= {"raydc.names": json.dumps(labels.cells.names)} if labels.cells.names else {}
     tags |= naming_tags(labels.suggested_at())
-    version = registry.register(logged, name, sha, run, tags, uri)
-    mlflow_client.set_status(run, "finished", uri)
-    standing = registry.standing_of(name, version, uri)
-    shown = f"models:/{name}/{version}" + (f" ({standing})" if standing else "")
-    return {"tracking store": mlflow_client.shown(uri), "mlflow run": run, "registered as": shown}
+    tracker = Tracker(store, tracking_uri)
+    tracker.start("raydc", f"edit-{key[:8]}", key, {"edited_from": edited.of, "edits": said})
+    tracker.log_files()
+    tracker.log_model()
+    tracker.register(name, tags)
+    failpoint("edited")
+    try:
+        found = replace(edited, places=tracker.finish() | edited.places)
+    except RecordPending as pending:
+        found = replace(edited, places=tracker.paths() | edited.places, pending=str(pending))
+    if refused := tracker.refusals():
+        raise mlflow_client.RegistryRefused("; ".join(refused))
+    return found

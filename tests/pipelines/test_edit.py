@@ -1,12 +1,15 @@
 """Clusters mended by hand: what becomes of rows, of versions, and of what was killed."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from raydc.cli.main import DATA_ERROR, USAGE_ERROR, main
+from raydc.cli.main import DATA_ERROR, TRY_AGAIN, UNAVAILABLE, USAGE_ERROR, main
 from raydc.data import DataSettings
 from raydc.pipelines.assign import assign, read
 from raydc.pipelines.edit import Decisions, SplitInto, edit, split
@@ -100,13 +103,12 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(table_run, tmp_path,
 def test_an_edit_that_was_killed_is_made_whole_by_the_same_command(table_run, tmp_path):
     wanted, whole, half = Decisions(edits=(Merge(clusters=(0, 1)),)), tmp_path / "whole", tmp_path / "half"
     edit(table_run, wanted, out=str(whole))
-    half.mkdir()
+    (half / "model").mkdir(parents=True)
     for name in ("state.safetensors", "labels.json"):  # as it was killed before the others
-        (half / name).write_bytes((whole / name).read_bytes())
+        (half / "model" / name).write_bytes((whole / "model" / name).read_bytes())
     edit(table_run, wanted, out=str(half))
-    assert {path.name: path.read_bytes() for path in half.iterdir()} == {
-        path.name: path.read_bytes() for path in whole.iterdir()
-    }
+    made, meant = ({file.name: file.read_bytes() for file in (at / "model").iterdir()} for at in (half, whole))
+    assert made == meant
     with pytest.raises(ValueError, match="holds other files"):
         edit(table_run, Decisions(edits=(Drop(cluster=0),)), out=str(half))
 
@@ -129,3 +131,34 @@ def test_a_split_without_rows_asks_for_them(table_run, tmp_path, capsys):
     wanted = ["edit", f"--model={tmp_path / 'alone' / 'model'}", "--split=0", f"--out={tmp_path / 'out'}"]
     assert main(wanted) == DATA_ERROR and "name rows by --data" in capsys.readouterr().err
     assert main([*wanted, f"--data={data}"]) == 0
+
+
+@pytest.mark.slow
+def test_an_edit_waits_for_mlflow_and_is_registered_once(table_run, tmp_path, mlflow_uri, capsys):
+    out, away = tmp_path / "out", "--tracking-uri=http://127.0.0.1:9"
+    wanted = ["edit", f"--model={table_run}", "--rename=0=late", "--register=waited"]
+    assert main([*wanted, f"--out={out}", away]) == TRY_AGAIN
+    assert f"raydc registry flush --out {out}" in capsys.readouterr().err
+    assert registry.load(str(out)).labels.cells.names == {0: "late"}
+    for _ in range(2):
+        assert main(["registry", "flush", f"--out={out}", f"--tracking-uri={mlflow_uri}"]) == 0
+    assert main([*wanted, f"--out={out}", f"--tracking-uri={mlflow_uri}"]) == 0
+    (version,) = registry.versions("waited", mlflow_uri)
+    assert version.tags["raydc.edits"] == "rename 0 = late"
+    assert main([*wanted, away]) == UNAVAILABLE  # nowhere to wait
+    assert "with --out DIR the edited model and its record wait there" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["edit", "edited"])
+def test_an_edit_is_killed_anywhere_and_ended_by_the_same_command(table_run, tmp_path, mlflow_uri, place):
+    name = f"killed-{place}"
+    given = [f"--model={table_run}", "--merge=0,1", f"--register={name}", f"--out={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "raydc", "edit", *given, f"--tracking-uri={mlflow_uri}"]
+    mortal = {**os.environ, "RAYDC_FAILPOINT": f"{place}:{tmp_path / 'died'}"}
+    assert subprocess.run(command, env=mortal, capture_output=True, check=False).returncode == -9
+    for _ in range(2):
+        done = subprocess.run(command, env=mortal, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert len(registry.versions(name, mlflow_uri)) == 1
+    assert registry.load(f"models:/{name}/1", mlflow_uri).clusters == (0, 2)

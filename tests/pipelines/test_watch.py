@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import raydc
-from raydc.cli.main import DATA_ERROR, TRY_AGAIN, main
-from raydc.cli.watch import DRIFTED
+from raydc.cli.main import DATA_ERROR, DRIFTED, TRY_AGAIN, main
 from raydc.core.settings import build
 from raydc.core.storage import Store
 from raydc.pipelines.assign import identity
