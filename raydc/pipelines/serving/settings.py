@@ -34,8 +34,8 @@ class Serving(Settings):
     """Requests that are in hand at the same time at most; one more is sent away with 429."""
     waiting_bytes: int = Field(2**27, ge=1)
     """Bytes of requests in hand at most, as above."""
-    timeout: float = Field(30.0, gt=0)
-    """Seconds for an answer; then it is 503."""
+    timeout: float = Field(60.0, gt=0)
+    """Seconds for an answer; then it is 503. A replica in the place of one that died has to start within them."""
     drain: float = Field(20.0, ge=0)
     """Seconds at the end, or before a process is replaced, for requests that are in hand."""
     allow_code: tuple[str, ...] = ()
