@@ -209,7 +209,7 @@ def _profiles(facts: Facts) -> list[str]:
         said = [
             words.contrasted(line["feature"], line["direction"], line["mean"], line["rest"])
             for line in own
-            if line["kind"] == "feature"
+            if line["kind"] == "feature" and line["effect"]
         ]
         terms = [line["feature"] for line in own if line["kind"] == "term"]
         row = (cluster, own[0]["name"], own[0]["rows"], "; ".join(said[:TOLD_FEATURES]))

@@ -26,6 +26,8 @@ SAMPLE = 5000
 LOOKED, VALUES = 4, 2**26
 """Rows that are looked at for each one that the interactive page shows, where there are more; and values in them, at
 most."""
+UMAP_ROWS = 20_000
+"""Rows up to which UMAP takes no minutes."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def gather(
     summary = json.loads(store.read_text("summary.json"))
     lines = store.read_text("metrics.jsonl").splitlines() if store.exists("metrics.jsonl") else []
     given = settings or build(DataSettings, config["data"], at="data")
-    rows = _rows(given.with_encoding(model.encoding), store, model, shown, source)
+    rows = _rows(given, store, model, shown, source)
     title = f"{model.method_name}, {summary['found']} clusters of {summary['rows']:,} rows"
     after = words.after_training(
         summary.get("verdict"),
@@ -159,7 +161,7 @@ def _rows(
 ) -> tuple[Sample | None, list[str], list[str]]:
     """A sample of the rows, what their features are called, and what is missing."""
     try:
-        source = source or open_source(data)
+        source = source or open_source(data.with_encoding(model.encoding))
         names = [source.name_of(i) for i in range(source.n_features)]
         most = shown if source.n_rows <= shown or shown <= SAMPLE else LOOKED * shown
         return draw(source, store, model, max(SAMPLE, min(most, VALUES // source.n_features))), names, []
@@ -210,7 +212,7 @@ def draw(source: Source, store: Store, model: ClusteringModel, size: int = SAMPL
 
 
 def project(embedding: NDArray[Any], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Two dimensions of an embedding [n, D] by PCA, and by UMAP where it is installed."""
+    """Two dimensions of an embedding [n, D] by PCA, and by UMAP where it is installed and rows are not too many."""
     points = np.asarray(embedding, np.float64).reshape(len(embedding), -1)
     if points.shape[1] < 2:
         points = np.column_stack([points, np.zeros(len(points))])
@@ -221,7 +223,7 @@ def project(embedding: NDArray[Any], seed: int = 0) -> dict[str, NDArray[Any]]:
         from umap import UMAP
     except ImportError:
         return found
-    if len(points) > 15:
+    if 15 < len(points) <= UMAP_ROWS:
         found["UMAP"] = UMAP(random_state=seed, n_jobs=1).fit_transform(points)
     return found
 

@@ -22,6 +22,8 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7
 HUES = (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7", GREY, "#B8A800")
 SHADES = (0.0, -0.45, 0.5, -0.7, 0.3)
 MARKERS = ("o", "s", "^", "D", "v")
+FAR = 0.002
+"""Share of the rows, at each side, that a map need not show."""
 NUMBERED = 40
 """Clusters whose numbers a picture has room for."""
 
@@ -78,9 +80,7 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
         x, y = np.median(points[labels == cluster], axis=0)
         text = axes.text(x, y, str(cluster), ha="center", va="center", fontsize=font, fontweight="bold", color="black")
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    # A few rows far away must not squeeze all others into a corner.
-    for limit, values in ((axes.set_xlim, points[:, 0]), (axes.set_ylim, points[:, 1])):
-        low, high = np.quantile(values, [0.002, 0.998])
+    for limit, low, high in zip((axes.set_xlim, axes.set_ylim), *framed(points), strict=True):
         margin = 0.06 * (high - low) or 1.0
         limit(low - margin, high + margin)
     axes.set_title(title)
@@ -89,6 +89,14 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
     axes.set_xticks([])
     axes.set_yticks([])
     return figure
+
+
+def framed(points: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and largest [2] of what a map of rows [n, 2] shows: of many, a few far away must not squeeze all others into
+    a corner; of few, each is shown.
+    """
+    low = np.quantile(points, FAR, axis=0, method="lower")
+    return low, np.quantile(points, 1 - FAR, axis=0, method="higher")
 
 
 def sizes(counts: Sequence[int]) -> Figure:

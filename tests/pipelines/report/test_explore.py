@@ -16,8 +16,8 @@ from PIL import Image
 
 from raydc.core.storage import Store
 from raydc.data.described import Described
-from raydc.pipelines.report import explored, facts, report, words
-from raydc.pipelines.report.explore import page
+from raydc.pipelines.report import explored, facts, pictures, report, words
+from raydc.pipelines.report.explore import content, page
 from raydc.pipelines.report.explore.content import contents, stratified, thumbnails
 from raydc.training.labels import Join
 
@@ -109,6 +109,24 @@ def test_categories_texts_and_missing_values(told: facts.Facts) -> None:
     assert [colour["names"][i] for i in unpacked(colour["values"], np.int32)] == levels.tolist()
     assert np.isnan(unpacked(price["values"], np.float32)).tolist() == [False, True, False, False]
     assert found["excerpts"][1:] == ["", "short", "x"] and len(found["excerpts"][0]) == 200
+
+
+def test_of_few_rows_each_is_on_the_map_and_of_many_nearly_all() -> None:
+    points = np.random.default_rng(0).normal(size=(1000, 2))
+    points[0] = 1e6
+    low, high = pictures.framed(points[:60])
+    assert np.array_equal(low, points[:60].min(0)) and np.array_equal(high, points[:60].max(0))
+    assert (pictures.framed(points)[1] < 10).all() and (pictures.framed(points)[0] > points.min(0)).all()
+
+
+def test_columns_that_set_clusters_apart_are_found_in_sorted_rows(
+    told: facts.Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "RANKED", 20)
+    rows, labels = np.random.default_rng(0).normal(size=(90, 40)), np.repeat([0, 1, 2], 30)
+    rows[:, 33] += 20 * labels
+    found = contents(replace(told, sample=sample_of(rows, labels)))["columns"]
+    assert found[0]["name"] == "f33" and len(found) == content.COLUMNS
 
 
 def test_a_thumbnail_is_its_rows_picture() -> None:

@@ -62,7 +62,7 @@ def _answers(facts: Facts, found: Mapping[str, Any]) -> str:
     named = [f"{one['id']} {one['name'] or one['suggested'] or ''}".strip() for one in largest]
     verdict = summary.get("verdict")
     trust = ["Nothing was measured."] if verdict is None else [words.told(verdict), words.rule(verdict)]
-    what = "; ".join(f"{name} ({one['size']:,} rows)" for name, one in zip(named, largest, strict=True))
+    what = "; ".join(f"{name} ({words.counted(one['size'], 'row')})" for name, one in zip(named, largest, strict=True))
     said = {
         "How many clusters?": [
             f"{words.counted(summary['found'], 'cluster')} of {words.counted(summary['rows'], 'row')}.",

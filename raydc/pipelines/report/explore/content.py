@@ -18,6 +18,8 @@ from raydc.pipelines.report.words import STABLE, contrasted
 
 COLUMNS = 16
 """Columns that rows can be coloured and filtered by, at most: of numbers those with the largest effects."""
+RANKED = 2**12
+"""Rows of which effects are taken."""
 LEVELS = 20
 """Categories of a column that have a colour of their own; the others are one."""
 CHARACTERS, EXCERPT = 2**23, 200
@@ -28,8 +30,6 @@ MEMBERS, NEAREST, FEATURES, TERMS = 6, 3, 3, 8
 """Typical members, nearest clusters, features and terms that are told of a cluster."""
 GRID = 256
 """Cells of a density picture along each side."""
-RANGE = (0.002, 0.998)
-"""Quantiles between which a map shows rows at first: a few far away must not squeeze all others into a corner."""
 
 
 def contents(facts: Facts) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _told(facts: Facts) -> dict[int, str]:
         features, terms = found.setdefault(line["cluster"], ([], []))
         if line["kind"] == "term":
             terms.append(line["feature"])
-        else:
+        elif line["effect"]:
             features.append(contrasted(line["feature"], line["direction"], line["mean"], line["rest"]))
     parts = {cluster: [*features[:FEATURES], ", ".join(terms[:TERMS])] for cluster, (features, terms) in found.items()}
     return {cluster: "; ".join(part for part in own if part) for cluster, own in parts.items()}
@@ -182,7 +182,8 @@ def _columns(sample: Sample, pixels: bool) -> list[dict[str, Any]]:
     found += [_category(name, values) for name, values in sample.described.categories.items()][:COLUMNS]
     if not pixels:
         numbers, values = sample.described.numbers, sample.described.values
-        effects = np.abs(contrast(values[: 2**14][:, numbers], sample.labels[: 2**14]).effect)
+        some = sample.thinned(RANKED)
+        effects = np.abs(contrast(some.described.values[:, numbers], some.labels).effect)
         strongest = np.argsort(-effects.max(axis=0, initial=0), kind="stable")[: max(0, COLUMNS - len(found))]
         found += [_number(sample.described.names[numbers[i]], values[:, numbers[i]]) for i in strongest]
     return found
@@ -211,7 +212,7 @@ def _category(name: str, values: NDArray[np.object_]) -> dict[str, Any]:
 def _maps(looked: Sample, chosen: NDArray[np.int64]) -> list[dict[str, Any]]:
     found = []
     for name, points in project(looked.space).items():
-        low, high = (np.quantile(points, share, axis=0) for share in RANGE)
+        low, high = pictures.framed(points)
         about = {"name": name, "low": low.tolist(), "high": high.tolist()}
         about |= {axis: _packed(points[chosen, i], np.float32) for i, axis in enumerate("xy")}
         dense = len(chosen) < len(points) and np.all(high > low)
