@@ -80,9 +80,11 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
         x, y = np.median(points[labels == cluster], axis=0)
         text = axes.text(x, y, str(cluster), ha="center", va="center", fontsize=font, fontweight="bold", color="black")
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    for limit, low, high in zip((axes.set_xlim, axes.set_ylim), *framed(points), strict=True):
-        margin = 0.06 * (high - low) or 1.0
-        limit(low - margin, high + margin)
+    low, high = framed(points)
+    margin = np.where(high > low, 0.06 * (high - low), 1.0)
+    (left, bottom), (right, top) = low - margin, high + margin
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
     axes.set_title(title)
     axes.set_xlabel(axes_names[0])
     axes.set_ylabel(axes_names[1])
@@ -92,8 +94,8 @@ def scatter(points: NDArray[Any], labels: NDArray[np.int64], title: str, axes_na
 
 
 def framed(points: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Least and largest [2] of what a map of rows [n, 2] shows: of many, a few far away must not squeeze all others into
-    a corner; of few, each is shown.
+    """Least and largest [2] of what a map of rows [n, 2] shows: each of few; of many not those few that lie far away,
+    which would squeeze all others into a corner.
     """
     low = np.quantile(points, FAR, axis=0, method="lower")
     return low, np.quantile(points, 1 - FAR, axis=0, method="higher")
