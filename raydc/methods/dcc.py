@@ -70,17 +70,13 @@ class DCC(AutoencoderMethod):
     config: Config
     scales: Tensor
     constants: Tensor
-    found: Tensor
+    looks: Tensor
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         super().__init__(config, shape)
         self.register_buffer("scales", torch.ones(2, 2))  # mu1 of rows and mu2 of pairs; below, where they end
         self.register_buffer("constants", torch.zeros(2))  # delta, and lambda, the weight of the pairs
-        self.register_buffer("found", torch.zeros(2, dtype=torch.int64))  # clusters, and looks that found them settled
-
-    @property
-    def n_clusters(self) -> int:
-        return int(self.found[0])
+        self.register_buffer("looks", torch.zeros((), dtype=torch.int64))  # that found the clusters settled
 
     def players(self, phase: str) -> dict[str, Player]:
         if phase != "cluster":
@@ -121,15 +117,15 @@ class DCC(AutoencoderMethod):
     def update_clusters(self, shard: Shard, clusters: Clusters, state: StepState) -> Tensor:
         before, labels = clusters.gather(self.rows["label"]), self.finalize_clusters(shard, clusters)
         changed = (self.graph.within(before) != self.graph.within(clusters.gather(labels))).double().mean()
-        self.found[1] += (self.scales[0, 1] <= self.scales[1, 1]) & (changed < self.config.settled)
+        self.looks += (self.scales[0, 1] <= self.scales[1, 1]) & (changed < self.config.settled)
         self.scales[0] = torch.maximum(self.scales[0] / 2, self.scales[1])
         return labels
 
     def converged(self) -> bool:
-        return int(self.found[1]) >= 3
+        return int(self.looks) >= 3
 
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
         labels = self.graph.components(clusters.gather(self.rows["representative"].data), self.constants[0])
-        self.found[0] = labels.max() + 1
+        self.found.copy_(labels.max() + 1)
         self.rows["label"] = labels[shard.start :][: len(shard)].clone()
         return self.rows["label"].clone()

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 
 from raydc.core.settings import Settings
 from raydc.networks.autoencoder import Autoencoder
+from raydc.networks.belief import DeepBeliefNetwork
 from raydc.networks.conv_autoencoder import ConvAutoencoder
 from raydc.networks.convolution import NO_CONV, NO_MLP
 from raydc.networks.init import Initial
@@ -18,10 +19,11 @@ log = logging.getLogger("raydc")
 class Network(Settings):
     """An autoencoder's family and sizes."""
 
-    family: Literal["mlp", "conv"] = "mlp"
-    """mlp: fully connected; conv: convolutional, for rows that are images."""
+    family: Literal["mlp", "conv", "dbn"] = "mlp"
+    """mlp: fully connected; conv: convolutional, for rows that are images; dbn: a deep belief network, whose layers
+    learn one at a time in the phase `layerwise`."""
     hidden: tuple[PositiveInt, ...] = (500, 500, 2000)
-    """Widths of the hidden layers of the mlp."""
+    """Widths of the hidden layers of the mlp and the dbn."""
     latent: int = Field(10, ge=1)
     """Size of the code."""
     channels: tuple[PositiveInt, ...] = (50, 50)
@@ -42,7 +44,8 @@ class Network(Settings):
     def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
         if self.convolutional(shape):
             return dict.fromkeys(["hidden", "tied"], NO_MLP)
-        return dict.fromkeys(["channels", "kernel"] + ["family"] * (self.family == "conv"), NO_CONV)
+        idle = dict.fromkeys(["channels", "kernel"] + ["family"] * (self.family == "conv"), NO_CONV)
+        return idle | ({"tied": "a dbn has the same weights both ways"} if self.family == "dbn" else {})
 
     def build(self, shape: tuple[int, ...], latent: int | None = None) -> Autoencoder:
         """The network for rows of this shape, (D,) or (C, H, W); a conv network needs an image and says so if not.
@@ -57,7 +60,9 @@ class Network(Settings):
         inputs = 1
         for size in shape:
             inputs *= size
+        if self.family == "dbn":
+            return DeepBeliefNetwork(inputs, self.hidden, latent, self.initial)
         return MLPAutoencoder(inputs, self.hidden, latent, self.initial, self.tied)
 
 
-__all__ = ["Autoencoder", "ConvAutoencoder", "MLPAutoencoder", "Network"]
+__all__ = ["Autoencoder", "ConvAutoencoder", "DeepBeliefNetwork", "MLPAutoencoder", "Network"]

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from raydc.networks.losses.reconstruction import mean_squared_error
+
 
 class Autoencoder(nn.Module):
     """An encoder to `latent` numbers a row, and a decoder back."""
@@ -38,6 +40,11 @@ class Autoencoder(nn.Module):
     def reconstruct_layer(self, x: Tensor, layer: int, corruption: float) -> tuple[Tensor, Tensor]:
         """(input, its reconstruction) of one layer's own denoising autoencoder, on top of the layers before it."""
         raise NotImplementedError
+
+    def layer_error(self, x: Tensor, layer: int, corruption: float) -> Tensor:
+        """What pretraining `layer` descends, of each row [B]: by default the error of `reconstruct_layer`."""
+        clean, decoded = self.reconstruct_layer(x, layer, corruption)
+        return mean_squared_error(clean.flatten(1), decoded.flatten(1))
 
     def layer_parameters(self, layer: int) -> list[nn.Parameter]:
         """What pretraining `layer` trains."""

@@ -22,7 +22,7 @@ K, BATCH = 4, 64
 
 
 def wants_images(method: type[Method]) -> bool:
-    return method.needs_image or method.info.architecture not in ("MLP", "none")
+    return method.needs_image or method.info.architecture not in ("MLP", "DBN", "none")
 
 
 def blobs(method: type[Method], rows: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class AutoencoderMethod(Method):
             unreset = self._why_never_reset(shape)
             return (
                 super().idle(shape)
-                | dict.fromkeys(paths, "layers are pretrained one at a time in an mlp alone")
+                | dict.fromkeys(paths, "layers are pretrained one at a time in an mlp or a dbn alone")
                 | (dict.fromkeys(["reset.every", "reset.keep"], unreset) if unreset else {})
             )
 
@@ -139,8 +139,7 @@ class AutoencoderMethod(Method):
         corruption = phase.corruption if isinstance(phase, Pretraining) else 0.0
         layer = self._layer(state.phase)
         if layer is not None:
-            clean, decoded = self.net.reconstruct_layer(batch.x, layer, corruption)
-            return batch.mean(mean_squared_error(clean.flatten(1), decoded.flatten(1)))
+            return batch.mean(self.net.layer_error(batch.x, layer, corruption))
         return batch.mean(self.reconstruction_error(batch.x, F.dropout(batch.x, corruption)))
 
     def reconstruction_error(self, x: Tensor, corrupted: Tensor) -> Tensor:

@@ -136,11 +136,14 @@ class Method(nn.Module):
 
     config: Config
     rows: dict[str, Tensor]
+    found: Tensor
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         """For rows of `shape`, (D,) or (C, H, W), scaled."""
         super().__init__()
         self.config, self.shape, self.rows = config, shape, {}
+        if self.finds_clusters():
+            self.register_buffer("found", torch.zeros((), dtype=torch.int64))
 
     @classmethod
     def finds_clusters(cls) -> bool:
@@ -149,7 +152,8 @@ class Method(nn.Module):
 
     @property
     def n_clusters(self) -> int:
-        return self.config.n_clusters
+        """K; where it is found, how many clusters there are now: an update may make more of them, or fewer."""
+        return int(self.found) if self.finds_clusters() else self.config.n_clusters
 
     @property
     def reset_every(self) -> Length:
