@@ -22,6 +22,8 @@ LIKE = 10.0
 """Ranges that differ by no more than this factor are of one unit."""
 MOST = 0.9
 """Share of the features whose ranges are compared, and of them that must be alike: the others may be odd ones."""
+UNIT = 1e-3
+"""Error of the squared length of rows that were brought to length 1 and stored as float16."""
 OFFSET = 10.0
 """Root mean squares of the means over that of the spreads from which on an offset hides what differs between rows."""
 CARRIED = 0.9
@@ -58,14 +60,22 @@ def suited(setting: ScalingSetting, usual: ScalingKind, profile: DataProfile, so
 
 
 def one_unit(profile: DataProfile, source: Source) -> bool:
-    """Whether all features are of one kind: declared so by how they are stored, or of like ranges."""
+    """Whether all features are of one kind: declared so by how they are stored, directions, or of like ranges."""
     listed = len(source.columns) == 1 and source.n_features > 1
     declared = source.kind == "sparse" or source.encoding is not None or len(source.shape) == 3 or listed
+    declared = declared or directions(profile)
     ranges = (profile.highest - profile.lowest)[~profile.constant]
     if declared or len(ranges) < 2:
         return True
     largest = np.quantile(ranges, MOST, method="higher")
     return bool(np.mean(ranges * LIKE >= largest) >= MOST)
+
+
+def directions(profile: DataProfile) -> bool:
+    """Whether rows are of length 1, as embeddings often are: told by the mean of their squared lengths, which columns
+    with units of their own bring to 1 by no accident.
+    """
+    return len(profile.mean) > 1 and bool(abs(np.sum(profile.variance + profile.mean**2) - 1) < UNIT)
 
 
 def far_off(profile: DataProfile) -> bool:

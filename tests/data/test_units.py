@@ -73,6 +73,15 @@ def test_units_of_their_own_are_scaled_by_themselves() -> None:
     assert suited("power", "unit", *profiled(table)) == "power", "what is asked for is done"
 
 
+def test_directions_have_one_unit_however_unlike_their_ranges_are() -> None:
+    spread = DRAW.normal(size=(300, 48)) * np.geomspace(1, 100, 48)
+    assert kinds(spread)[0] == "standard"
+    unit = spread / np.linalg.norm(spread, axis=1, keepdims=True)
+    for rows in (unit, unit.astype(np.float32), unit.astype(np.float16)):
+        assert kinds(rows) == ["power", "unit", "symmetric"]
+    assert kinds(1.01 * unit)[0] == "standard"
+
+
 def test_a_large_common_offset_is_subtracted() -> None:
     near, far = DRAW.normal(size=(200, 4)) + 3, DRAW.normal(np.array([1000.0, 990, 1010, 400]), size=(200, 4))
     assert kinds(near)[0] == "power" and kinds(far) == ["centred", "unit", "symmetric"]
