@@ -51,6 +51,8 @@ class TEMI(Method):
         after="labels of the head of the lowest loss",
     )
 
+    renames: ClassVar[bool] = True
+
     class Config(Method.Config):
         network: HeadNetwork = HeadNetwork()
         neighbours: Neighbours = Neighbours()

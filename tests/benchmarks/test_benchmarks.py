@@ -1,6 +1,7 @@
 """The benchmarks run, go on where they were stopped, and measure what they say. Sizes here are tiny."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality, selection, steadiness, training_speed
+from benchmarks import heads, neighbours, quality, selection, steadiness, training_speed
 from raydc.core.settings import SettingsError
 from raydc.data import ArraySource, DataSettings
 
@@ -184,3 +185,17 @@ def test_steadiness_sets_what_searches_return_beside_the_spread_of_trainings() -
     )
     names = [variant.name for variant in steadiness.variants(2)]
     assert names == ["seed 0", "seed 1", "noise", "one process", "two"]
+
+
+def test_neighbours_in_cells_are_measured_beside_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    neighbours.main(["--sizes=1500", "--features=16", "--count=5", "--probes=12", "--searches", "cells"])
+    found = re.search(r"1500 rows x 16, cells, 12 probes: recall ([\d.]+)", capsys.readouterr().out)
+    assert found is not None and float(found[1]) > 0.9
+
+
+def test_embeddings_are_directions_of_principal_components(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "rows.npz", X=draw.normal(size=(60, 9)) + 3, y=np.arange(60) % 3)
+    with np.load(heads.prepared(str(tmp_path / "rows.npz"), 40, 5, tmp_path / "out")) as made:
+        assert made["X"].shape == (40, 5) and made["y"].shape == (40,)
+        np.testing.assert_allclose(np.linalg.norm(made["X"], axis=1), 1, rtol=1e-5)
