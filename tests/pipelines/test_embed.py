@@ -185,22 +185,22 @@ def draw(folder: Path, count: int, seed: int) -> None:
 @pytest.mark.ray
 @pytest.mark.parametrize("kind", ["efficientnet-lite0", "wordllama"])
 def test_raw_files_get_the_clusters_of_training_by_command_and_from_the_registry(
-    kind: str, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, texts: Path, tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    raw, more = texts, ["--data.types", "body=text"]
+    there, raw, more = ["--tracking-uri", uri], texts, ["--data.types", "body=text"]
     if kind == "efficientnet-lite0":
         draw(tmp_path / "pictures", 18, 0)
         raw, more = tmp_path / "pictures", []
-    train = ["train", "--data", str(raw), "--encoder", kind, "--method", "kmeans", "--n-clusters", "3", *more]
+    train = ["train", "--data", str(raw), "--encoder", kind, "--method", "kmeans", "--n-clusters", "3", *more, *there]
     assert main([*train, "--workers", "2", "--out", str(tmp_path / "run"), "--register", "raw"]) == 0
     assert main([*train, "--workers", "0", "--out", str(tmp_path / "alone")]) == 0
     expected = clusters(tmp_path / "run" / "assignments")
     np.testing.assert_array_equal(clusters(tmp_path / "alone" / "assignments"), expected)
     for workers in "02":
         out = str(tmp_path / f"assigned-{workers}")
-        assert main(["assign", "--model", "models:/raw/1", "--data", str(raw), "--out", out, "--workers", workers]) == 0
+        line = ["assign", "--model", "models:/raw/1", "--data", str(raw), "--out", out, "--workers", workers, *there]
+        assert main(line) == 0
         np.testing.assert_array_equal(clusters(out), expected)
     mlflow.set_tracking_uri(uri)
     served = mlflow.pyfunc.load_model("models:/raw/1")
