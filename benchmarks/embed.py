@@ -2,16 +2,18 @@
 
     python -m benchmarks.embed --out /tmp/raydc-embed
 
-The encoder alone has the raw values in memory: it decodes pictures and makes vectors, in this process. `raydc embed`
-reads files, encodes, makes thumbnails or excerpts, and writes Parquet; its time is that of the work, without the start
-of Ray, which is told beside it.
+The encoder alone decodes pictures and makes vectors, in this process. `raydc embed` reads files, encodes, makes
+thumbnails or excerpts, and writes Parquet. Workers are started before their clock; they share out files of some 2,000
+rows, so that few rows keep one worker busy alone.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,9 @@ from raydc.data.encoding import ARROW, EncoderCode
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines import embed
 
-WORDS = "goal match team player league stock market bank price fund planet star orbit moon galaxy light".split()
+AT_ONCE = 512
+"""Values that the encoder alone is given together."""
+WORDS = "goal match team player league stock market bank price fund planet star orbit moon galaxy light"
 
 
 def pictures(folder: Path, count: int) -> Path:
@@ -40,36 +44,52 @@ def pictures(folder: Path, count: int) -> Path:
 def documents(path: Path, count: int) -> Path:
     """Documents of 60 words."""
     rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, 60)) for _ in range(count)]
+    texts = [" ".join(rng.choice(WORDS.split(), 60)) for _ in range(count)]
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"body": texts}).to_parquet(path, index=False)
     return path
 
 
-def alone(data: DataSettings, name: str) -> float:
-    """Values a second of the encoder alone."""
-    code = EncoderCode.of(name)
+def alone(data: DataSettings, code: EncoderCode) -> None:
+    """Every value of a set encoded, from memory."""
     if code.same.takes == "picture":
-        files = [path.read_bytes() for path in sorted(Path(data.path).iterdir())]
-        values = pa.array(files, ARROW["picture"])
+        values = pa.array([path.read_bytes() for path in sorted(Path(data.path).iterdir())], ARROW["picture"])
     else:
         values = pa.array(pd.read_parquet(data.path)["body"])
-    code.encode(code.taken(values[:8])[0])
-    return len(values) / timed(lambda: [code.encode(code.taken(values[i : i + 512])[0]) for i in range(0, len(values), 512)])
+    for start in range(0, len(values), AT_ONCE):
+        code.encode(code.taken(values[start : start + AT_ONCE])[0])
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Seconds."""
-    before = time.perf_counter()
+def a_second(rows: int, action: Callable[[], object]) -> dict[str, float]:
+    """Rows a second, by the clock and by this process's processor time."""
+    clock, busy = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - before
+    clock, busy = time.perf_counter() - clock, time.process_time() - busy
+    return {"a second": round(rows / clock, 1), "a second of the processor": round(rows / busy, 1)}
+
+
+def measured(data: DataSettings, name: str, out: Path, workers: list[int]) -> dict[str, Any]:
+    """Rows a second of an encoder: alone, in this process, and by workers, whose processor time is theirs."""
+    code, data = EncoderCode.of(name), data.model_copy(update={"encoder": name})
+    rows = open_source(data).n_rows
+    found: dict[str, Any] = {"encoder": name, "rows": rows}
+    found["alone"] = a_second(rows, partial(alone, data, code))
+    found["in process"] = a_second(rows, partial(embed.embed, data, str(out / f"{name}-0")))
+    for number in workers:
+        with connected(number):
+            some = data.model_copy(update={"on_bad_row": "drop"})
+            embed.embed(some, str(out / f"{name}-{number}-start"), number)  # workers import, and load the encoder
+            place = str(out / f"{name}-{number}")
+            found[f"{number} workers"] = a_second(rows, partial(embed.embed, data, place, number))["a second"]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a new directory")
     parser.add_argument("--pictures", type=int, default=600)
     parser.add_argument("--documents", type=int, default=60_000)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     given = parser.parse_args()
     torch.set_num_threads(1)
     sets = {
@@ -78,23 +98,8 @@ def main() -> None:
             path=str(documents(given.out / "documents.parquet", given.documents)), types=("body=text",)
         ),
     }
-    embed.CHUNK_ROWS = 128  # so that two workers end together
-    for name, rows in sets.items():
-        data = rows.model_copy(update={"encoder": name})
-        if name == "wordllama":
-            embed.CHUNK_ROWS = 4096
-        found: dict[str, float] = {"alone": alone(data, name)}
-        total = open_source(data).n_rows
-        for workers in (0, 1, 2):
-            place = given.out / f"{name}-{workers}-{time.time():.0f}"
-            if workers == 0:
-                found["in process"] = total / timed(lambda place=place: embed.embed(data, str(place)))
-                continue
-            with connected(workers):
-                first = {"path": data.path, "encoder": name, "types": data.types}
-                embed.embed(DataSettings(**first), f"{place}-start", workers)
-                found[f"{workers} workers"] = total / timed(lambda place=place: embed.embed(data, str(place), workers))
-        print(json.dumps({"encoder": name, "rows": total} | {key: round(value, 1) for key, value in found.items()}))
+    for name, data in sets.items():
+        print(json.dumps(measured(data, name, given.out, given.workers)), flush=True)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class _Maker:
         metadata = Embedded(source.encoding, source.identified or "id").metadata()
         metadata[b"raydc"] = json.dumps({"dropped": dropped}).encode()
         whole, buffer = pa.concat_tables(tables).replace_schema_metadata(metadata), io.BytesIO()
-        pq.write_table(whole, buffer, use_dictionary=False, write_page_checksum=True)
+        pq.write_table(whole, buffer, use_dictionary=False, compression="none", write_page_checksum=True)
         self._store.write_bytes(chunk.name, buffer.getvalue())
         failpoint("embedded")
 

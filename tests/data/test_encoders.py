@@ -16,7 +16,7 @@ from PIL import Image
 from raydc.api import plugins
 from raydc.core.settings import build
 from raydc.data import DataError, DataSettings, Source, encoders, open_source
-from raydc.data.encoders import ENCODERS, Encoder, EncoderError
+from raydc.data.encoders import ENCODERS, LIBRARIES, Encoder, EncoderError
 from raydc.data.encoding import Encoding
 
 
@@ -113,6 +113,15 @@ def test_pictures_have_the_same_vector_alone_as_among_others_and_other_weights_a
 def test_what_cannot_be_had_is_named_with_what_to_do(name: str, said: str) -> None:
     with pytest.raises(EncoderError, match=said):
         encoders.load(name)
+
+
+def test_a_library_that_finds_no_weights_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str) -> Encoder:
+        raise OSError("no connection")
+
+    monkeypatch.setitem(LIBRARIES, "timm", offline)
+    with pytest.raises(EncoderError, match="timm cannot load 'resnet18': no connection"):
+        encoders.load("timm/resnet18")
 
 
 def bomb() -> bytes:

@@ -97,7 +97,17 @@ def _factory(name: str) -> Factory:
 
 @lru_cache(maxsize=8)
 def _of_library(library: str, model: str) -> Factory:
-    return partial(LIBRARIES[library], model)
+    return partial(_made_by, library, model)
+
+
+def _made_by(library: str, model: str) -> Encoder:
+    """EncoderError where the library has no such network, or finds no weights for it."""
+    try:
+        return LIBRARIES[library](model)
+    except EncoderError:
+        raise
+    except (OSError, ValueError, RuntimeError) as problem:  # as each library says it
+        raise EncoderError(f"data.encoder: {library} cannot load {model!r}: {problem}") from problem
 
 
 @lru_cache(maxsize=2)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from raydc.data.encoders.interface import (
     Encoder,
-    EncoderError,
     PictureNetwork,
     best_device,
     digest_of,
@@ -26,10 +25,7 @@ class TorchvisionNetwork(PictureNetwork):
 
     def __init__(self, name: str) -> None:
         models = needed("torchvision.models", "torchvision")
-        try:
-            weights = models.get_model_weights(name).DEFAULT
-        except ValueError as problem:
-            raise EncoderError(f"data.encoder: torchvision has no network {name!r}: {problem}") from problem
+        weights = models.get_model_weights(name).DEFAULT
         network, how = models.get_model(name, weights=weights), weights.transforms()
         for head in HEADS:
             if hasattr(network, head):
@@ -47,10 +43,7 @@ class TimmNetwork(PictureNetwork):
 
     def __init__(self, name: str) -> None:
         timm = needed("timm", "timm")
-        try:
-            network = timm.create_model(name, pretrained=True, num_classes=0)
-        except RuntimeError as problem:
-            raise EncoderError(f"data.encoder: timm has no network {name!r}: {problem}") from problem
+        network = timm.create_model(name, pretrained=True, num_classes=0)
         about = timm.data.resolve_model_data_config(network)
         self.size = about["input_size"][-1]
         super().__init__(network, [255 * value for value in about["mean"]], [255 * value for value in about["std"]])
@@ -66,7 +59,7 @@ class SentenceTransformer(Encoder):
         library = needed("sentence_transformers", "sentence-transformers")
         self._model = library.SentenceTransformer(name, device=str(best_device()))
         self.version, self.digest = version_of("sentence-transformers"), digest_of(self._model.state_dict())
-        self.width = self._model.get_sentence_embedding_dimension()
+        self.width = int(self.vectors(["."]).shape[1])
 
     def vectors(self, values: list[str]) -> np.ndarray:
         found: np.ndarray = self._model.encode(values, batch_size=len(values), show_progress_bar=False)
