@@ -3,8 +3,8 @@
     python -m benchmarks.embed --out /tmp/raydc-embed
 
 The encoder alone decodes pictures and makes vectors, in this process. `raydc embed` reads files, encodes, makes
-thumbnails or excerpts, and writes Parquet. Workers are started before their clock; they share out files of some 2,000
-rows, so that few rows keep one worker busy alone.
+thumbnails or excerpts, and writes Parquet. Workers are started before their clock; they share out the files that
+are made.
 """
 
 import argparse

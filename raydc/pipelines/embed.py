@@ -30,8 +30,8 @@ from raydc.pipelines.chunks import Chunk, WorkersLost
 
 MANIFEST, SUMMARY, DROPPED = "_embedding.json", "_summary.json", "_dropped.csv"
 """Readers of a folder of Parquet pass over names that begin like this."""
-CHUNK_ROWS = 2**11
-"""Rows of a file, about: what a killed worker does again."""
+CHUNK_ROWS, SHARES, FEWEST = 2**11, 32, 64
+"""Rows of a file, about, which a killed worker does again; of fewer rows a share of all, for several workers."""
 SIDE, LENGTH = 64, 300
 """Height and width of a thumbnail, about, and characters of an excerpt, at most."""
 
@@ -57,7 +57,7 @@ def embed(data: DataSettings, out: str, workers: int = 0, poll: Callable[[], Non
     source, store = open_source(data), Store(out).directory()
     if source.encoding is None:
         raise DataError(f"data.encoder: {data.path} is opened by a source that knows no encoders; leave it out")
-    parts = chunks.cut(source.pieces, CHUNK_ROWS)
+    parts = chunks.cut(source.pieces, min(CHUNK_ROWS, max(FEWEST, source.n_rows // SHARES)))
     manifest = {
         "encoding": source.encoding.digest,
         "data": source.fingerprint,

@@ -170,7 +170,7 @@ def test_what_a_worker_cannot_be_given_back_is_said(texts: Path, tmp_path: Path)
     (tmp_path / "out" / f"part-{0:012d}.parquet").unlink()
     source = open_source(of_texts(texts))
     with pytest.raises(chunks.WorkersLost, match="1 files are missing; run the same command again"):
-        embed._summarise(embed.Store(found["out"]), chunks.cut(source.pieces, embed.CHUNK_ROWS), source, {})
+        embed._summarise(embed.Store(found["out"]), chunks.cut(source.pieces, embed.FEWEST), source, {})
 
 
 def draw(folder: Path, count: int, seed: int) -> None:
