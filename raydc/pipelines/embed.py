@@ -57,12 +57,15 @@ def embed(data: DataSettings, out: str, workers: int = 0, poll: Callable[[], Non
     source, store = open_source(data), Store(out).directory()
     if source.encoding is None:
         raise DataError(f"data.encoder: {data.path} is opened by a source that knows no encoders; leave it out")
+    kept = (source.identified, source.settings.label_column, source.weights)
+    if taken := {*kept} & {VECTORS, EXCERPT, THUMBNAIL}:
+        raise DataError(f"{data.path}: column {taken.pop()} has a name that vectors are written with; rename it")
     parts = chunks.cut(source.pieces, min(CHUNK_ROWS, max(FEWEST, source.n_rows // SHARES)))
     manifest = {
         "encoding": source.encoding.digest,
         "data": source.fingerprint,
         "times": [*source.times.values()],
-        "columns": [source.identified, source.settings.label_column, source.weights],
+        "columns": [*kept],
         "files": [chunk.name for chunk in parts],
     }
     _claim(store, manifest, data.path)

@@ -165,6 +165,14 @@ def test_nothing_is_encoded_into_a_directory_of_something_else(texts: Path, tmp_
         embed.embed(settings(tmp_path / "out", encoder="wordllama"), str(tmp_path / "again"))
 
 
+def test_a_column_is_not_written_over_by_what_stands_beside_vectors(texts: Path, tmp_path: Path) -> None:
+    pd.read_parquet(texts).rename(columns={"key": "excerpt"}).to_parquet(tmp_path / "named.parquet")
+    named = settings(tmp_path / "named.parquet", encoder="my_encoders:Letters", types="body=text", id_column="excerpt")
+    with pytest.raises(DataError, match="column excerpt has a name that vectors are written with; rename it"):
+        embed.embed(named, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_worker_cannot_be_given_back_is_said(texts: Path, tmp_path: Path) -> None:
     found = embed.embed(of_texts(texts), str(tmp_path / "out"))
     (tmp_path / "out" / f"part-{0:012d}.parquet").unlink()
