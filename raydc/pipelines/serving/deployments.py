@@ -87,8 +87,9 @@ class Model:
                 self.served = found
                 self._tell()
             except Exception as problem:  # whatever it is, the model that is there goes on answering
+                if str(problem) != self.problem:
+                    log.warning(f"{self.served.uri} goes on answering: {problem}")
                 self.problem = str(problem)
-                log.warning(f"{self.served.uri} goes on answering: {problem}")
 
     def _tell(self) -> None:
         self.version.set(1, {"model": self.served.uri})
