@@ -131,7 +131,7 @@ def search(given: argparse.Namespace) -> None:
 def settings_of(case: Case, k: int, out: Path, given: argparse.Namespace) -> TuneSettings:
     values = {
         "data": {"path": str(out / f"{case.name}.npy")},
-        "space": str(Path(given.spaces).absolute() / f"{'idec' if given.quick else 'any'}.py"),
+        "space": "idec" if given.quick else "any",
         "n_clusters": k if case.mode == "fixed" else f"{max(2, k // 2)}..{2 * k}",
         "trials": 3 if given.quick else given.trials,
         "fixed": QUICK if given.quick else {},
@@ -372,7 +372,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["search", "evaluate"])
     parser.add_argument("--data", help="folder with NAME.npz (X, y) of " + ", ".join(REAL))
-    parser.add_argument("--spaces", default="tune_spaces", help="folder of the search spaces [tune_spaces]")
     parser.add_argument("--out", default="selection", help="where cases are kept [selection]")
     parser.add_argument(
         "--sets", type=lambda text: text.split(","), default=SETS, help=f"some of {','.join(SETS)} [all]"

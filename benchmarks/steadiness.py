@@ -99,7 +99,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="where searches are kept")
-    parser.add_argument("--space", default="tune_spaces/imsat.py", help="search space [tune_spaces/imsat.py]")
+    parser.add_argument("--space", default="imsat", help="search space [imsat]")
     parser.add_argument("--trials", type=int, default=6, help="trials beside the baselines [6]")
     parser.add_argument("--seeds", type=int, default=10, help="search seeds [10]")
     parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE", help="fixed settings")

@@ -26,7 +26,6 @@ from raydc.cli.main import main as raydc
 from raydc.clustering.metrics import external
 
 CLUSTERS = 10
-SPACE = Path(__file__).parents[1] / "tune_spaces" / "imsat.py"
 SHORT = ("method.pretrain.length=40",)
 """Of the autoencoder that every search compares with."""
 
@@ -77,7 +76,7 @@ def main() -> int:
     common += ["--data", str(train_path), "--label-column", "y", "--id-column", "id", "--data.shape", "8,8"]
     lengths = [f"--method.pretrain.length={2 * given.epochs}", f"--method.cluster.length={given.epochs}"]
     short = [word for setting in SHORT for word in ("--set", setting)]
-    search = ["--space", str(SPACE), "--trials", str(given.trials), "--promote", "true", *short]
+    search = ["--space", "imsat", "--trials", str(given.trials), "--promote", "true", *short]
     rows = ["--data", str(new_path), "--id-column", "id", "--tracking-uri", store]
     commands = [
         ["train", "--method", "dec", "--workers", "2", "--out", str(out / "run"), *lengths, *common],

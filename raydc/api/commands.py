@@ -134,7 +134,7 @@ def train(
 
 def tune(
     data: Place,
-    space: Place,
+    space: Place = "any",
     n_clusters: int | tuple[int, int] | str | None = None,
     *,
     out: Place,

@@ -11,7 +11,7 @@ COMMANDS = {
     ),
     "tune": (
         "search for the best method and settings without labels",
-        "raydc tune --data rows/ --space tune_spaces/any.py --n-clusters 2..30 --out runs/search --register digits",
+        "raydc tune --data rows/ --out runs/search --register digits",
     ),
     "assign": (
         "assign rows to the clusters of a model",

@@ -31,6 +31,7 @@ from raydc.search.cost import capped
 from raydc.search.directory import open_study
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
+from raydc.search.kinds import NAMED
 from raydc.search.planner import (
     Finished,
     Planner,
@@ -41,13 +42,13 @@ from raydc.search.planner import (
 )
 from raydc.search.settings import TuneSettings
 from raydc.search.space import (
-    Rows,
     Space,
     check_point,
     check_space,
     default_method,
     gives_clusters,
     load_space,
+    method_choices,
     method_settings,
 )
 from raydc.search.trial import RUNGS, STOP, Record, run_task
@@ -136,11 +137,15 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
     data = embed.with_vectors(settings.data, settings.out, embedders(settings), watch.note, poll)
     settings = settings.model_copy(update={"data": data})
     context = prepare(settings, Profiler(Store(settings.out), settings.concurrent != 0, watch.note, poll))
-    check_space(space, settings.n_clusters, settings.settled, Rows(context.profile.rows, context.shape))
+    check_space(space, settings.n_clusters, settings.settled, context.about)
     context.check_method(default)
     for note in context.profile.notes:
         watch.note(f"note: {note}")
     watch.note(features_named(context.columns, context.shape))
+    low, high = context.settings.n_clusters
+    watch.note(f"numbers of clusters: {low}..{high}" if low < high else f"clusters: {low}")
+    if tried := method_choices(space, context.about):
+        watch.note(f"methods that fit {NAMED[context.kind]}: {', '.join(tried)}")
     return Search(context, space, default)
 
 

@@ -32,15 +32,18 @@ from raydc.data import (
 )
 from raydc.data.source import dense
 from raydc.distributed import ray_cluster
+from raydc.search.kinds import Kind, kind_of
 from raydc.search.opponents import GRAPH_OPPONENTS, OPPONENTS, Proposal, proposals
 from raydc.search.reference import Reference, of_embedding, of_rows
 from raydc.search.settings import TuneSettings
-from raydc.search.space import method_settings
+from raydc.search.space import Rows, method_settings
 from raydc.training.config import RunConfig
 from raydc.training.loop import seed_of
 from raydc.training.worker_job import Job
 
 Labels = NDArray[np.int64]
+ROWS_OF_A_CLUSTER = 10
+"""Rows for each of the most clusters that are tried where nobody gives a number."""
 CURVE = 32
 """Numbers of clusters, evenly spaced in their logarithm, for which raw k-means is tried first."""
 
@@ -80,10 +83,17 @@ class Context:
     """Where neighbours count, and their graph."""
     scalings: Mapping[ScalingKind, ScalingKind]
     """What suits these rows in place of a method's usual scaling."""
+    kind: Kind
+    """What the rows are."""
 
     @property
     def store(self) -> Store:
         return Store(self.settings.out)
+
+    @property
+    def about(self) -> Rows:
+        """What a space is told of the rows."""
+        return Rows(self.profile.rows, self.shape, self.kind)
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -162,8 +172,11 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     """Open and profile the rows, and build the neighbour graph. DataError says what is wrong with them."""
     source = open_source(settings.data)
     found = profiled(source, source.settings)
-    most = settings.n_clusters[1]
     trained = round(found.rows * settings.subsample)
+    if "n_clusters" not in settings.model_fields_set:
+        most = max(2, min(settings.n_clusters[1], min(trained, settings.evaluation_rows) // ROWS_OF_A_CLUSTER))
+        settings = settings.model_copy(update={"n_clusters": (2, most)})
+    most = settings.n_clusters[1]
     if trained < most:
         raise DataError(f"{found.rows} rows, of which replicas take {trained}, cannot form {most} clusters")
     chosen = graph.drawn_rows(found.rows, settings.evaluation_rows, seed_of(settings.seed, "evaluation rows"))
@@ -186,7 +199,9 @@ def prepare(settings: TuneSettings, profiled: Callable[[Source, DataSettings], D
     told = units.remarks(asked, scalings["power"] if asked == "auto" else asked, found, source)
     found = replace(found, notes=(*found.notes, *told, *space.warnings))
     read = (source.shape, tuple(source.columns), source.identified)
-    return Context((*loaded(), *registered()), settings, found, *read, chosen, rows, ids, space, scalings)
+    return Context(
+        (*loaded(), *registered()), settings, found, *read, chosen, rows, ids, space, scalings, kind_of(source, rows)
+    )
 
 
 def stored_rows(source: Source, found: DataProfile, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:

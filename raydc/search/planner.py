@@ -25,7 +25,6 @@ from raydc.search.errors import SearchInterrupted
 from raydc.search.evaluation import Context, Task
 from raydc.search.opponents import OPPONENTS
 from raydc.search.space import (
-    Rows,
     Space,
     known_choices,
     method_choices,
@@ -182,7 +181,7 @@ class Planner:
     def _methods(self) -> list[str]:
         """Methods that the space chooses between and the study knows, the cheap ones first by their own settings."""
         known = known_choices(self.study).get("method.name")
-        found = [*known] if known else method_choices(self.space, Rows(self.context.profile.rows, self.context.shape))
+        found = [*known] if known else method_choices(self.space, self.context.about)
         if len(found) < 2:
             return []
         least = self.context.settings.n_clusters[0]
@@ -229,7 +228,7 @@ class Planner:
 
     def _point(self, number: int) -> dict[str, Any]:
         """Settings of an asked trial; those it was given before its driver was killed, Optuna gives it again."""
-        settings, rows = self.context.settings, Rows(self.context.profile.rows, self.context.shape)
+        settings, rows = self.context.settings, self.context.about
         if number < len(self.first):
             point = self.first[number]
         else:

@@ -56,10 +56,11 @@ class TuneSettings(Settings):
 
     data: DataSettings
     """The rows; as for a run."""
-    space: str
-    """Python file with the search space, such as tune_spaces/dec.py, or the name of one that a package adds."""
-    n_clusters: Annotated[tuple[int, int], BeforeValidator(_clusters)] = (10, 10)
-    """Number of clusters: 10, or a range to search in: 2..30."""
+    space: str = "any"
+    """Search space: a method's name, such as dec; any, which tries every method that fits the rows (images, embeddings,
+    texts or a table); or a Python file of your own."""
+    n_clusters: Annotated[tuple[int, int], BeforeValidator(_clusters)] = (2, 30)
+    """Number of clusters: 10, or a range to search in: 2..30, which is the default, with fewer where rows are few."""
     trials: int = Field(24, ge=1)
     """Configurations that the space is asked for, beside the baselines."""
     fixed: dict[str, Any] = Field(default_factory=dict)

@@ -1,5 +1,7 @@
 """Search spaces: Python files with a function `space(trial)` that asks an Optuna trial for dotted settings.
 
+Those of raydc (`raydc.search.spaces`) have names.
+
 Where it has a second parameter without default, or one called `rows`, that tells of the rows (`Rows`). It returns
 constants, of which `method.name` is needed unless the function suggests it. The first choice of a suggested
 `method.name` is the method whose default configuration every search runs first.
@@ -8,6 +10,7 @@ The file runs in the driver alone. Other processes get the settings of a point, 
 a space is made of needs to pickle.
 """
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -19,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType, ModuleType, NoneType
 from typing import Any, NamedTuple
@@ -31,6 +35,8 @@ from raydc.core.settings import Settings, SettingsError, build, fields, flatten,
 from raydc.data.settings import DataSettings
 from raydc.distributed import ray_cluster
 from raydc.methods.base import Method
+from raydc.search import spaces
+from raydc.search.kinds import Kind
 from raydc.search.settings import SPACES
 from raydc.training.config import Training
 
@@ -43,13 +49,14 @@ class Rows(NamedTuple):
     number: int
     shape: tuple[int, ...]
     """Of a row: (D,) or (C, H, W)."""
+    kind: Kind = "table"
 
 
-TABLE, IMAGES = Rows(1000, (16,)), Rows(1000, (1, 16, 16))
+TABLE, IMAGES = Rows(1000, (16,)), Rows(1000, (1, 16, 16), "images")
 """Rows for which a space is checked before any are read."""
 Space = Callable[[Any, Rows], dict[str, Any] | None]
 CHOICES = 24
-"""Choices of a categorical setting that are checked, one by one."""
+"""Choices of a categorical setting that are checked, one by one; more where it has more."""
 PACKAGE = "raydc_space"
 """What a space file's folder is called while the space works; the file itself is `MODULE`."""
 MODULE = f"{PACKAGE}.__main__"
@@ -64,18 +71,20 @@ SEARCHABLE = {"training.batch_size", "data.scaling"}
 
 
 def load_space(path: str | Path) -> Space:
-    """The function `space` of a Python file, or the space that others added by this name; SettingsError else.
+    """The function `space` of a Python file, or the space of this name, raydc's or one that others added.
 
-    What lies beside the file can be imported, by its own name or relatively.
+    What lies beside the file can be imported, by its own name or relatively. SettingsError where there is none.
     """
-    if str(path) in SPACES:
+    file = spaces.file_of(str(path)) or Path(path)
+    if file == Path(path) and str(path) in SPACES:
         return _added(str(path))
-    file = Path(path)
     if not file.is_file():
         beside = sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         hint = f"; there are {', '.join(beside)}" if beside else ""
-        named = f"; spaces by name: {', '.join(SPACES.names())}" if SPACES.names() else ""
-        raise SettingsError(f"space: no file {path}{hint}{named}")
+        named = ", ".join(dict.fromkeys([*spaces.names(), *SPACES.names()]))
+        near = difflib.get_close_matches(file.stem, named.split(", "), n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise SettingsError(f"space: no file {path}{meant or hint}; spaces by name: {named}")
     spec = importlib.util.spec_from_file_location(MODULE, file.absolute())
     if spec is None or spec.loader is None:
         raise SettingsError(f"space: {path} is no Python file")
@@ -109,8 +118,9 @@ def _added(name: str) -> Space:
 
 def written(path: str) -> str:
     """What a space's file holds; of one that others added, its name and the code of its function if there is any."""
-    if path not in SPACES:
-        return Path(path).read_text(encoding="utf-8")
+    file = spaces.file_of(path)
+    if file is not None or path not in SPACES:
+        return (file or Path(path)).read_text(encoding="utf-8")
     try:
         return f"{path}\n{inspect.getsource(inspect.unwrap(SPACES.load(path)))}"
     except (OSError, TypeError):
@@ -138,13 +148,10 @@ def _guarded(
     return space
 
 
-def space_of(method: str, folder: Path) -> Space:
-    """The space of one method, for a space that chooses among methods.
-
-    That which others added by the method's name, else the file of that name in the folder, else its defaults alone.
-    """
-    if method in SPACES or (folder / f"{method}.py").is_file():
-        return load_space(method if method in SPACES else folder / f"{method}.py")
+def space_of(method: str) -> Space:
+    """The space of one method, for a space that chooses among methods: that of its name, else its defaults alone."""
+    if method in spaces.names() or method in SPACES:
+        return load_space(method)
     return lambda trial, rows: {"method.name": method}
 
 
@@ -213,7 +220,8 @@ def _told(problem: Exception, file: Path) -> str:
 
 
 def methods_for(rows: Rows) -> list[str]:
-    """Methods that can take such rows; those whose networks are made for images only where rows are images.
+    """Methods that fit such rows: networks for images where rows are images, no autoencoders where rows are embeddings,
+    which learnt already what is to be kept of the inputs.
 
     A package's method that cannot be had is left out, with a note.
     """
@@ -225,7 +233,7 @@ def methods_for(rows: Rows) -> list[str]:
             log.warning("%s", problem)
             continue
         try:
-            if len(rows.shape) == 3 or not (kind.needs_image or kind.info.architecture in ("CNN", "GAN")):
+            if fits(kind, rows):
                 method = kind(kind.Config(), rows.shape)
                 method.check(rows.number)
                 if not ray_cluster.joined():  # else others do the work, and their memory is not known here
@@ -234,6 +242,13 @@ def methods_for(rows: Rows) -> list[str]:
         except (ValueError, MemoryError):  # it says which number is too large
             continue
     return able
+
+
+def fits(kind: type[Method], rows: Rows) -> bool:
+    """Whether a method is made for rows of this kind."""
+    if rows.kind == "embeddings" and "reconstruction" in kind.info.network_loss:
+        return False
+    return len(rows.shape) == 3 or not (kind.needs_image or kind.info.architecture in ("CNN", "GAN"))
 
 
 def suggest(
@@ -283,15 +298,15 @@ def _told_by(space: Space, captured: "_Captor", rows: Rows) -> dict[str, Any]:
 
 def gives_clusters(space: Space) -> bool:
     """Whether the space says the number of clusters itself, for any of its methods."""
-    corners = (_Captor(_Corner(False, choice)) for choice in range(CHOICES))
-    return any("method.n_clusters" in _told_by(space, corner, TABLE) for corner in corners)
+    lowest = (_Captor(corner) for corner in _choices(False))
+    return any("method.n_clusters" in _told_by(space, corner, TABLE) for corner in lowest)
 
 
 def method_choices(space: Space, rows: Rows) -> list[str]:
     """Methods among which the space suggests one, in its order; none where it does not suggest the method."""
     found: dict[str, None] = {}
-    for choice in range(CHOICES):
-        captured = _Captor(_Corner(False, choice))
+    for corner in _choices(False):
+        captured = _Captor(corner)
         _told_by(space, captured, rows)
         if "method.name" in captured.values:
             found[str(captured.values["method.name"])] = None
@@ -377,7 +392,7 @@ class _Corner:
     """A trial that answers with the lowest or the highest value of everything, but for one choice."""
 
     def __init__(self, high: bool, choice: int = 0) -> None:
-        self.high, self.choice = high, choice
+        self.high, self.choice, self.most = high, choice, 0
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
         return float(high if self.high else low)
@@ -386,12 +401,22 @@ class _Corner:
         return high if self.high else low
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self.most = max(self.most, len(choices))
         return choices[self.choice % len(choices)]
 
 
-def _corners(rows: Sequence[Rows]) -> list[tuple[_Corner, Rows]]:
-    """Of each kind of rows: the lowest and the highest of every number with the choices in turn."""
-    return [(_Corner(high, choice), one) for high in (False, True) for choice in range(CHOICES) for one in rows]
+def _choices(high: bool) -> Iterator[_Corner]:
+    """The lowest or the highest of every number with the choices in turn, until each of those met was had."""
+    choice, most = 0, CHOICES
+    while choice < most:
+        corner = _Corner(high, choice)
+        yield corner
+        choice, most = choice + 1, max(most, corner.most)
+
+
+def _corners(rows: Sequence[Rows]) -> Iterator[tuple[_Corner, Rows]]:
+    """These of each kind of rows."""
+    return ((corner, one) for one in rows for high in (False, True) for corner in _choices(high))
 
 
 def digest(space: Space, n_clusters: tuple[int, int]) -> str:
@@ -435,7 +460,7 @@ def check_space(
     optuna.logging.set_verbosity(verbosity)
     names: dict[str, None] = {}
     corners = _corners((TABLE, IMAGES) if rows is None else (rows,))
-    for trial, one in [*corners, *((study.ask(), rows or IMAGES) for _ in range(SAMPLES))]:
+    for trial, one in chain(corners, ((study.ask(), rows or IMAGES) for _ in range(SAMPLES))):
         captor = _Captor(trial)
         try:
             point = suggest(space, captor, n_clusters, one, fixed)

@@ -109,9 +109,9 @@ def test_a_source_opens_its_paths(strange: Path, tmp_path: Path) -> None:
 
 def test_a_space_that_chooses_among_methods_takes_them_in(strange: Path) -> None:
     assert "farthest" in methods_for(IMAGES)
-    for space in (load_space("farthest"), space_of("farthest", Path("tune_spaces"))):
+    for space in (load_space("farthest"), space_of("farthest")):
         assert space(_Asked(), IMAGES) == {"method.name": "farthest"}
-    assert space_of("nobodys", Path("tune_spaces"))(_Asked(), IMAGES) == {"method.name": "nobodys"}
+    assert space_of("nobodys")(_Asked(), IMAGES) == {"method.name": "nobodys"}
 
 
 class _Asked:

@@ -82,7 +82,7 @@ def test_dropped_rows_of_several_files_are_told_by_their_positions(tmp_path, hol
 
 def test_a_search_names_rows_by_their_positions(tmp_path, holed):
     settings = TuneSettings(
-        data=DataSettings(path=holed, label_column="y", on_bad_row="drop"), space="tune_spaces/dec.py",
+        data=DataSettings(path=holed, label_column="y", on_bad_row="drop"), space="dec",
         n_clusters=(3, 3), out=str(tmp_path / "search"),
     )  # fmt: skip
     assert context_of(settings).numbers.tolist() == np.setdiff1d(np.arange(300), BAD).tolist()

@@ -75,7 +75,7 @@ def test_a_cluster_that_lets_everybody_in_is_refused(tmp_path, monkeypatch, caps
         monkeypatch.setenv("RAY_ADDRESS", nodes.address)
         for command in (
             ["train", *options(training__workers=1), f"--out={tmp_path / 'out'}"],
-            ["tune", "--data=digits", "--space=tune_spaces/dec.py", f"--out={tmp_path / 'out'}", "--n-clusters=3"],
+            ["tune", "--data=digits", "--space=dec", f"--out={tmp_path / 'out'}", "--n-clusters=3"],
             ["assign", "--model=models:/digits@champion", "--data=digits", f"--out={tmp_path / 'out'}", "--workers=1"],
         ):
             assert cli.main(command) == cli.NOT_PERMITTED, command

@@ -140,7 +140,7 @@ def test_a_trial_of_a_search_has_the_labels_of_its_model(method: str, tmp_path: 
     flat = short_settings(method, tmp_path)
     np.save(tmp_path / "rows.npy", x)
     fixed = {key: value for key, value in flat.items() if key.startswith("method.") and key != "method.name"}
-    values = {"data": {"path": flat["data.path"]}, "space": "tune_spaces/dec.py", "fixed": {}, "n_clusters": K}
+    values = {"data": {"path": flat["data.path"]}, "space": "dec", "fixed": {}, "n_clusters": K}
     context = prepare(TuneSettings.model_validate(values | {"out": str(tmp_path / "search")}))
     record = run_task(context, Task(0, 0, fixed | {"method.name": method}), lambda rung, score: None)
     assert record is not None and record.status in ("finished", "guarded"), record

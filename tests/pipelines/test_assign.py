@@ -303,7 +303,7 @@ def test_a_file_where_a_directory_is_expected(model, data, tmp_path, capsys):
         for line in (
             ["assign", "--model", model, "--data", data, "--out", str(out)],
             ["train", "--data", data, "--method", "kmeans", "--workers", "0", "--out", str(out)],
-            ["tune", "--data", data, "--space", "tune_spaces/kmeans.py", "--concurrent", "0", "--out", str(out)],
+            ["tune", "--data", data, "--space", "kmeans", "--concurrent", "0", "--out", str(out)],
             ["report", "--run", str(tmp_path), "--out", str(out)],
         ):
             assert main(line) == NO_OUTPUT

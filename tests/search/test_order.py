@@ -11,7 +11,7 @@ from raydc.search.cost import BASELINE_STEPS, capped, work
 from raydc.search.evaluation import Context, Task, prepare
 from raydc.search.planner import Planner
 from raydc.search.trial import STOP, Record, run_task
-from tests.support.searches import FIXED, SPACES, asked, written
+from tests.support.searches import FIXED, asked, written
 
 BASELINES = [
     {"method.name": "dec", "method.n_clusters": 4},
@@ -87,7 +87,7 @@ def test_cheap_trials_are_run_first_and_each_method_has_one(data: str, tmp_path:
 
 
 def test_integers_next_to_the_best_are_all_tried(data: str, tmp_path: Path) -> None:
-    context = context_of(data, tmp_path, trials=16, n_clusters="2..24", space=str(SPACES / "dec.py"))
+    context = context_of(data, tmp_path, trials=16, n_clusters="2..24", space="dec")
 
     def space(trial: Any, rows: Any) -> dict[str, Any]:
         trial.suggest_float("method.nu", 0.5, 2.0)

@@ -18,15 +18,13 @@ from raydc import methods
 from raydc.cli.main import main
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines import assign
-from raydc.search import SearchState, SearchWatch, tune
+from raydc.search import SearchState, SearchWatch, spaces, tune
 from raydc.search.evaluation import Task, prepare
 from raydc.search.trial import run_task
 from raydc.testing.cases import blobs
 from raydc.training.model import ClusteringModel
 from tests.support.ray_nodes import freed
-from tests.support.searches import FIXED, SPACES, asked, own_space, states, written
-
-FILES = sorted(SPACES.glob("*.py"))
+from tests.support.searches import FIXED, asked, own_space, states, written
 
 
 @pytest.fixture
@@ -61,7 +59,7 @@ def searched(space: Path, folder: Path, mlflow_uri: str) -> dict[str, Any]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    "space", [pytest.param(file, marks=() if file.stem == "any" else pytest.mark.slow, id=file.stem) for file in FILES]
+    "space", [pytest.param(name, marks=() if name == "any" else pytest.mark.slow) for name in spaces.names()]
 )
 def test_every_space_is_searched(cluster: None, tmp_path: Path, mlflow_uri: str, space: Path) -> None:
     found = searched(space, tmp_path, mlflow_uri)
@@ -122,7 +120,7 @@ def test_trials_of_two_workers_that_are_stopped_free_what_they_held(
     import ray
 
     settings = asked(
-        data, tmp_path / "out", space=str(SPACES / "ae_kmeans.py"), trials=1, concurrent=1, workers_per_trial=2,
+        data, tmp_path / "out", space="ae_kmeans", trials=1, concurrent=1, workers_per_trial=2,
         fixed={**FIXED, "method.pretrain.length": "200 epochs"}, replicas=1,
     )  # fmt: skip
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: True)
@@ -144,9 +142,7 @@ def test_a_driver_that_fails_leaves_no_trial_at_work(
     data: str, tmp_path: Path, problem: BaseException, workers: int
 ) -> None:
     long = FIXED | {"method.pretrain.length": "100000 epochs"}
-    settings = asked(
-        data, tmp_path / "out", space=str(SPACES / "dec.py"), concurrent=2, workers_per_trial=workers, fixed=long
-    )
+    settings = asked(data, tmp_path / "out", space="dec", concurrent=2, workers_per_trial=workers, fixed=long)
 
     def fail(state: SearchState) -> None:
         """While the first trial, which is long, is at work, and the second has ended."""

@@ -13,7 +13,7 @@ from raydc.search.directory import open_study, same_search
 from raydc.search.driver import _reasons
 from raydc.search.evaluation import prepare
 from raydc.search.space import load_space, suggest
-from tests.support.searches import FIXED, SPACES, asked, rows, states, written
+from tests.support.searches import FIXED, asked, rows, states, written
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_rows_beyond_memory_before_any_work(
 ) -> None:
     monkeypatch.setattr("raydc.data.memory.free_memory", lambda: 10_000)
     with pytest.raises(MemoryError, match=r"240 rows .* GB are free: at most \d+ rows fit"):
-        tune(asked(data, tmp_path / "out", space=str(SPACES / f"{method}.py"), fixed={}))
+        tune(asked(data, tmp_path / "out", space=method, fixed={}))
     assert not (tmp_path / "out").exists()
 
 
@@ -138,7 +138,7 @@ def test_settings_that_tell_nothing_apart(data: str, tmp_path: Path) -> None:
 
 def test_a_budget_too_short(data: str, tmp_path: Path) -> None:
     long = FIXED | {"method.pretrain.length": "100 epochs"}  # on a fast machine, too
-    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), fixed=long, time_budget=0.05)
+    settings = asked(data, tmp_path / "out", space="dec", fixed=long, time_budget=0.05)
     with pytest.raises(SearchError, match=r"time budget of 0.05 s is too short for one trial"):
         tune(settings)
     assert not [*(tmp_path / "out").rglob("record.json")]
@@ -213,7 +213,7 @@ MIDDLE = {
 
 
 def test_what_is_fixed_takes_the_effect_from_what_a_space_suggests() -> None:
-    space = load_space(SPACES / "dec.py")
+    space = load_space("dec")
     fixed = {"method.pretrain.length": 0}
     point = suggest(space, optuna.trial.FixedTrial(MIDDLE), (4, 4), fixed=fixed)
     assert "method.pretrain.corruption" not in point

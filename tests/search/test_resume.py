@@ -28,7 +28,7 @@ from raydc.search.evaluation import Context, Task, prepare
 from raydc.search.planner import Planner
 from raydc.search.space import Rows
 from raydc.search.trial import Record
-from tests.support.searches import SPACES, asked, rows, states, written
+from tests.support.searches import asked, rows, states, written
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_killed_search_goes_on(data: str, tmp_path: Path, moment: int) -> None
 
 @pytest.mark.slow
 def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> None:
-    settings, stop = asked(data, tmp_path / "out", space=str(SPACES / "dec.py")), threading.Event()
+    settings, stop = asked(data, tmp_path / "out", space="dec"), threading.Event()
 
     def watch(state: SearchState) -> None:
         if len(state.records) == 2:
@@ -81,7 +81,7 @@ def test_a_search_that_was_asked_to_stop_goes_on(data: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_new_points_after_a_restart(data: str, tmp_path: Path) -> None:
-    space = str(SPACES / "ae_kmeans.py")
+    space = "ae_kmeans"
     first = tune(asked(data, tmp_path / "out", trials=4, space=space))
     more = tune(asked(data, tmp_path / "out", trials=8, space=space))
     assert [e["point"] for e in more["trials"][:9]] == [e["point"] for e in first["trials"]]
@@ -113,7 +113,7 @@ def test_a_killed_search_without_time_to_go_on(data: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["search.asked", "epoch.clustering", "search.record", "search.told"])
 def test_sigkill(data: str, tmp_path: Path, place: str) -> None:
-    settings = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"))
+    settings = asked(data, tmp_path / "out", space="dec")
     code = (
         "import sys, torch\nfrom raydc.search import TuneSettings, tune\ntorch.set_num_threads(1)\n"
         "tune(TuneSettings.model_validate_json(sys.argv[1]))"

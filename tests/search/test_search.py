@@ -26,7 +26,7 @@ from raydc.search.planner import Planner
 from raydc.search.trial import STOP, Flags, FlagWatch, Record, _judge, run_task
 from raydc.training.labels import LabelMap, Merge, Rename
 from raydc.training.model import TRUST, ClusteringModel
-from tests.support.searches import BASELINES, SPACES, asked, rows, states, table, written
+from tests.support.searches import BASELINES, asked, rows, states, table, written
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> str:
 
 
 def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path) -> None:
-    settings, out = asked(data, tmp_path / "out", space=str(SPACES / "dec.py"), trials=2), tmp_path / "out"
+    settings, out = asked(data, tmp_path / "out", space="dec", trials=2), tmp_path / "out"
     seen: list[SearchState] = []
     summary = tune(settings, SearchWatch(seen.append))
     assert [entry["method"] for entry in summary["trials"]] == ["dec", *BASELINES, "dec", "dec"]
@@ -71,9 +71,7 @@ def test_labels_change_nothing(tmp_path: Path) -> None:
     found = []
     for name, labels in (("true", y), ("permuted", np.random.default_rng(1).permutation(y))):
         np.savez(tmp_path / f"{name}.npz", X=x, y=labels)
-        settings = asked(
-            str(tmp_path / f"{name}.npz"), tmp_path / name, space=str(SPACES / "idec.py"), trials=1, replicas=1
-        )
+        settings = asked(str(tmp_path / f"{name}.npz"), tmp_path / name, space="idec", trials=1, replicas=1)
         found.append(tune(settings))
     assert table(found[0]) == table(found[1])
     assert found[0]["winner"]["weights"] == found[1]["winner"]["weights"]
@@ -124,7 +122,7 @@ def test_noise_has_no_structure(tmp_path: Path) -> None:
 
 
 def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path) -> None:
-    context = prepare(asked(data, tmp_path / "out", space=str(SPACES / "dec.py")))
+    context = prepare(asked(data, tmp_path / "out", space="dec"))
     task = Task(4, 0, {"method.name": "dec", "method.n_clusters": 4})
     scores = []
 
@@ -155,7 +153,7 @@ def test_a_trial_with_an_empty_cluster_is_scored(data: str, tmp_path: Path) -> N
 
 def test_a_trial_is_judged_by_the_model_that_it_leaves(data: str, tmp_path: Path) -> None:
     """Batch norm: were the model in training mode, asking for features would change the labels asked for after."""
-    context = prepare(asked(data, tmp_path / "out", space=str(SPACES / "imsat.py")))
+    context = prepare(asked(data, tmp_path / "out", space="imsat"))
     task = Task(4, 0, {"method.name": "imsat", "method.n_clusters": 4, "method.cluster.length": "3 epochs"})
     assert run_task(context, task, lambda rung, score: None) is not None
     left = ClusteringModel.load(tmp_path / "out" / task.folder / "run" / "model")
@@ -324,7 +322,7 @@ def test_a_trial_reserves_a_gpu_where_there_are_any(data, tmp_path, others, ther
 
 @pytest.mark.slow
 def test_a_winner_keeps_the_ids_of_an_earlier_model(data: str, tmp_path: Path) -> None:
-    table, (x, _) = {"space": str(SPACES / "kmeans.py"), "trials": 1, "n_clusters": "4"}, rows()
+    table, (x, _) = {"space": "kmeans", "trials": 1, "n_clusters": "4"}, rows()
     tune(asked(data, tmp_path / "first", **table))
     wanted = Decisions(edits=(Rename(cluster=2, name="two"), Merge(clusters=(3, 0))))
     edit(str(tmp_path / "first"), wanted, out=str(tmp_path / "mended"))

@@ -11,6 +11,7 @@ import pytest
 from raydc import methods
 from raydc.core import compat
 from raydc.core.settings import SettingsError
+from raydc.search import spaces
 from raydc.search.space import (
     IMAGES,
     Rows,
@@ -24,22 +25,19 @@ from raydc.search.space import (
 )
 from tests.support.searches import own_space
 
-SPACES = Path(__file__).parents[2] / "tune_spaces"
-FILES = sorted(SPACES.glob("*.py"))
-
 
 def test_every_method_has_a_space() -> None:
-    assert {file.stem for file in FILES} == {*methods.available(), "any"}
+    assert spaces.names() == sorted([*methods.available(), "any"])
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_point_is_a_configuration(file: Path) -> None:
-    space = load_space(file)
+@pytest.mark.parametrize("name", spaces.names())
+def test_every_point_is_a_configuration(name: str) -> None:
+    space = load_space(name)
     names = check_space(space, (2, 30))
     assert names
-    expected = "idec" if file.stem == "any" else file.stem
+    expected = "idec" if name == "any" else name
     assert default_method(space) == expected
-    assert ("method.n_clusters" in names) == (file.stem not in ("dcc", "dnc"))
+    assert ("method.n_clusters" in names) == (name not in ("dcc", "dnc"))
 
 
 def test_any_takes_every_method_that_can_take_the_rows() -> None:
@@ -47,7 +45,7 @@ def test_any_takes_every_method_that_can_take_the_rows() -> None:
     assert images == methods.available()
     assert set(images) - set(table) == {"aljalbout", "catgan", "ccnn", "dac", "dbc", "depict", "dsc", "infogan", "jule"}
     assert not {"dsc", "jule"} & set(methods_for(Rows(10**8, (1, 16, 16))))
-    space, names = load_space(SPACES / "any.py"), set()
+    space, names = load_space("any"), set()
     for choice in range(len(images)):
         point = suggest(space, _Corner(False, choice), (10, 10), Rows(1000, (1, 16, 16)))
         names.add(point["method.name"])

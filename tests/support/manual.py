@@ -60,7 +60,7 @@ def run(page: str, text: str) -> None:
 
 def at_home(folder: Path) -> dict[str, str]:
     """Make `folder` a place where blocks run: what they take of the repository, and this checkout as `raydc`."""
-    for name in ("tune_spaces", "jobs", "docs"):
+    for name in ("jobs", "docs"):
         (folder / name).symlink_to(ROOT / name)
     command = folder / "bin" / "raydc"
     command.parent.mkdir()

@@ -9,7 +9,6 @@ from raydc.search import TuneSettings
 from raydc.search.directory import open_study
 from raydc.search.evaluation import prepare
 
-SPACES = Path(__file__).parents[2] / "tune_spaces"
 BASELINES = ("kmeans", "ae_kmeans", "ward", "leiden", "spectral")
 """Those of every search, after the default configuration."""
 FIXED = {
@@ -38,7 +37,7 @@ def written(folder: Path) -> str:
 
 
 def asked(data: str, out: Path, **others: Any) -> TuneSettings:
-    values = {"data": {"path": data}, "space": str(SPACES / "kmeans.py"), "n_clusters": 4, "trials": 3, "fixed": FIXED}
+    values = {"data": {"path": data}, "space": "kmeans", "n_clusters": 4, "trials": 3, "fixed": FIXED}
     return TuneSettings(**{**values, "out": str(out), "concurrent": 0, **others})
 
 

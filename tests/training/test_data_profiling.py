@@ -112,7 +112,7 @@ def test_asked_to_stop_while_rows_are_read_nothing_is_begun(tmp_path):
     with pytest.raises(Interrupted, match="nothing was begun"):
         check(config(tmp_path / "run", **{"data.path": data, "data.label_column": "y"}), Watch(stop=stop))
     settings = TuneSettings(
-        data=DataSettings(path=data, label_column="y"), space="tune_spaces/dec.py", n_clusters=(3, 3),
+        data=DataSettings(path=data, label_column="y"), space="dec", n_clusters=(3, 3),
         concurrent=0, out=str(tmp_path / "search"),
     )  # fmt: skip
     with pytest.raises(SearchInterrupted, match="nothing was begun"):

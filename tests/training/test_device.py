@@ -157,7 +157,7 @@ def test_a_trial_off_the_cpu_has_the_scores_of_one_on_it(
 ) -> None:
     flat = short_settings(method, tmp_path)
     fixed = {key: value for key, value in flat.items() if key.count(".") > 1 and key.startswith("method.")}
-    values = {"data": {"path": flat["data.path"]}, "space": "tune_spaces/dec.py", "fixed": fixed, "n_clusters": K}
+    values = {"data": {"path": flat["data.path"]}, "space": "dec", "fixed": fixed, "n_clusters": K}
     point = fixed | {"method.name": method, "training.precision": "fp32"}
 
     def score(out: Path) -> Record:

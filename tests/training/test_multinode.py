@@ -35,7 +35,7 @@ class User(Nodes):
         super().__init__(folder, workers=2, MLFLOW_TRACKING_URI=mlflow_uri)
         self.mlflow_uri, self.shared, self.checkout = mlflow_uri, folder / "shared", folder / "checkout"
         self.shared.mkdir()
-        for name in ("raydc", "jobs", "tune_spaces"):
+        for name in ("raydc", "jobs"):
             shutil.copytree(ROOT / name, self.checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def submit(self, *command: str, token: bool = True) -> subprocess.CompletedProcess[str]:
@@ -88,7 +88,7 @@ def test_train_tune_and_assign_as_jobs_on_two_nodes(user):
     )
 
     printed = user.done(
-        "jobs/tune.py", data, f"{out}/search", "--space=tune_spaces/dec.py", "--n-clusters=10", "--trials=6",
+        "jobs/tune.py", data, f"{out}/search", "--space=dec", "--n-clusters=10", "--trials=6",
         "--finalists=0.2", "--replicas=1", "--evaluation-rows=500", "--register=tuned", "--id-column=id",
         *[f"--set={setting}" for setting in SHORT],
     )  # fmt: skip

@@ -124,7 +124,7 @@ def after_training(
     verdict: Mapping[str, Any] | None, *, data: str, method: str, n_clusters: int, model: str, refuses: bool
 ) -> str:
     """What to do after a run whose model lies at `model`."""
-    search = f"raydc tune --data {data} --space tune_spaces/any.py --n-clusters {n_clusters} --out DIR"
+    search = f"raydc tune --data {data} --n-clusters {n_clusters} --out DIR"
     if verdict is not None and shaky(verdict):
         return f"do not rely on these clusters yet: look at the report, and search for better settings: {search}"
     if refuses:
