@@ -56,7 +56,7 @@ class Live:
         for note in profile.notes:
             self.console.print(f"note: {note}", style="dim")
         where = f"{training.workers.plain()} workers" if training.workers else "this process"
-        what = f"{profile.rows:,} rows of {'x'.join(map(str, job.shape))}"
+        what = f"{words.counted(profile.rows, 'row')} of {'x'.join(map(str, job.shape))}"
         batches = f", batches of {job.batch_size}" if phases else ""  # k-means takes none
         self.console.print(f"{job.config.method_name} on {what}{batches}, in {where}")
         self.console.print(features_named(job.columns, job.shape))
@@ -199,7 +199,8 @@ def _registered(paths: Mapping[str, str]) -> str | None:
 def measures(summary: dict[str, Any]) -> Table:
     """A finished run's measures, beside those of the labels when clustering began, and what each means."""
     sizes = [size for size in summary["sizes"] if size]
-    table = Table(title=f"{summary['found']} clusters of {min(sizes)} to {max(sizes)} rows")
+    span = f"{min(sizes):,} to " if min(sizes) < max(sizes) else ""
+    table = Table(title=f"{words.counted(summary['found'], 'cluster')} of {span}{words.counted(max(sizes), 'row')}")
     table.add_column("measure")
     table.add_column("final", justify="right")
     table.add_column("when clustering began", justify="right")
@@ -234,7 +235,9 @@ def plan(planned: RunPlan) -> None:
         console.print(f"note: {note}", style="dim")
     console.print(features_named(job.columns, job.shape))
     console.print(scaling_named(job.scaling.kind))
-    table = Table(title=f"{job.config.method_name}: {job.profile.rows:,} rows of {'x'.join(map(str, job.shape))}")
+    table = Table(
+        title=f"{job.config.method_name}: {words.counted(job.profile.rows, 'row')} of {'x'.join(map(str, job.shape))}"
+    )
     table.add_column("phase")
     table.add_column("steps at most", justify="right")
     table.add_column("minutes at most", justify="right")
@@ -274,8 +277,8 @@ def assigned(summary: dict[str, Any]) -> None:
     console.print(f"mean agreement: {said} ({TRUST['agreement']})", highlight=False)
     share = trust["far"] / max(1, summary["rows"])
     console.print(
-        f"far: {trust['far']:,} rows ({share:.1%}) have a distance above {FAR}, as 1% of the training rows "
-        f"({TRUST['distance']})",
+        f"far: {words.counted(trust['far'], 'row')} ({share:.1%}), by a distance above {FAR}, as 1% of the training "
+        f"rows ({TRUST['distance']})",
         highlight=False,
     )
     console.print(words.of_assignment(summary), style="bold", soft_wrap=True)

@@ -251,7 +251,7 @@ def _tune(arguments: Sequence[str]) -> int:
     from raydc.search import TuneSettings
 
     parser = CommandParser("tune", "Search a method's settings without labels, and register the winner.")
-    parser.usage = "raydc tune --data PATH --space dec --trials 24 --out DIR [--SETTING VALUE ...]"
+    parser.usage = "raydc tune --data PATH --out DIR [--space NAME] [--n-clusters 2..30] [--SETTING VALUE ...]"
     parser.add_argument("--config", metavar="FILE", help="settings in YAML; options given beside it win")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SETTING=VALUE",

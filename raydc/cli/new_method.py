@@ -17,7 +17,9 @@ def write(name: str, out: str) -> list[Path]:
 
     A name of several words has underscores between them, its class none: deep_sets has a class DeepSets.
     """
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if keyword.iskeyword(name) or keyword.iskeyword(_class_of(name)):
+        raise SettingsError(f"new-method: {name!r} is a keyword of Python: take another name")
+    if not name.isidentifier():
         raise SettingsError(f"new-method: expected a name of letters, digits and _, such as my_method, got {name!r}")
     if name in methods.builtin():
         raise SettingsError(f"new-method: raydc has a method {name!r}: take another name")

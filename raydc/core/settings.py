@@ -134,6 +134,10 @@ def _explain(cls: type[Settings], problem: Any, at: str) -> str:
         return f"{name}: no such setting; {hint}"
     if problem["type"] == "missing":
         return f"{name}: has to be given. {dict(fields(cls))[path].description or ''}".rstrip()
+    if problem["type"] in ("too_short", "too_long"):
+        end, least = ("at least", "min_length") if problem["type"] == "too_short" else ("at most", "max_length")
+        message = f"expected {end} {problem['ctx'][least]}, got {problem['ctx']['actual_length']}"
+        return f"{name}: {message}"
     message = problem["msg"].removeprefix("Value error, ")
     if not name:
         return redact(message)

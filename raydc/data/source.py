@@ -43,6 +43,14 @@ class RowsChanged(DataError):
     """Data that are no longer those that were checked, or are others on this machine."""
 
 
+class OtherShape(DataError):
+    """Rows that do not hold as many values as `data.shape` says, but `values`."""
+
+    def __init__(self, message: str, values: int) -> None:
+        super().__init__(message)
+        self.values = values
+
+
 class DataWarning(UserWarning):
     """Something about the rows that one should know of, such as features that never change."""
 
@@ -225,9 +233,10 @@ def resolve_layout(layout: Layout, settings: DataSettings) -> Layout:
     if settings.shape is None:
         return layout
     if prod(settings.shape) != prod(layout.stored):
-        raise DataError(
+        raise OtherShape(
             f"data.shape {','.join(map(str, settings.shape))} holds {prod(settings.shape)} values, "
-            f"but rows of {settings.path} hold {prod(layout.stored)}"
+            f"but rows of {settings.path} hold {prod(layout.stored)}",
+            prod(layout.stored),
         )
     return Layout.of(settings.shape)
 

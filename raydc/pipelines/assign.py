@@ -21,6 +21,7 @@ import torch
 
 from raydc.clustering.distances import FAR
 from raydc.core.fault_injection import failpoint
+from raydc.core.settings import SettingsError
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source, opened
 from raydc.data.encoding import Encoding
@@ -28,7 +29,7 @@ from raydc.data.faults import bad_cells, complaint
 from raydc.data.marginals import without_place
 from raydc.data.open import by_position
 from raydc.data.profile import checksum, joined
-from raydc.data.source import dense
+from raydc.data.source import OtherShape, dense
 from raydc.distributed import ray_cluster
 from raydc.pipelines import chunks
 from raydc.pipelines.chunks import Chunk
@@ -72,7 +73,7 @@ def assign(
     """
     started = time.time()
     if workers < 0:
-        raise ValueError(f"--workers: expected 0 (this process) or more, got {workers}")
+        raise SettingsError(f"--workers: expected 0 (this process) or more, got {workers}")
     if workers:
         ray_cluster.check()
     from raydc.tracking import registry  # here, so that workers need not wait for MLflow to be imported
@@ -83,9 +84,7 @@ def assign(
     model.check(asked)
     source, ids = opened_for(data, model)
     if source.n_features != model.n_features:
-        raise DataError(
-            f"{data.path}: rows have {source.n_features} features, the model was trained on {model.n_features}"
-        )
+        raise DataError(_other_features(data, source.n_features, model))
     store, parts = Store(out).directory(), chunks.cut(source.pieces, chunk_rows)
     manifest = {
         "model": identity(model),
@@ -124,6 +123,10 @@ def notes_of(model: ClusteringModel, source: Source) -> list[str]:
     return [*model.notes.get("rows", []), *([blurred] if model.scaling.blurs(source.dtype) else [])]
 
 
+def _other_features(data: DataSettings, values: int, model: ClusteringModel) -> str:
+    return f"{data.path}: rows have {values} features, the model was trained on {model.n_features}"
+
+
 OF_ENCODINGS = ("types", "missing")
 """Settings by which columns become numbers in training."""
 
@@ -134,7 +137,12 @@ def opened_for(data: DataSettings, model: ClusteringModel) -> tuple[Source, str]
     They are of the column that the training's were of, where there is one of that name and the user names none.
     DataError if the rows would be encoded and the model's were not: statistics of their own would be its features.
     """
-    source = open_source(for_model(data, model))
+    try:
+        source = open_source(for_model(data, model))
+    except OtherShape as problem:
+        if data.shape is not None:
+            raise
+        raise DataError(_other_features(data, problem.values, model)) from None
     if model.encoding is None and source.encoding is not None:
         others = [column.name for column in source.encoding.columns if column.stored not in ("integer", "number")]
         raise DataError(
@@ -236,10 +244,10 @@ def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | Non
                 "asked": "another level or share of outliers",
             }
             held = " and ".join(words[name] for name in changed if name in words) or "files of another size"
-            raise ValueError(f"{store.root} holds assignments of {held} than {what}; name another --out")
+            raise SettingsError(f"{store.root} holds assignments of {held} than {what}; name another --out")
         return before.get("times")
     if store.list():
-        raise ValueError(f"{store.root} holds other files; name a new or empty directory with --out")
+        raise SettingsError(f"{store.root} holds other files; name a new or empty directory with --out")
     store.write_text(MANIFEST, json.dumps(manifest, indent=1))
     return None
 
@@ -335,6 +343,7 @@ def _summarise(
         "suggested": model.labels.suggested_at(asked.level),
         "sizes": sizes,
         "nowhere": nowhere,
+        "dropped_clusters": len({*model.labels.cells.ids} & {NOWHERE}) > 0,
         "notes": notes_of(model, source),
         "membership": sum(about["membership"] for about in abouts) / max(1, rows),
         "agreement": sum(about["agreement"] for about in abouts) / rows if voted else None,

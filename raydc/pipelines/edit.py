@@ -17,7 +17,7 @@ from pydantic import Field
 from raydc.clustering import KMeansOptions
 from raydc.clustering.collective import CollectiveClusters
 from raydc.core.fault_injection import failpoint
-from raydc.core.settings import Settings, build
+from raydc.core.settings import Settings, SettingsError, build
 from raydc.core.storage import OWN, Store, alone
 from raydc.data import DataSettings, Shard
 from raydc.data.sample import spaced_rows
@@ -86,7 +86,7 @@ def edit(
     if register_as is not None:
         mlflow_client.check_name(register_as)
     elif out is None:
-        raise ValueError("expected --register NAME, --out DIR, or both: where the edited model goes")
+        raise SettingsError("edit: expected --register NAME, --out DIR, or both: where the edited model goes")
     model = registry.load(model_uri, tracking_uri, allow_code)
     if model.refuses:
         raise ValueError(f"{model_uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
@@ -183,7 +183,7 @@ def _claim(store: Store, model: ClusteringModel, data: Mapping[str, Any] | None)
     held = [name for name in store.list() if not name.startswith(f"{OWN}/")]
     others = [name for name in held if name not in files or store.read_bytes(name) != files[name]]
     if others:
-        raise ValueError(f"{store.root} holds other files ({others[0]}); name a new or empty directory with --out")
+        raise SettingsError(f"{store.root} holds other files ({others[0]}); name a new or empty directory with --out")
     for name, content in files.items():
         store.write_bytes(name, content)
         failpoint("edit")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydc.clustering.metrics import curation
+from raydc.core.settings import SettingsError
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source
 from raydc.data.source import dense
@@ -45,17 +46,17 @@ def sample(
     the same. Raises as `assign` does, and ValueError for a number of rows below 1 or that is missing.
     """
     if (n is None) != (kind == "near-duplicates"):
-        raise ValueError(f"--n: expected {'none with' if n else 'a number of rows, with'} --{kind}")
+        raise SettingsError(f"--n: expected {'none with' if n else 'a number of rows, with'} --{kind}")
     if n is not None and n < 1:
-        raise ValueError(f"--n: expected 1 row or more, got {n}")
+        raise SettingsError(f"--n: expected 1 row or more, got {n}")
     store = Store(out).directory()
     about: dict[str, Any] = {"kind": kind, "n": n, "seed": seed}
     if store.exists(ABOUT):
         before = json.loads(store.read_text(ABOUT))
         if any(before[name] != value for name, value in about.items()):
-            raise ValueError(f"{store.root} holds another sample ({before['kind']}); name another --out")
+            raise SettingsError(f"{store.root} holds another sample ({before['kind']}); name another --out")
     elif set(store.list()) - {*store.list("assignments")}:
-        raise ValueError(f"{store.root} holds other files; name a new or empty directory with --out")
+        raise SettingsError(f"{store.root} holds other files; name a new or empty directory with --out")
     place = (store / "assignments").root
     assign.assign(model_uri, data, place, workers, tracking_uri, allow_code=allow_code)
     model = registry.load(model_uri, tracking_uri, allow_code)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.cluster.hierarchy import DisjointSet
 
-from raydc.core.settings import Settings
+from raydc.core.settings import Settings, SettingsError
 
 NOWHERE = -1
 """The label of a row that belongs to no cluster."""
@@ -87,9 +87,11 @@ class Asked:
     """Share of the training rows that belong nowhere: those whose distance is largest. None: every row has a place."""
 
     def __post_init__(self) -> None:
-        """ValueError for a share that is none."""
+        """SettingsError for a share or a number of clusters that there cannot be."""
+        if self.level is not None and self.level < 1:
+            raise SettingsError(f"level: expected 1 cluster or more, got {self.level}")
         if self.outliers is not None and not 0 < self.outliers < 1:
-            raise ValueError(
+            raise SettingsError(
                 f"outliers: expected a share of the training rows above 0 and below 1, got {self.outliers}"
             )
 
@@ -190,13 +192,13 @@ class LabelMap(Settings):
     def ids_at(self, level: int | None = None) -> Integers:
         """Id of each cell [C] where the tree is cut to `level` clusters: of those joined, the lowest.
 
-        ValueError for a level that there is not.
+        SettingsError for a level that there is not.
         """
         cells = self.cells
         if level is None:
             return np.array(cells.ids, np.int64)
         if not 1 <= level <= len(cells.alive):
-            raise ValueError(f"level: expected 1 to {len(cells.alive)} clusters, got {level}")
+            raise SettingsError(f"level: expected 1 to {len(cells.alive)} clusters, got {level}")
         sets, ids = DisjointSet(range(len(cells.ids))), cells.ids
         first = {id_: cell for cell, id_ in reversed([*enumerate(ids)]) if id_ != NOWHERE}
         for cell, id_ in enumerate(ids):
@@ -211,7 +213,9 @@ class LabelMap(Settings):
                 living -= roots
                 living.add(sets[one])
         if len(living) > level:
-            raise ValueError(f"level: the model has no tree of its clusters, so there are {len(living)}, not {level}")
+            raise SettingsError(
+                f"level: the model has no tree of its clusters, so there are {len(living)}, not {level}"
+            )
         lowest = {root: min(ids[cell] for cell in sets.subset(root) if ids[cell] != NOWHERE) for root in living}
         return np.array([NOWHERE if id_ == NOWHERE else lowest[sets[cell]] for cell, id_ in enumerate(ids)], np.int64)
 

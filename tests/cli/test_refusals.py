@@ -1,5 +1,6 @@
 import pytest
 
+from raydc.cli.main import main
 from raydc.core.settings import SettingsError, build
 from raydc.data import memory
 from raydc.methods.dac import DAC
@@ -48,3 +49,26 @@ def test_encoder_has_jules_sizes(side: int, features: int, stages: int) -> None:
 def test_strided_stages_need_an_odd_kernel() -> None:
     with pytest.raises(ValueError, match=r"method\.network\.kernel: expected an odd size.*got 4"):
         Strided(family="conv", kernel=4).build((1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("edit --model none --drop 1", "expected --register NAME, --out DIR, or both"),
+        ("sample --model none --data digits --out {out} --near-duplicates --n 5", "--n: expected none with"),
+        ("sample --model none --data digits --out {out} --balanced --n 0", "--n: expected 1 row or more, got 0"),
+        ("assign --model none --data digits --out {out} --level 0", "level: expected 1 cluster or more, got 0"),
+        ("assign --model none --data digits --out {out} --outliers 5", "outliers: expected a share of the training"),
+        ("assign --model none --data digits --out {out} --workers -1", "--workers: expected 0"),
+        ("edit --model none --out {out} --decisions {empty}", "edits: expected at least 1, got 0"),
+        ("edit --model none --out {out} --decisions {one}", "edits.0.merge.clusters: expected at least 2, got 1"),
+        ("new-method class --out {out}", "'class' is a keyword of Python"),
+        ("new-method none --out {out}", "'none' is a keyword of Python"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_usage_errors_before_any_work(tmp_path, capsys, command, said):
+    (tmp_path / "empty.json").write_text('{"edits": []}')
+    (tmp_path / "one.json").write_text('{"edits": [{"kind": "merge", "clusters": [1]}]}')
+    places = {"out": tmp_path / "out", "empty": tmp_path / "empty.json", "one": tmp_path / "one.json"}
+    assert main(command.format(**places).split()) == 64
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()

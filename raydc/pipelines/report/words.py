@@ -81,7 +81,7 @@ def rule(verdict: Mapping[str, Any]) -> str:
     return (
         f"clear: neighbours share the cluster, beyond chance, for {rounded(verdict['bar'])} or more (clusters of "
         f"noise: {rounded(verdict['noise'])}); a row belongs nowhere if fewer than half of its neighbours share its "
-        f"cluster; told from {verdict['rows']:,} rows"
+        f"cluster; told from {counted(verdict['rows'], 'row')}"
     )
 
 
@@ -200,7 +200,8 @@ def of_alignment(aligned: Mapping[str, Any]) -> str:
     parts += [f"{named(others)} came together in {cluster}" for cluster, others in aligned["merged"].items()]
     least = percent(aligned["threshold"])
     return (
-        f"{'; '.join(parts)} (the same: {least} of the rows of either, or more, are of both; {aligned['rows']:,} rows)"
+        f"{'; '.join(parts)} (the same: {least} of the rows of either, or more, are of both; "
+        f"{counted(aligned['rows'], 'row')})"
     )
 
 
@@ -209,8 +210,9 @@ def _labelled(summary: Mapping[str, Any]) -> str:
     share = summary["asked"]["outliers"]
     if not summary["nowhere"] and share is None:
         return ""
-    far = "" if share is None else f" or that lies farther out than all but {100 * share:g} % of those trained on"
-    return f"; {counted(summary['nowhere'], 'row')} labelled -1: what is of a dropped cluster{far}"
+    why = ["is of a dropped cluster"] if summary["dropped_clusters"] else []
+    why += [] if share is None else [f"lies farther out than all but {100 * share:g} % of those trained on"]
+    return f"; {counted(summary['nowhere'], 'row')} labelled -1: what {' or that '.join(why)}"
 
 
 def _far(summary: Mapping[str, Any]) -> float:

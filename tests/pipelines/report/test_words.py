@@ -39,7 +39,7 @@ def test_the_next_step_follows_from_the_verdict():
 
 def test_an_assignment_in_a_sentence():
     summary = {"rows": 1000, "clusters": [0, 1, 2], "sizes": [600, 0, 400], "dropped": 1, "far": 15, "out": "new"}
-    summary |= {"nowhere": 0, "asked": {"level": None, "outliers": None}, "unseen": {}}
+    summary |= {"nowhere": 0, "dropped_clusters": True, "asked": {"level": None, "outliers": None}, "unseen": {}}
     said = words.of_assignment(summary)
     assert said.startswith("1,000 rows in 2 clusters (no row went to 1); 2 % belong nowhere")
     assert said.endswith("; 1 bad row left out") and "unlike" not in words.after_assignment(summary)
@@ -57,3 +57,18 @@ def test_every_measure_that_is_shown_has_a_gloss():
     shown = ["score", "modularity", "agreement", "balance", "largest share", "mean membership", "spread"]
     assert all(words.gloss(name) for name in [*shown, *external.external_scores([[1, 0], [0, 1]]), *SHOWN])
     assert words.gloss("ACC") == words.gloss("acc") and words.gloss("nothing known") == ""
+
+
+def test_one_row_is_no_rows_and_no_cluster_is_said_to_be_dropped_where_none_was():
+    summary = {
+        "rows": 1,
+        "clusters": [0],
+        "sizes": [0],
+        "dropped": 0,
+        "far": 1,
+        "nowhere": 1,
+        "dropped_clusters": False,
+    }
+    said = words.of_assignment(summary | {"asked": {"level": None, "outliers": 0.05}})
+    assert "1 row labelled -1: what lies farther out than all but 5 %" in said and "dropped" not in said
+    assert "told from 1 row)" in f"{words.rule(BAD | {'rows': 1})})"
