@@ -138,6 +138,7 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
     settings = settings.model_copy(update={"data": data})
     context = prepare(settings, Profiler(Store(settings.out), settings.concurrent != 0, watch.note, poll))
     check_space(space, settings.n_clusters, settings.settled, context.about)
+    default = default_method(space, context.about)
     context.check_method(default)
     for note in context.profile.notes:
         watch.note(f"note: {note}")

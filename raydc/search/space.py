@@ -425,9 +425,9 @@ def digest(space: Space, n_clusters: tuple[int, int]) -> str:
     return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
 
 
-def default_method(space: Space) -> str:
-    """The method whose default configuration is the search's first trial."""
-    return str(suggest(space, _Corner(high=False), (2, 2))["method.name"])
+def default_method(space: Space, rows: Rows = TABLE) -> str:
+    """The method whose default configuration is the first trial of a search over such rows."""
+    return str(suggest(space, _Corner(high=False), (2, 2), rows)["method.name"])
 
 
 def method_settings(

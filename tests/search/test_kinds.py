@@ -42,9 +42,15 @@ def test_columns_are_a_table_and_with_a_text_among_them_texts(tmp_path):
 
 def test_no_autoencoder_is_searched_for_embeddings_and_none_but_for_images_where_rows_are_none():
     embeddings, table = (set(methods_for(Rows(1000, (64,), kind))) for kind in ("embeddings", "table"))
-    assert {"kmeans", "imsat", "rim"} <= embeddings < table and not {"dec", "idec", "ae_kmeans", "vade"} & embeddings
+    assert {"kmeans", "imsat", "rim", "temi", "turtle"} <= embeddings < table and not {
+        "dec",
+        "idec",
+        "ae_kmeans",
+        "vade",
+    } & embeddings
     space = load_space("any")
-    assert method_choices(space, Rows(1000, (64,), "embeddings"))[0] == "imsat" and default_method(space) == "idec"
+    rows = Rows(1000, (64,), "embeddings")
+    assert method_choices(space, rows)[0] == default_method(space, rows) == "temi" and default_method(space) == "idec"
 
 
 def test_where_nobody_says_how_many_clusters_the_range_has_rows_for_each(tmp_path):
@@ -77,4 +83,4 @@ def test_a_search_with_nothing_but_rows_says_what_they_are_and_ends(tmp_path, mo
     ]
     assert main(["tune", "--data", "rows.npy", "--concurrent", "0", "--out", "out", *short]) == 0
     said = capsys.readouterr().out
-    assert "methods that fit embeddings: imsat, " in said and "numbers of clusters: 2..9" in said
+    assert "methods that fit embeddings: temi, " in said and "numbers of clusters: 2..9" in said

@@ -5,7 +5,7 @@ from typing import Any
 
 from raydc.search.space import Rows, methods_for, space_of
 
-FIRST = {"embeddings": "imsat"}
+FIRST = {"embeddings": "temi"}
 """The method whose default configuration is tried first, by what the rows are; of all others idec."""
 
 
