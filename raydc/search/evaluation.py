@@ -32,11 +32,11 @@ from raydc.data import (
 )
 from raydc.data.source import dense
 from raydc.distributed import ray_cluster
-from raydc.search.kinds import Kind, kind_of
+from raydc.search.kinds import Kind, Rows, kind_of
 from raydc.search.opponents import GRAPH_OPPONENTS, OPPONENTS, Proposal, proposals
 from raydc.search.reference import Reference, of_embedding, of_rows
 from raydc.search.settings import TuneSettings
-from raydc.search.space import Rows, method_settings
+from raydc.search.space import method_settings
 from raydc.training.config import RunConfig
 from raydc.training.loop import seed_of
 from raydc.training.worker_job import Job

@@ -25,7 +25,7 @@ from importlib.machinery import ModuleSpec
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType, ModuleType, NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 
@@ -33,27 +33,15 @@ from raydc import methods
 from raydc.core.registries import PluginError
 from raydc.core.settings import Settings, SettingsError, build, fields, flatten, unflatten
 from raydc.data.settings import DataSettings
-from raydc.distributed import ray_cluster
 from raydc.methods.base import Method
 from raydc.search import spaces
-from raydc.search.kinds import Kind
+from raydc.search.kinds import IMAGES, TABLE, Rows
 from raydc.search.settings import SPACES
 from raydc.training.config import Training
 
 log = logging.getLogger("raydc")
 
 
-class Rows(NamedTuple):
-    """What a space may want to know of the rows."""
-
-    number: int
-    shape: tuple[int, ...]
-    """Of a row: (D,) or (C, H, W)."""
-    kind: Kind = "table"
-
-
-TABLE, IMAGES = Rows(1000, (16,)), Rows(1000, (1, 16, 16), "images")
-"""Rows for which a space is checked before any are read."""
 Space = Callable[[Any, Rows], dict[str, Any] | None]
 CHOICES = 24
 """Choices of a categorical setting that are checked, one by one; more where it has more."""
@@ -217,38 +205,6 @@ def _told(problem: Exception, file: Path) -> str:
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     kind = "" if isinstance(problem, SyntaxError) else f"{type(problem).__name__}: "
     return f"line {lines[-1]}: {kind}{problem}" if lines else f"{kind}{problem}"
-
-
-def methods_for(rows: Rows) -> list[str]:
-    """Methods that fit such rows: networks for images where rows are images, no autoencoders where rows are embeddings,
-    which learnt already what is to be kept of the inputs.
-
-    A package's method that cannot be had is left out, with a note.
-    """
-    able = []
-    for name in methods.available():
-        try:
-            kind = methods.load(name)
-        except SettingsError as problem:
-            log.warning("%s", problem)
-            continue
-        try:
-            if fits(kind, rows):
-                method = kind(kind.Config(), rows.shape)
-                method.check(rows.number)
-                if not ray_cluster.joined():  # else others do the work, and their memory is not known here
-                    method.check_memory(rows.number)
-                able.append(name)
-        except (ValueError, MemoryError):  # it says which number is too large
-            continue
-    return able
-
-
-def fits(kind: type[Method], rows: Rows) -> bool:
-    """Whether a method is made for rows of this kind."""
-    if rows.kind == "embeddings" and "reconstruction" in kind.info.network_loss:
-        return False
-    return len(rows.shape) == 3 or not (kind.needs_image or kind.info.architecture in ("CNN", "GAN"))
 
 
 def suggest(

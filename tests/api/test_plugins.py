@@ -14,7 +14,8 @@ from raydc.core import registries
 from raydc.core.settings import SettingsError, unflatten
 from raydc.data import ArraySource, DataError, DataSettings, open_source
 from raydc.methods.kmeans import KMeans
-from raydc.search.space import IMAGES, load_space, methods_for, space_of
+from raydc.search.kinds import IMAGES, methods_for
+from raydc.search.space import load_space, space_of
 from raydc.training.config import RunConfig
 from raydc.training.model import ClusteringModel
 from raydc.training.model_files import ModelError

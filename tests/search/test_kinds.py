@@ -8,7 +8,8 @@ from raydc.cli.main import main
 from raydc.data import ArraySource, DataSettings, open_source
 from raydc.search import TuneSettings, kinds
 from raydc.search.evaluation import ROWS_OF_A_CLUSTER, prepare
-from raydc.search.space import Rows, default_method, load_space, method_choices, methods_for
+from raydc.search.kinds import Rows, methods_for
+from raydc.search.space import default_method, load_space, method_choices
 
 DRAWN = np.random.default_rng(0).normal(size=(120, 64)).astype(np.float32)
 

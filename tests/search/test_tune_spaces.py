@@ -12,6 +12,7 @@ from raydc import methods
 from raydc.core import compat
 from raydc.core.settings import SettingsError
 from raydc.search import spaces
+from raydc.search.kinds import methods_for
 from raydc.search.space import (
     IMAGES,
     Rows,
@@ -20,7 +21,6 @@ from raydc.search.space import (
     default_method,
     digest,
     load_space,
-    methods_for,
     suggest,
 )
 from tests.support.searches import own_space

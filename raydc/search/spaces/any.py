@@ -3,7 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
-from raydc.search.space import Rows, methods_for, space_of
+from raydc.search.kinds import Rows, methods_for
+from raydc.search.space import space_of
 
 FIRST = {"embeddings": "temi"}
 """The method whose default configuration is tried first, by what the rows are; of all others idec."""

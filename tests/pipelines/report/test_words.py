@@ -67,6 +67,7 @@ def test_one_row_is_no_rows_and_no_cluster_is_said_to_be_dropped_where_none_was(
         "dropped": 0,
         "far": 1,
         "nowhere": 1,
+        "unseen": {},
         "dropped_clusters": False,
     }
     said = words.of_assignment(summary | {"asked": {"level": None, "outliers": 0.05}})
