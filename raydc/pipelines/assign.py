@@ -169,7 +169,7 @@ def for_model(data: DataSettings, model: ClusteringModel) -> DataSettings:
         _require_same_encoder(data.encoder, model.encoding)
         data = data.model_copy(update={"encoder": None})
     idle = [f"data.{name}" for name in OF_ENCODINGS if getattr(data, name) != DataSettings.model_fields[name].default]
-    if model.encoding is not None and idle:
+    if model.encoding is not None and data.encoding != model.encoding and idle:  # a search's rows are encoded already
         raise DataError(
             f"{', '.join(idle)}: no effect, as the model encodes rows as those it learned from; leave it out"
         )

@@ -48,6 +48,9 @@ def test_a_raw_file_gets_the_clusters_of_its_training_again(tmp_path: Path) -> N
     for idle in ({"types": ("plan=text",)}, {"missing": "impute"}):
         with pytest.raises(DataError, match=rf"data\.{next(iter(idle))}: no effect, as the model encodes rows"):
             assign(trained, DataSettings(path=str(data), **idle), str(tmp_path / "idle"))
+    own = DataSettings(path=str(data), missing="impute").with_encoding(model.encoding)  # as a search has them
+    assign(trained, own, str(tmp_path / "own"))
+    np.testing.assert_array_equal(_clusters(tmp_path / "own"), expected)
     found = facts.gather(Store(trained))
     assert found.sample is not None and not found.missing and "plan=(missing)" in found.feature_names
     assert "features.png" in report(trained, str(tmp_path / "page"))
