@@ -14,7 +14,7 @@ from typing import Any
 from raydc.cli.overview import overview
 from raydc.cli.parser import CommandParser, data_of, read_run, settings_file
 from raydc.core import garbage
-from raydc.core.errors import Occupied
+from raydc.core.errors import Occupied, WorkersLost
 from raydc.core.settings import SettingsError, build, described, flatten, unflatten
 from raydc.data.settings import DataSettings
 from raydc.distributed import ray_cluster
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(DATA_ERROR, problem)
     except ray_cluster.NotPermitted as problem:
         return _fail(NOT_PERMITTED, problem)
+    except WorkersLost as problem:
+        return _fail(FAILED, problem)
     except Occupied as problem:
         return _fail(TRY_AGAIN, problem)
     except MemoryError as problem:
@@ -105,7 +107,6 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _watched(action: Callable[[threading.Event], Any]) -> int:
     """Run it; the first Ctrl-C or SIGTERM asks it to save and stop, the second ends it at once."""
-    from raydc.pipelines.chunks import WorkersLost
     from raydc.search import SearchError, SearchInterrupted
     from raydc.tracking.tracker import RecordPending
     from raydc.training.checkpoint import CheckpointError
@@ -127,7 +128,7 @@ def _watched(action: Callable[[threading.Event], Any]) -> int:
         action(stop)
     except (Interrupted, SearchInterrupted, RecordPending, NoRoom) as problem:
         return _fail(TRY_AGAIN, problem)
-    except (CheckpointError, TrainingDiverged, TrainingFailed, SearchError, WorkersLost) as problem:
+    except (CheckpointError, TrainingDiverged, TrainingFailed, SearchError) as problem:
         return _fail(FAILED, problem)
     finally:
         for number, handler in before.items():
@@ -149,22 +150,18 @@ def _assign(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     from raydc.cli import console
     from raydc.pipelines.assign import assign
-    from raydc.pipelines.chunks import WorkersLost
     from raydc.training.labels import Asked
 
     garbage.collect()
-    try:
-        summary = assign(
-            given.model,
-            data_of(given),
-            given.out,
-            workers=given.workers,
-            tracking_uri=given.tracking_uri,
-            allow_code=given.allow_code,
-            asked=Asked(given.level, given.outliers),
-        )
-    except WorkersLost as problem:
-        return _fail(FAILED, problem)
+    summary = assign(
+        given.model,
+        data_of(given),
+        given.out,
+        workers=given.workers,
+        tracking_uri=given.tracking_uri,
+        allow_code=given.allow_code,
+        asked=Asked(given.level, given.outliers),
+    )
     console.assigned(summary)
     return 0
 

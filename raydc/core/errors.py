@@ -3,3 +3,7 @@
 
 class Occupied(RuntimeError):
     """Another process works in this directory; the message says which."""
+
+
+class WorkersLost(RuntimeError):
+    """Workers were lost too often; the same command goes on."""

@@ -12,15 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from raydc.core.errors import WorkersLost
 from raydc.core.registries import Registered, registered
 from raydc.core.storage import Store
 from raydc.data.source import Piece
 from raydc.distributed import ray_cluster
 from raydc.distributed.watchdog import HANG_AFTER, watch
-
-
-class WorkersLost(RuntimeError):
-    """Workers were lost too often; the same command goes on."""
 
 
 @dataclass(frozen=True)

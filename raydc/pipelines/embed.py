@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydc.core.errors import WorkersLost
 from raydc.core.fault_injection import failpoint
 from raydc.core.settings import SettingsError
 from raydc.core.storage import VECTORS as FOLDER
@@ -26,7 +27,7 @@ from raydc.data.faults import LISTED, bad_cells, complaint, fault_lines
 from raydc.data.source import Piece
 from raydc.distributed import ray_cluster
 from raydc.pipelines import chunks
-from raydc.pipelines.chunks import Chunk, WorkersLost
+from raydc.pipelines.chunks import Chunk
 
 MANIFEST, SUMMARY, DROPPED = "_embedding.json", "_summary.json", "_dropped.csv"
 """Readers of a folder of Parquet pass over names that begin like this."""

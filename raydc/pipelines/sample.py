@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydc.clustering.metrics import curation
+from raydc.core.fault_injection import failpoint
 from raydc.core.settings import SettingsError
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source
@@ -55,7 +56,7 @@ def sample(
         before = json.loads(store.read_text(ABOUT))
         if any(before[name] != value for name, value in about.items()):
             raise SettingsError(f"{store.root} holds another sample ({before['kind']}); name another --out")
-    elif set(store.list()) - {*store.list("assignments")}:
+    elif set(store.list()) - {*store.list("assignments"), SAMPLE}:
         raise SettingsError(f"{store.root} holds other files; name a new or empty directory with --out")
     place = (store / "assignments").root
     assign.assign(model_uri, data, place, workers, tracking_uri, allow_code=allow_code)
@@ -69,6 +70,7 @@ def sample(
     buffer = io.BytesIO()
     pq.write_table(chosen, buffer, write_page_checksum=True)
     store.write_bytes(SAMPLE, buffer.getvalue())
+    failpoint("sampled")
     clusters, sizes = np.unique(chosen["cluster"].to_numpy(), return_counts=True)
     about |= {
         "rows": len(chosen),

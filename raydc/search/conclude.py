@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 
 from raydc import methods
 from raydc.clustering.metrics import clarity, hierarchy, stability
+from raydc.core.errors import WorkersLost
 from raydc.core.storage import alone
 from raydc.data import opened
 from raydc.pipelines import assign, follow
-from raydc.pipelines.chunks import WorkersLost
 from raydc.pipelines.report import words
 from raydc.search import criteria, scales, selector
 from raydc.search.candidate import Candidate, Standing, standing

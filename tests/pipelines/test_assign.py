@@ -13,12 +13,13 @@ from pyarrow.dataset import dataset
 
 from raydc.cli.main import DATA_ERROR, NO_OUTPUT, main
 from raydc.clustering.distances import FAR
+from raydc.core.errors import WorkersLost
 from raydc.data import DataError, DataSettings
 from raydc.data.source import Piece
 from raydc.distributed.ray_cluster import connected
 from raydc.methods.kmeans import KMeans
 from raydc.pipelines.assign import assign, for_model, read
-from raydc.pipelines.chunks import WorkersLost, cut
+from raydc.pipelines.chunks import cut
 from raydc.tracking.registry import load
 from raydc.training.labels import Asked
 from raydc.training.model import TRUST
