@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydc.cli.main import DATA_ERROR, USAGE_ERROR, main
+from raydc.cli.main import USAGE_ERROR, main
 from raydc.core.storage import Store
 from raydc.tracking.registry import load
 from tests.support import run_cases
@@ -73,9 +73,9 @@ def test_a_sample_that_was_killed_is_ended_by_the_same_command(table_run, data, 
 def test_what_is_not_asked_rightly(table_run, data, tmp_path, capsys):
     wanted = ["sample", f"--model={table_run}", f"--data={data}", f"--out={tmp_path / 'out'}"]
     assert main(wanted) == USAGE_ERROR and "--balanced" in capsys.readouterr().err
-    assert main([*wanted, "--balanced"]) == main([*wanted, "--balanced", "--n=0"]) == DATA_ERROR
-    assert main([*wanted, "--near-duplicates", "--n=3"]) == DATA_ERROR and "--n: expected" in capsys.readouterr().err
+    assert main([*wanted, "--balanced"]) == main([*wanted, "--balanced", "--n=0"]) == USAGE_ERROR
+    assert main([*wanted, "--near-duplicates", "--n=3"]) == USAGE_ERROR and "--n: expected" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     taken(table_run, data, tmp_path / "out", "--balanced", "--n=9")
-    assert main([*wanted, "--balanced", "--n=8"]) == DATA_ERROR
+    assert main([*wanted, "--balanced", "--n=8"]) == USAGE_ERROR
     assert "holds another sample" in capsys.readouterr().err
