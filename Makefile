@@ -9,9 +9,10 @@ export OMP_NUM_THREADS = 1
 
 $(VENV)/installed: pyproject.toml .ci/requirements.txt .ci/torch.txt
 	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(INSTALL) --require-hashes -r .ci/requirements.txt
+	$(INSTALL) --no-deps --require-hashes -r .ci/requirements.txt
 	$(INSTALL) -r .ci/torch.txt
 	$(INSTALL) --no-deps -e .
+	$(BIN)/pip check --disable-pip-version-check
 	touch $@
 
 .PHONY: demo test test-fast test-all docs faults soak gpu lint index format audit
