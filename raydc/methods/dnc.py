@@ -8,8 +8,9 @@ The paper's constants are not known here. Decided here: codes are centred and of
 at the mean of its codes at each update, and descend the hinge loss with the network; sampling goes on from the clusters
 that there are and takes the likeliest in its last sweep; a row, old or new, is in the cluster of the largest score,
 and its memberships are the softmax of `sharpness` times the scores. The sampler is sequential: it is one worker's work,
-on the codes of all rows. Known failure: classes near each other share a cluster; more `sharpness` or `concentration`
-makes more of them.
+on the codes of all rows. `sharpness`, `step` and the layers' rate were chosen with the classes of digits in view, so
+figures on digits are no evidence for dnc. Known failure: classes near each other share a cluster; more `sharpness` or
+`concentration` makes more of them.
 """
 
 from typing import Any, ClassVar
