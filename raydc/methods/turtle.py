@@ -12,7 +12,8 @@ form of PET-TURTLE (2026) for unequal clusters. Means and the classifiers' gradi
 From the authors' code: 6,000 steps on 10,000 rows, Adam at 1e-3 for both, gamma 10 (recipe "paper"). They choose among
 labellings by the accuracy of logistic regression in ten folds, and so do `heads` here, which train side by side; at
 most SCORED rows are asked. Decided here: classifiers begin at 0, on all workers alike; each space is divided by its
-root mean square, and the classifiers' rate by its number of features (.77 is the authors' 1e-3 for 768); 500 steps.
+root mean square, and the classifiers' rate by its number of features (.77 is the authors' 1e-3 for 768); 500 steps,
+after which the label-free score is as high as after 2,000 (embeddings of MNIST and of two sets of texts, 1,000 rows).
 """
 
 from typing import Any, ClassVar
