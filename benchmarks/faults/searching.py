@@ -17,7 +17,7 @@ from raydc.core.storage import Store
 from raydc.search import TuneSettings, trial, tune
 from raydc.search.evaluation import Context, Task
 from raydc.search.trial import Record
-from tests.support.searches import SPACES, asked, rows, states, table
+from tests.support.searches import asked, rows, states, table
 
 PLACES = ("search.asked", "epoch.clustering", "search.record", "search.told")
 
@@ -33,7 +33,7 @@ def settings_in(lab: Lab, **others: Any) -> TuneSettings:
     if not data.exists():
         x, y = rows()
         np.savez(data, X=x, y=y)
-    return asked(str(data), lab.folder / "out", **{"space": str(SPACES / "dec.py"), **others})
+    return asked(str(data), lab.folder / "out", **{"space": "dec", **others})
 
 
 def answer(settings: TuneSettings) -> str:

@@ -59,7 +59,7 @@ MATTER = {
     "space", "n_clusters", "trials", "concurrent", "time_budget", "seed", "align_to", "out", "register_as",
     "tracking_uri",
     # of a server
-    "model", "host", "port", "replicas", "token_file",
+    "model", "host", "port", "token_file",
 }  # fmt: skip
 """Settings that --help shows; --help-all shows the rest."""
 

@@ -25,7 +25,7 @@ def test_two_files_are_written_and_none_is_overwritten(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("dec", "raydc has a method 'dec'"), ("2d", "letters"), ("class", "letters")]
+    ("name", "said"), [("dec", "raydc has a method 'dec'"), ("2d", "letters"), ("class", "keyword")]
 )
 def test_names_that_cannot_be_are_refused(
     name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

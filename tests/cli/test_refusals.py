@@ -8,6 +8,7 @@ from raydc.methods.dcc import DCC
 from raydc.methods.dsc import DSC
 from raydc.methods.jule import JULE
 from raydc.networks.encoder import Encoder
+from raydc.networks.losses.pairwise import falling_thresholds
 from raydc.networks.strided_autoencoder import Strided
 
 
@@ -34,9 +35,9 @@ def test_rows_beyond_memory_are_refused_with_both_numbers(
 
 
 def test_dacs_thresholds_meet_at_the_end() -> None:
-    method = DAC(DAC.Config(), (4,))
-    assert method.thresholds(0.0) == pytest.approx((0.95, 0.455))
-    upper, lower = method.thresholds(1.0)
+    given = DAC.Config()
+    assert falling_thresholds(given.upper, given.lower, 0.0) == pytest.approx((0.95, 0.455))
+    upper, lower = falling_thresholds(given.upper, given.lower, 1.0)
     assert upper == pytest.approx(lower) == pytest.approx(0.5)
 
 

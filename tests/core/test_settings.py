@@ -118,8 +118,8 @@ def test_none_is_nothing_but_where_it_is_a_choice():
     "given, says",
     [
         ({"name": "adam", "momentum": 0.9}, "momentum has an effect only where name is sgd or rmsprop, and it is adam"),
-        ({"name": "sgd", "beta1": 0.5}, "beta1 has an effect only where name is adam, and it is sgd"),
-        ({"name": "sgd", "eps": 1e-4}, "eps .* adam or rmsprop"),
+        ({"name": "sgd", "beta1": 0.5}, "beta1 has an effect only where name is adam or adamw, and it is sgd"),
+        ({"name": "sgd", "eps": 1e-4}, "eps .* adam or adamw or rmsprop"),
         ({"name": "rmsprop", "momentum": 0.9, "nesterov": True}, "nesterov .* sgd, and it is rmsprop"),
         ({"factor": 0.5}, "factor .* schedule is step or inverse, and it is constant"),
         ({"schedule": "inverse", "every": "3 epochs"}, "every .* step, and it is inverse"),

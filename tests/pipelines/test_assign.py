@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.dataset import dataset
 
-from raydc.cli.main import DATA_ERROR, NO_OUTPUT, main
+from raydc.cli.main import NO_OUTPUT, USAGE_ERROR, main
 from raydc.clustering.distances import FAR
 from raydc.core.errors import WorkersLost
 from raydc.data import DataError, DataSettings
@@ -235,17 +235,17 @@ def test_a_level_joins_the_clusters_of_the_models_tree(model, data, tmp_path, ca
     rows = pq.read_table(data).to_pandas()
     assert load(model).assign(rows, Asked(level=2)).memberships.shape == (500, 2)
     assert load(model).memberships(rows).shape == (500, 3)
-    assert main([*wanted[:3], "--level=4", f"--out={tmp_path / 'none'}"]) == DATA_ERROR
+    assert main([*wanted[:3], "--level=4", f"--out={tmp_path / 'none'}"]) == USAGE_ERROR
     assert "level: expected 1 to 3 clusters, got 4" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_assignments_with_and_without_outliers_are_not_mixed(model, data, tmp_path, capsys):
     wanted = ["assign", f"--model={model}", f"--data={data}", f"--out={tmp_path / 'out'}"]
     assert main([*wanted, "--outliers=.05"]) == 0 and "rows labelled -1" in capsys.readouterr().out
-    assert main([*wanted, "--outliers=.1"]) == main(wanted) == DATA_ERROR
+    assert main([*wanted, "--outliers=.1"]) == main(wanted) == USAGE_ERROR
     assert "assignments of another level or share of outliers" in capsys.readouterr().err
     for share in ("0", "1", "5"):
-        assert main([*wanted[:3], f"--out={tmp_path / 'none'}", f"--outliers={share}"]) == DATA_ERROR
+        assert main([*wanted[:3], f"--out={tmp_path / 'none'}", f"--outliers={share}"]) == USAGE_ERROR
         assert "share of the training rows above 0 and below 1" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 

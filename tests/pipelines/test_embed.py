@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from raydc.core.errors import WorkersLost
 from raydc.core.settings import SettingsError, build
 from raydc.data import DataError, DataSettings, open_source
 from raydc.data.encoders import EncoderError
+from raydc.data.settings import ENCODERS
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines import chunks, embed
 from raydc.pipelines.assign import assign
@@ -41,7 +43,7 @@ TEXTS = [" ".join([WORDS[i % 3]] * (1 + i % 5)) for i in range(300)]
 
 
 @pytest.fixture
-def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A table of texts, and an encoder of one's own."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "my_encoders.py").write_text(OWN)
@@ -49,7 +51,9 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "code"), *sys.path]))
     frame = pd.DataFrame({"key": [f"k{i}" for i in range(300)], "body": TEXTS, "y": [i % 3 for i in range(300)]})
     frame.to_parquet(tmp_path / "texts.parquet", index=False)
-    return tmp_path / "texts.parquet"
+    yield tmp_path / "texts.parquet"
+    if "my_encoders:Letters" in ENCODERS:
+        ENCODERS.forget("my_encoders:Letters")  # other tests' workers do not find its module
 
 
 def settings(path: Path | str, **values: Any) -> DataSettings:

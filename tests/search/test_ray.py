@@ -38,11 +38,12 @@ def cluster() -> Iterator[None]:
         yield
 
 
-def searched(space: Path, folder: Path, mlflow_uri: str) -> dict[str, Any]:
+def searched(space: str | Path, folder: Path, mlflow_uri: str) -> dict[str, Any]:
     """What `raydc tune` makes of two trials of this space, each as short as its method can be."""
     x, y = blobs(methods.load("dac"), 120)
     np.savez(folder / "images.npz", X=x.numpy(), y=y.numpy())
-    quick = methods.load(space.stem).quick if space.stem in methods.available() else {}
+    name = Path(space).stem
+    quick = methods.load(name).quick if name in methods.available() else {}
     phases = ("adversarial", "cluster", "denoise", "layerwise", "pretrain", "start")
     fixed = {f"method.{key}": [*v] if isinstance(v, tuple) else v for key, v in quick.items()}
     fixed |= {f"method.{phase}.length": "1 epochs" for phase in phases}
@@ -50,7 +51,7 @@ def searched(space: Path, folder: Path, mlflow_uri: str) -> dict[str, Any]:
     options = {
         "--config": folder / "search.yaml", "--data": folder / "images.npz", "--space": space, "--n-clusters": 4,
         "--trials": 2, "--replicas": 1, "--finalists": 0.1, "--concurrent": 2, "--out": folder / "out",
-        "--tracking-uri": mlflow_uri, "--register": f"searched-{space.stem}",
+        "--tracking-uri": mlflow_uri, "--register": f"searched-{name}",
     }  # fmt: skip
     assert main(["tune", *(str(each) for option in options.items() for each in option)]) == 0
     assert (folder / "out" / "report" / "run-sizes.png").exists(), "the page holds no report of the winner's run"
@@ -61,7 +62,7 @@ def searched(space: Path, folder: Path, mlflow_uri: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "space", [pytest.param(name, marks=() if name == "any" else pytest.mark.slow) for name in spaces.names()]
 )
-def test_every_space_is_searched(cluster: None, tmp_path: Path, mlflow_uri: str, space: Path) -> None:
+def test_every_space_is_searched(cluster: None, tmp_path: Path, mlflow_uri: str, space: str) -> None:
     found = searched(space, tmp_path, mlflow_uri)
     statuses = [entry["status"] for entry in found["trials"] if not entry["baseline"]]
     assert len(statuses) == 2 and set(statuses) <= {"finished", "guarded", "stopped"}, found["notes"]

@@ -174,7 +174,7 @@ def test_what_the_caller_says_wins_over_the_space_or_is_refused(data: str, tmp_p
     )
     with pytest.raises(SettingsError, match=r"n_clusters: .*space\.py says method\.n_clusters itself"):
         tune(asked(data, tmp_path / "out", space=str(own)))
-    given = asked(data, tmp_path / "out").model_dump(exclude={"n_clusters"}, exclude_unset=True)
+    given = asked(data, tmp_path / "out").model_dump(exclude_unset=True)
     given["data"] = given["data"] | {"scaling": "standard"}
     given["fixed"] = FIXED | {"method.spherical": True}
     with pytest.raises(SettingsError, match="suggests nothing"):
