@@ -271,7 +271,7 @@ def _fit(job: Job, store: Store, watch: Watch, size: int, each: dict[str, float]
         _hear(ray.get(reporter.drain.remote(False)), watch)
     except RayError as problem:  # the reporter was killed, and the workers end when they miss it
         thread.join()
-        result["problem"] = problem
+        result.setdefault("problem", problem)  # a worker may have said why
     except BaseException:
         reporter.drain.remote(True)  # nobody hears the workers any more: they save and end
         thread.join()
