@@ -25,6 +25,8 @@ from raydc.training.worker_job import Job
 if TYPE_CHECKING:
     from raydc.search import SearchState, TuneSettings
 
+SHOWN = 30
+"""Clusters that a table has a line for."""
 QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
 
@@ -203,14 +205,13 @@ def measures(summary: dict[str, Any]) -> Table:
     table = Table(title=f"{words.counted(summary['found'], 'cluster')} of {span}{words.counted(max(sizes), 'row')}")
     table.add_column("measure")
     table.add_column("final", justify="right")
-    table.add_column("when clustering began", justify="right")
-    table.add_column("what it means")
     before = summary["initial"] or {}
-    for name, value in summary["measures"].items():
-        first = words.rounded(before[name]) if name in before else ""
-        table.add_row(name, words.rounded(value), first, words.gloss(name))
-    for name, value in (summary["labels"] or {}).items():
-        table.add_row(name.upper() if len(name) == 3 else name, words.rounded(value), "", words.gloss(name))
+    if before:  # k-means has none
+        table.add_column("when clustering began", justify="right")
+    table.add_column("what it means")
+    for name, value in (summary["measures"] | (summary["labels"] or {})).items():
+        first = [words.rounded(before[name]) if name in before else ""] if before else []
+        table.add_row(name.upper() if len(name) == 3 else name, words.rounded(value), *first, words.gloss(name))
     return table
 
 
@@ -264,25 +265,41 @@ def plan(planned: RunPlan) -> None:
 
 def assigned(summary: dict[str, Any]) -> None:
     """What an assignment did."""
-    told = dict(summary)
-    trust = {name: told.pop(name) for name in ("membership", "agreement", "far")}
-    told |= {"clusters": len(told["clusters"]), "names": told["names"] or "none"}
-    told.pop("asked"), told.pop("unseen")
     console = plain_console()
-    for note in told.pop("notes"):
+    for note in summary["notes"]:
         console.print(f"note: {note}", style="dim")
-    _places(console, told)
-    console.print(f"mean membership: {trust['membership']:.3f} ({TRUST['membership']})", highlight=False)
-    said = "the model has no replicas" if trust["agreement"] is None else f"{trust['agreement']:.3f}"
-    console.print(f"mean agreement: {said} ({TRUST['agreement']})", highlight=False)
-    share = trust["far"] / max(1, summary["rows"])
-    console.print(
-        f"far: {words.counted(trust['far'], 'row')} ({share:.1%}), by a distance above {FAR}, as 1% of the training "
-        f"rows ({TRUST['distance']})",
-        highlight=False,
-    )
+    console.print(_filled(summary))
+    agreement = "the model has no replicas" if summary["agreement"] is None else f"{summary['agreement']:.3f}"
+    far, share = words.counted(summary["far"], "row"), summary["far"] / max(1, summary["rows"])
+    lines = [
+        f"mean membership: {summary['membership']:.3f} ({TRUST['membership']})",
+        f"mean agreement: {agreement} ({TRUST['agreement']})",
+        f"far: {far} ({share:.1%}), by a distance above {FAR}, as 1% of the training rows ({TRUST['distance']})",
+    ]
+    if summary["dropped"]:
+        first, more = summary["dropped_rows"][:10], ", ..." if summary["dropped"] > 10 else ""
+        lines.append(f"left out: {words.counted(summary['dropped'], 'bad row')}: {', '.join(map(str, first))}{more}")
+    for line in lines:
+        console.print(line, highlight=False)
+    again = "" if summary["written"] else ", already there"
+    files = words.counted(summary["files"], "file") + again
+    _places(console, {"ids": summary["ids"], "output": f"{summary['out']} ({files})"})
     console.print(words.of_assignment(summary), style="bold", soft_wrap=True)
     close(console, None, words.after_assignment(summary))
+
+
+def _filled(summary: Mapping[str, Any]) -> Table:
+    """Clusters of an assignment: how many rows are in each, the largest first, and its name or the suggested one."""
+    sizes, named = summary["sizes"], summary["suggested"] | summary["names"]
+    columns = ["cluster", "rows", *(["name"] if named else [])]
+    table = Table(*columns)
+    clusters = sorted(summary["clusters"], key=lambda cluster: -sizes[cluster])
+    for cluster in clusters[:SHOWN]:
+        table.add_row(str(cluster), f"{sizes[cluster]:,}", *([named.get(cluster, "")] if named else []))
+    if others := clusters[SHOWN:]:
+        rows = sum(sizes[cluster] for cluster in others)
+        table.add_row(f"{len(others)} more", f"{rows:,}", *([""] if named else []))
+    return table
 
 
 def flushed(sent: dict[str, int], paths: dict[str, str]) -> None:

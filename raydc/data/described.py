@@ -27,7 +27,7 @@ class Described:
     """[n, F]; NaN where there is none. A category is 1 where it is the row's, else 0; a date is its year, with the part
     of it that has passed."""
     numbers: tuple[int, ...]
-    """Which of the features are numbers, or dates."""
+    """Which of the features are numbers, or dates; means of the others are shares."""
     categories: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
     """[n], by column; what is missing is called so."""
     texts: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
@@ -83,9 +83,9 @@ def _features(column: CodedColumn, values: pa.Array) -> Iterator[tuple[str, NDAr
             yield f"year of {column.name}", 1970 + days / YEAR
         case CategoryCode():
             shares = code.encode(values) / APART
-            yield from ((f"share of {column.name}{part}", shares[:, i]) for i, part in enumerate(code.parts))
+            yield from ((f"{column.name}{part}", shares[:, i]) for i, part in enumerate(code.parts))
     if column.indicated:
-        yield f"share of {column.name} {MISSING}", values.is_null().to_numpy(zero_copy_only=False).astype(np.float64)
+        yield f"{column.name} {MISSING}", values.is_null().to_numpy(zero_copy_only=False).astype(np.float64)
 
 
 def _texts(values: pa.Array, missing: str) -> NDArray[np.object_]:

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +83,13 @@ def suggest(source: Source, store: Store) -> dict[int, str]:
     found = contrast(rows.values[known], ids)
     texts = {name: of_texts(values[known].tolist(), ids) for name, values in rows.texts.items()}
     own = drawn.stored is not None or (source.encoding is None and len(source.columns) == source.n_features)
-    named = names(suggested(found, rows.names) if own else {}, found.clusters, [*texts.values()])
+    shares = {*range(len(rows.names))}.difference(rows.numbers)
+    named = names(suggested(found, rows.names, shares) if own else {}, found.clusters, [*texts.values()])
     labelled = relabel(store / "model", lambda before: before.with_suggested(named))
     sizes, buffer = np.unique(ids, return_counts=True)[1], io.BytesIO()
-    pq.write_table(table(found, sizes, rows.names, texts, labelled.suggested | dict(labelled.cells.names)), buffer)
+    pq.write_table(
+        table(found, sizes, rows.names, shares, texts, labelled.suggested | dict(labelled.cells.names)), buffer
+    )
     store.write_bytes(FILE, buffer.getvalue())
     return named
 
@@ -123,6 +126,7 @@ def table(
     found: Contrast,
     sizes: NDArray[np.int64],
     features: Sequence[str],
+    shares: Collection[int],
     texts: Mapping[str, Terms],
     named: dict[int, str],
 ) -> pa.Table:
@@ -130,7 +134,7 @@ def table(
     lines: list[dict[str, Any]] = []
     for place, cluster in enumerate(found.clusters.tolist()):
         about = {"cluster": cluster, "name": named.get(cluster), "rows": int(sizes[place])}
-        for kind, name, differs, at, weight in _told(found, place, features, texts):
+        for kind, name, differs, at, weight in _told(found, place, features, shares, texts):
             effect = float(differs.effect[place, at])
             lines.append(
                 about
@@ -148,11 +152,11 @@ def table(
 
 
 def _told(
-    found: Contrast, place: int, features: Sequence[str], texts: Mapping[str, Terms]
+    found: Contrast, place: int, features: Sequence[str], shares: Collection[int], texts: Mapping[str, Terms]
 ) -> Iterator[tuple[str, str, Contrast, int, float | None]]:
     """Kind, name, contrast, place in it, and weight of all that is told of a cluster."""
     for feature in strongest(found.effect[place], FEATURES):
-        yield "feature", features[feature], found, feature, None
+        yield "share" if feature in shares else "feature", features[feature], found, feature, None
     for column, terms in texts.items():
         for word in terms.of(place, TERMS):
             name = terms.words[word] if len(texts) == 1 else f"{column}: {terms.words[word]}"

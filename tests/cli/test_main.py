@@ -40,7 +40,7 @@ def test_train_assign_and_report(tmp_path, capsys):
     code = cli.main(["assign", "--model=models:/digits@champion", "--data=digits", f"--out={tmp_path / 'new'}", store])
     assert code == 0
     printed = capsys.readouterr().out
-    assert "rows: 1797" in printed and "1,797 rows in 10 clusters" in printed
+    assert "1,797 rows in 10 clusters" in printed
     assert printed.strip().splitlines()[-1].startswith("next: ")
     assert cli.main(["registry", "list", store]) == 0
     assert re.search(r"digits +│ 1 +│ 1 +│ dec", capsys.readouterr().out)
@@ -151,3 +151,18 @@ def test_fixed_settings_of_a_file(tmp_path, monkeypatch):
     assert seen[1] == seen[0] | {"method.nu": "3"}
     (tmp_path / "search.yaml").write_text("data: {path: digits}\nspace: s.py\nout: here\nfixed: [5]\n")
     assert cli.main(command) == cli.USAGE_ERROR
+
+
+def test_an_assignment_is_told_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [index + 1 for index in range(40)]
+    summary = {
+        **{"rows": 820, "dropped": 12, "dropped_rows": [*range(12)], "clusters": [*range(40)], "sizes": sizes},
+        **{"names": {39: "boots"}, "suggested": {39: "high a", 38: "low a"}, "nowhere": 0, "dropped_clusters": False},
+        **{"notes": [], "membership": 0.5, "agreement": None, "far": 8, "unseen": {}, "files": 1, "out": "there"},
+        **{"ids": "row numbers", "written": 0, "asked": {"level": None, "outliers": None}},
+    }
+    console.assigned(summary)
+    printed = capsys.readouterr().out
+    assert re.search(r"39 +│ 40 +│ boots.*\n.*38 +│ 39 +│ low a", printed) and "│ 10 more │ 55   │" in printed
+    assert "left out: 12 bad rows: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...\n" in printed
+    assert "output: there (1 file, already there)" in printed

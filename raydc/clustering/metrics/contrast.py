@@ -1,6 +1,6 @@
 """What sets a cluster apart: each feature's mean in it, against that of all other rows, in standard deviations."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,14 +56,29 @@ def of_sums(
     return Contrast(clusters, mean, rest, effect)
 
 
-def suggested(found: Contrast, names: Sequence[str]) -> dict[int, str]:
-    """Short names by cluster, such as "high length, low width": of the features with the largest effects, if large."""
+def suggested(found: Contrast, names: Sequence[str], shares: Collection[int] = ()) -> dict[int, str]:
+    """Short names by cluster, such as "high length, colour=red": of the features with the largest effects, if large.
+
+    `shares` are the features, by place, whose means are shares of rows.
+    """
     told = {}
-    for cluster, effects in zip(found.clusters.tolist(), found.effect, strict=True):
+    for place, (cluster, effects) in enumerate(zip(found.clusters.tolist(), found.effect, strict=True)):
         first = [feature for feature in strongest(effects, NAMING) if abs(effects[feature]) >= LARGE]
-        if first:
-            told[cluster] = ", ".join(f"{direction(effects[feature])} {names[feature]}" for feature in first)
+        said = [
+            _of_share(names[feature], found.mean[place, feature], effects[feature])
+            if feature in shares
+            else f"{direction(effects[feature])} {names[feature]}"
+            for feature in first
+        ]
+        if said:
+            told[cluster] = ", ".join(said)
     return told
+
+
+def _of_share(name: str, share: float, effect: float) -> str:
+    if effect < 0:
+        return f"rarely {name}"
+    return name if share > 0.5 else f"often {name}"
 
 
 def strongest(effects: NDArray[np.float64], most: int) -> list[int]:

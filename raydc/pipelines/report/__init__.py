@@ -206,11 +206,7 @@ def _profiles(facts: Facts) -> list[str]:
     rows = []
     for cluster in clusters:
         own = [line for line in found if line["cluster"] == cluster]
-        said = [
-            words.contrasted(line["feature"], line["direction"], line["mean"], line["rest"])
-            for line in own
-            if line["kind"] == "feature" and line["effect"]
-        ]
+        said = [words.contrasted(line) for line in own if line["kind"] != "term" and line["effect"]]
         terms = [line["feature"] for line in own if line["kind"] == "term"]
         row = (cluster, own[0]["name"], own[0]["rows"], "; ".join(said[:TOLD_FEATURES]))
         rows.append((*row, ", ".join(terms[:TOLD_TERMS])) if texts else row)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydc.clustering.metrics.drift import ALPHA, LARGE, MODERATE
-from raydc.pipelines.report.words import counted, percent
+from raydc.pipelines.report.words import counted, percent, significant
 
 SHOWN = 5
 OF_COLUMNS = ("unusable", "missing", "input", "category")
@@ -52,7 +52,8 @@ def of_check(check: Mapping[str, Any]) -> str:
             return f"rows that belong nowhere: {shares}"
         case "input":
             beyond = f", {check['detail']}" if check["detail"] else ""
-            return f"{name}: median {before:.4g} -> {now:.4g}{beyond} (stability index {check['effect']:.2f})"
+            median = f"{name}: median {significant(before)} -> {significant(now)}"
+            return f"{median}{beyond} (stability index {check['effect']:.2f})"
         case "category":
             return f"{name}: {check['detail']} {shares} (stability index {check['effect']:.2f})"
         case "missing":

@@ -85,11 +85,28 @@ def rule(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def contrasted(feature: str, direction: str, mean: float, rest: float) -> str:
-    """A feature of a cluster against that of all other rows, in as many digits as tell the two apart."""
+def significant(value: float, digits: int = 4) -> str:
+    """A number in so many significant digits, thousands parted from 10,000 on; an exponent where it is very small."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    size = math.floor(math.log10(abs(value)))
+    if not -5 < size < 15:
+        return f"{value:.{digits}g}"
+    places = digits - 1 - size
+    text = f"{round(value, places):{',' if size > 3 else ''}.{max(0, places)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def contrasted(line: Mapping[str, Any]) -> str:
+    """A feature of a cluster (a line of profiles.parquet) against that of all other rows: shares, or means in as many
+    digits as tell the two apart.
+    """
+    mean, rest = line["mean"], line["rest"]
+    if line["kind"] == "share":
+        return f"{line['feature']}: {percent(mean)} (others {percent(rest)})"
     apart, size = abs(mean - rest), max(abs(mean), abs(rest))
     digits = 4 if not apart or not math.isfinite(apart) else min(15, max(4, 2 + math.ceil(math.log10(size / apart))))
-    return f"{direction} {feature}: {mean:.{digits}g}, else {rest:.{digits}g}"
+    return f"{line['direction']} {line['feature']}: {significant(mean, digits)} (others {significant(rest, digits)})"
 
 
 def of_levels(levels: Mapping[str, float]) -> str:

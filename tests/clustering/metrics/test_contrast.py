@@ -18,6 +18,9 @@ def test_effects_by_hand() -> None:
         4: "low length, low height",
         7: "high length, high height",
     }
+    shares = suggested(found, ["length", "width", "colour=red"], [2])
+    assert shares == {4: "low length, rarely colour=red", 7: "high length, often colour=red"}
+    assert suggested(contrast([[0.0], [0], [1], [1], [0], [1]], [0, 0, 1, 1, 1, 1]), ["a=b"], [0])[1] == "a=b"
 
 
 def test_units_and_origin_change_nothing() -> None:

@@ -182,12 +182,23 @@ def test_levels_in_words(levels: dict[str, float], said: str) -> None:
 @pytest.mark.parametrize(
     ("mean", "rest", "said"),
     [
-        (1000010.0, 1000000.0, "high a: 1000010, else 1000000"),
-        (0.123456, 0.5, "high a: 0.1235, else 0.5"),
-        (2.0, 2.0, "high a: 2, else 2"),
-        (float("nan"), 1.0, "high a: nan, else 1"),
-        (0.0, 3.0, "high a: 0, else 3"),
+        (1000010.0, 1000000.0, "high a: 1,000,010 (others 1,000,000)"),
+        (94120.4, 36770.0, "high a: 94,120 (others 36,770)"),
+        (2020.54, 2019.0, "high a: 2020.54 (others 2019)"),
+        (999999.6, 1.0, "high a: 1,000,000 (others 1)"),
+        (0.123456, 0.5, "high a: 0.1235 (others 0.5)"),
+        (2.0, 2.0, "high a: 2 (others 2)"),
+        (float("nan"), 1.0, "high a: nan (others 1)"),
+        (0.0, -3.0, "high a: 0 (others -3)"),
+        (1.5e-7, 2e-7, "high a: 1.5e-07 (others 2e-07)"),
+        (1.5e20, 2e20, "high a: 1.5e+20 (others 2e+20)"),
     ],
 )
 def test_what_differs_is_told_in_digits_that_differ(mean: float, rest: float, said: str) -> None:
-    assert words.contrasted("a", "high", mean, rest) == said
+    line = {"kind": "feature", "feature": "a", "direction": "high", "mean": mean, "rest": rest}
+    assert words.contrasted(line) == said
+
+
+def test_shares_are_told_in_percent() -> None:
+    line = {"kind": "share", "feature": "plan=team", "direction": "high", "mean": 0.9506, "rest": 0.001}
+    assert words.contrasted(line) == "plan=team: 95 % (others under 1 %)"

@@ -154,7 +154,7 @@ def _told(facts: Facts) -> dict[int, str]:
         if line["kind"] == "term":
             terms.append(line["feature"])
         elif line["effect"]:
-            features.append(contrasted(line["feature"], line["direction"], line["mean"], line["rest"]))
+            features.append(contrasted(line))
     parts = {cluster: [*features[:FEATURES], ", ".join(terms[:TERMS])] for cluster, (features, terms) in found.items()}
     return {cluster: "; ".join(part for part in own if part) for cluster, own in parts.items()}
 
