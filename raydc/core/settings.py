@@ -6,6 +6,7 @@ and in search spaces. All of them meet in `build`, which reports every problem a
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -147,25 +148,32 @@ def _explain(cls: type[Settings], problem: Any, at: str) -> str:
 
 def fields(cls: type[Settings], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every leaf setting of `cls` as (dotted path, field), in order of definition."""
+    for path, field in _leaves(cls):
+        yield f"{at}.{path}" if at else path, field
+
+
+@cache  # asked for at every point of a search, and copying fields is slow
+def _leaves(cls: type[Settings]) -> tuple[tuple[str, FieldInfo], ...]:
+    found = list[tuple[str, FieldInfo]]()
     for key, field in cls.model_fields.items():
-        path = f"{at}.{key}" if at else key
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Settings):
-            yield from _with_defaults(inner, field, path)
+            found += ((f"{key}.{leaf}", info) for leaf, info in _with_defaults(inner, field))
         else:
-            yield path, field
+            found.append((key, field))
+    return tuple(found)
 
 
-def _with_defaults(inner: type[Settings], field: FieldInfo, path: str) -> Iterator[tuple[str, FieldInfo]]:
+def _with_defaults(inner: type[Settings], field: FieldInfo) -> Iterator[tuple[str, FieldInfo]]:
     """The leaves of a nested group, with the defaults that the owner gave it (a phase of DEC is not a bare Phase)."""
     given = field.get_default(call_default_factory=True) if not field.is_required() else None
-    for leaf, info in fields(inner):
+    for leaf, info in _leaves(inner):
         value = given
         for part in leaf.split("."):
             value = getattr(value, part, None)
         if isinstance(given, Settings):
             info = FieldInfo.merge_field_infos(info, default=value)
-        yield f"{path}.{leaf}", info
+        yield leaf, info
 
 
 def described(cls: type[Settings], at: str = "") -> dict[str, str]:

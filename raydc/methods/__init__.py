@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -30,15 +31,16 @@ NAME = re.compile(rf"(?P<place>.+?)(?:@(?P<digest>[0-9a-f]{{{source_file.DIGITS}
 """A file's hash behind its path: that text and no other."""
 
 
-def builtin() -> list[str]:
-    """Names of the methods that come with raydc."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NO_METHODS)
+@cache
+def builtin() -> tuple[str, ...]:
+    """Names of the methods that come with raydc, sorted."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NO_METHODS))
 
 
 def available() -> list[str]:
     """Names of all methods: those that come with raydc, then those that others add."""
     own = builtin()
-    return own + [name for name in PLUGINS.names() if name not in own]
+    return [*own, *(name for name in PLUGINS.names() if name not in own)]
 
 
 def describe(name: str) -> index.Entry:

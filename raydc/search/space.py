@@ -76,17 +76,17 @@ def load_space(path: str | Path) -> Space:
     spec = importlib.util.spec_from_file_location(MODULE, file.absolute())
     if spec is None or spec.loader is None:
         raise SettingsError(f"space: {path} is no Python file")
-    module, neighbours = importlib.util.module_from_spec(spec), _Neighbours(file.absolute().parent)
+    module = importlib.util.module_from_spec(spec)
+    at_hand = nullcontext if file.parent == spaces.HERE else _Neighbours(file.absolute().parent, module).at_hand
     try:
-        with neighbours.at_hand():
-            sys.modules[MODULE] = module  # where dataclasses look for their annotations
+        with at_hand():
             spec.loader.exec_module(module)
     except Exception as problem:  # somebody else's code
         raise SettingsError(f"space: {path} cannot be loaded: {_told(problem, file)}") from problem
     function = getattr(module, "space", None)
     if not callable(function):
         raise SettingsError(f"space: {path} defines no function space(trial)")
-    return _guarded(function, str(path), file, neighbours.at_hand)
+    return _guarded(function, str(path), file, at_hand)
 
 
 def _added(name: str) -> Space:
@@ -146,13 +146,14 @@ def space_of(method: str) -> Space:
 class _Neighbours:
     """Modules of the folder of a space, imported as those beside a script are, and kept apart from all others.
 
-    So spaces of one process may each have a `helper.py`, and a notebook's next search reads an edited one anew.
+    So spaces of one process may each have a `helper.py`, and a notebook's next search reads an edited one anew. The
+    space's own module is among them, where dataclasses look for their annotations.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, space: ModuleType) -> None:
         package = ModuleType(PACKAGE)
         package.__path__ = [str(folder)]
-        self.folder, self.modules = folder, {PACKAGE: package}
+        self.folder, self.modules = folder, {PACKAGE: package, MODULE: space}
 
     @contextmanager
     def at_hand(self) -> Iterator[None]:
@@ -160,7 +161,7 @@ class _Neighbours:
         shadowed = self._own(self.modules)
         for name in shadowed:
             del sys.modules[name]
-        there = {_top(name) for name in sys.modules}
+        there = set(sys.modules)
         sys.modules.update(self.modules)
         sys.path.insert(0, str(self.folder))
         importlib.invalidate_caches()  # of a folder that a file was just written to
@@ -168,7 +169,7 @@ class _Neighbours:
             yield
         finally:
             sys.path.remove(str(self.folder))
-            new = [name for name, module in [*sys.modules.items()] if name not in there and self._beside(name, module)]
+            new = [name for name in sys.modules.keys() - there if self._beside(name, sys.modules[name])]
             self.modules = self._own([*self.modules, *new])
             for name in self.modules:
                 del sys.modules[name]
@@ -177,7 +178,9 @@ class _Neighbours:
     def _own(self, names: Iterable[str]) -> dict[str, ModuleType]:
         """Loaded modules of the same top level as these."""
         tops = {_top(name) for name in names}
-        return {name: module for name, module in [*sys.modules.items()] if _top(name) in tops}
+        below = tuple(f"{top}." for top in tops)
+        found = [name for name in [*sys.modules] if name in tops or name.startswith(below)]
+        return {name: sys.modules[name] for name in found}
 
     def _beside(self, name: str, module: ModuleType) -> bool:
         """Whether it is a module of the top level that lies in the folder."""
