@@ -93,10 +93,8 @@ def problem(run, **settings):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(1200, 4)) + 3 * rng.integers(3, size=(1200, 1))).astype(np.float32)
     groups = split(1200, 100)
-    plan = ServicePlan(
-        run=run, n_clusters=5, dim=4, rows=tuple(map(len, groups)), iterations=3, restarts=1, tolerance=0.0, **settings
-    )
-    return plan, groups, x
+    fixed = {"n_clusters": 5, "dim": 4, "rows": tuple(map(len, groups)), "iterations": 3, "tolerance": 0.0}
+    return ServicePlan(run=run, **{**fixed, "restarts": 1, **settings}), groups, x
 
 
 def alone(folder, plan, groups, x):
