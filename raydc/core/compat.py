@@ -4,6 +4,7 @@ Versions in pyproject.toml end before the next minor one of a package that stand
 has a test of each. Nothing is imported before it is needed.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -43,6 +44,29 @@ def loopback_alone() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def node_may_take(seconds: float) -> Iterator[None]:
+    """A node that `ray.init` starts in here has this long to be ready: nothing sets Ray's own 30 s."""
+    from ray._private import services
+
+    ask, end = services.get_node, time.monotonic() + seconds
+
+    def patient(*which: Any) -> Any:
+        while True:
+            try:
+                return ask(*which)
+            except RuntimeError:  # not there yet, and Ray asks again until its time is over
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = patient
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def asks_for_token() -> bool:

@@ -30,6 +30,8 @@ PROCESS_GROUPS = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2"}
 NICENESS = "RAY_worker_niceness"
 """Of the workers of a cluster that raydc starts: 0, if the environment says nothing else. Ray's own 15 leaves them
 next to nothing of a processor that anybody else uses."""
+START = 30.0
+"""Seconds, on a machine with nothing else to do, that the node of a cluster of our own has to be ready."""
 PATIENCE = 60
 """Seconds for a cluster to say who it is; Ray's own patience of 30, and the start of a process, fit in."""
 
@@ -138,8 +140,9 @@ def _start(cpus: int) -> None:
         private_token(create=True)
     os.environ.setdefault(NICENESS, "0")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    crowd = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
     try:
-        with compat.loopback_alone():
+        with compat.loopback_alone(), compat.node_may_take(START * crowd):
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, cpus),
@@ -151,7 +154,7 @@ def _start(cpus: int) -> None:
         if compat.SLOW_START not in str(problem):
             raise
         raise ConnectionError(
-            f"Ray did not start on this machine in the time it gives itself (load average {os.getloadavg()[0]:.0f} on "
+            f"Ray did not start on this machine within {START * crowd:.0f} s (load average {os.getloadavg()[0]:.0f} on "
             f"{os.cpu_count()} CPUs). Try again when less runs beside it: the same command goes on"
         ) from problem
 

@@ -160,6 +160,27 @@ def test_the_switch_that_loopback_alone_turns_is_rays(monkeypatch: pytest.Monkey
     assert services.get_node_ip_address() == "10.0.0.1"
 
 
+def test_a_node_has_the_time_to_start_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import node, services
+
+    assert "services.get_node(" in inspect.getsource(node), "what a starting node waits for"
+    asked = []
+
+    def late(address: str, name: str) -> str:
+        asked.append(name)
+        if len(asked) < 3:
+            raise RuntimeError("no such node")
+        return f"{name} at {address}"
+
+    monkeypatch.setattr(services, "get_node", late)
+    with compat.node_may_take(60):
+        assert services.get_node("here", "node") == "node at here"
+    assert services.get_node is late and len(asked) == 3
+    asked.clear()
+    with pytest.raises(RuntimeError, match="no such node"), compat.node_may_take(0):
+        services.get_node("here", "node")
+
+
 def test_ray_says_that_a_node_was_not_ready_in_time_in_these_words() -> None:
     from ray._private import node
 

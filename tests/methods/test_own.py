@@ -146,6 +146,7 @@ NETWORK = ONE.replace("kmeans import KMeans", "ae_kmeans import AEKMeans as KMea
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_file_travels_to_workers(file: Path, tmp_path: Path) -> None:
     """By the command line, from an empty folder: no worker can import the file."""
     file.write_text(NETWORK)

@@ -59,9 +59,8 @@ def searched(space: str | Path, folder: Path, mlflow_uri: str) -> dict[str, Any]
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    "space", [pytest.param(name, marks=() if name == "any" else pytest.mark.slow) for name in spaces.names()]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("space", spaces.names())
 def test_every_space_is_searched(cluster: None, tmp_path: Path, mlflow_uri: str, space: str) -> None:
     found = searched(space, tmp_path, mlflow_uri)
     statuses = [entry["status"] for entry in found["trials"] if not entry["baseline"]]

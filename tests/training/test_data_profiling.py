@@ -12,6 +12,7 @@ from scipy import sparse
 from raydc.core.storage import Store
 from raydc.data import ArraySource, DataError, DataSettings, open_source, profile_rows
 from raydc.data.profile import DataProfile, recalled, written
+from raydc.distributed.ray_cluster import connected
 from raydc.search import SearchInterrupted, SearchWatch
 from raydc.search.driver import check as check_search
 from raydc.search.settings import TuneSettings
@@ -131,10 +132,11 @@ def test_workers_find_the_same_bits_and_the_same_faults(tmp_path, monkeypatch):
     assert "4 parts" in notes[0] and not ray.is_initialized()
     refuse = source.settings.model_copy(update={"on_bad_row": "error"})
     said = []
-    for read in (profiler, profile_rows):
-        with pytest.raises(DataError) as problem:
-            read(source, refuse)
-        said.append(str(problem.value))
+    with connected(2):
+        for read in (profiler, profile_rows):
+            with pytest.raises(DataError) as problem:
+                read(source, refuse)
+            said.append(str(problem.value))
     assert said[0] == said[1] and "and 2 more rows" in said[0]
 
     def stop() -> None:

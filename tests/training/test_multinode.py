@@ -68,6 +68,7 @@ def user(tmp_path_factory) -> Iterator[User]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # some 100 s where nothing else runs
 def test_train_tune_and_assign_as_jobs_on_two_nodes(user):
     x = load_digits().data.astype(np.float32)
@@ -113,6 +114,7 @@ def test_train_tune_and_assign_as_jobs_on_two_nodes(user):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # some 100 s where nothing else runs
 def test_every_node_has_a_copy_of_its_own_and_no_one_else_gets_in(user):
     """After the jobs above: what lies on the nodes, and what their ports say to strangers."""
