@@ -97,13 +97,13 @@ class SettingsError(ValueError):
 
 
 def _read(value: Any, field: FieldInfo) -> Any:
-    if not isinstance(value, str):
-        return value
     kinds = (field.annotation, *get_args(field.annotation))
-    if value == "none" and type(None) in kinds and not any("none" in get_args(kind) for kind in kinds):
-        return None
     reads_itself = any(isinstance(rule, BeforeValidator) for rule in field.metadata)
     several = not reads_itself and any(get_origin(kind) is tuple for kind in kinds)
+    if not isinstance(value, str):  # a number in a file is a list of one, as it is on the command line
+        return [value] if several and type(value) in (int, float) else value
+    if value == "none" and type(None) in kinds and not any("none" in get_args(kind) for kind in kinds):
+        return None
     return [part.strip() for part in value.split(",") if part.strip()] if several else value
 
 

@@ -105,6 +105,13 @@ def test_of_many_settings_that_differ_a_message_shows_five():
     assert said.count(" was ") == 5 and said.endswith(", 2 others differ too") and "secret" not in said
 
 
+def test_a_number_in_a_file_is_a_list_of_one_as_on_the_command_line():
+    for value in (8, "8", [8]):
+        assert build(load("ae_kmeans").Config, {"network": {"channels": value}}, at="method").network.channels == (8,)
+    with pytest.raises(SettingsError, match=r"method\.network\.channels: .*got True"):
+        build(load("ae_kmeans").Config, {"network": {"channels": True}}, at="method")
+
+
 def test_none_is_nothing_but_where_it_is_a_choice():
     class Choice(Settings):
         kind: Literal["none", "some"] | None = None

@@ -47,6 +47,8 @@ def searched(space: str | Path, folder: Path, mlflow_uri: str) -> dict[str, Any]
     phases = ("adversarial", "cluster", "denoise", "layerwise", "pretrain", "start")
     fixed = {f"method.{key}": [*v] if isinstance(v, tuple) else v for key, v in quick.items()}
     fixed |= {f"method.{phase}.length": "1 epochs" for phase in phases}
+    if name == "infogan":  # else nothing that its space suggests is left
+        del fixed["method.adversarial.alpha"]
     (folder / "search.yaml").write_text(yaml.safe_dump({"fixed": fixed, "data": {"label_column": "y"}}))
     options = {
         "--config": folder / "search.yaml", "--data": folder / "images.npz", "--space": space, "--n-clusters": 4,
