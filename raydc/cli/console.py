@@ -139,6 +139,8 @@ class LiveSearch:
                 raise
         _places(self.console, paths)
         model = _registered(paths) or f"{paths['output']}/model"
+        if not summary["structure"]:
+            self.console.print(words.NO_STRUCTURE, style="bold", soft_wrap=True)
         close(self.console, summary["verdict"], words.after_search(summary, model, paths["output"]))
 
     def found(self, summary: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from raydc.core.storage import Store
 from raydc.pipelines.report import page
-from raydc.pipelines.report.words import gloss, rule, told
+from raydc.pipelines.report.words import NO_STRUCTURE, gloss, rule, told
 from raydc.search.words import chosen_by, deciding, of_scales, ranked
 
 CAPTIONS = {
@@ -58,9 +58,10 @@ def write(
 
 
 def _verdict(summary: Mapping[str, Any]) -> list[str]:
-    """What the replicas say of the winner's clusters, and by which rule."""
+    """That there is no structure, if so; what the replicas say of the winner's clusters, and by which rule."""
     verdict = summary["verdict"]
-    return [] if verdict is None else [page.heading(told(verdict)), page.note(rule(verdict))]
+    found = [] if summary["structure"] else [page.heading(NO_STRUCTURE)]
+    return found if verdict is None else [*found, page.heading(told(verdict)), page.note(rule(verdict))]
 
 
 def _scales(summary: Mapping[str, Any], drawn: dict[str, str]) -> list[str]:

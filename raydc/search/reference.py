@@ -65,9 +65,10 @@ def of_rows(scaled: Rows, stored: NDArray[np.generic], scaling: str, neighbours:
     DataError where too few rows differ from each other and from zero.
     """
     kept = _enough(distinct(stored), len(scaled), neighbours)
-    chosen = views.choose(scaled[kept], seed)
+    blocks = encoded(stored)
+    chosen = views.choose(scaled[kept], seed, weighed=bool(blocks))
     name = f"{chosen.view.name} of the rows, scaled ({scaling})"
-    return _seen(name, scaled, encoded(stored), chosen, kept, neighbours)
+    return _seen(name, scaled, blocks, chosen, kept, neighbours)
 
 
 def of_embedding(rows: Rows, name: str, neighbours: int, seed: int) -> Reference:

@@ -4,6 +4,11 @@ A view whose neighbour graph falls apart into communities more clearly than anot
 Leiden's modularity says how clearly. Over ten sets with known classes the view of the highest modularity was the one
 whose neighbours shared a class most often, or near it. Known failure: a nuisance that groups rows more clearly than the
 classes do, such as the light of a photograph, wins.
+
+Where columns encode categories, views that divide columns or components by their spread take no part: an encoding has
+weighed each category already, and dividing by spreads makes rare ones the largest. Rows then fall apart into
+combinations of categories, also where no group is. On tables of four planted groups that took the share of a row's
+neighbours in its own group from .99 to .75; on crx, whose classes are known, from .74 to .69.
 """
 
 from collections.abc import Mapping
@@ -42,6 +47,8 @@ class View:
     axes: NDArray[np.float64]
     """[F, D], or [F], a factor of each feature."""
     directions: bool = False
+    rescales: bool = False
+    """Whether it divides columns or components by their spread."""
 
     def apply(self, rows: Rows) -> Rows:
         """Rows [n, F] in this view, [n, D]: the same bits on any number of threads."""
@@ -81,11 +88,11 @@ def views(rows: Rows) -> list[View]:
     return [
         View(USUAL, mean, axes),
         _as_they_are("rows", width),
-        View("standardised", mean, 1 / np.where(spread > 0, spread, 1.0)),
+        View("standardised", mean, 1 / np.where(spread > 0, spread, 1.0), rescales=True),
         View("cosine", nothing, same, directions=True),
         View("cosine of principal components", mean, axes, directions=True),
-        View("whitened", mean, white),
-        View("cosine of whitened", mean, white, directions=True),
+        View("whitened", mean, white, rescales=True),
+        View("cosine of whitened", mean, white, directions=True, rescales=True),
     ]
 
 
@@ -98,12 +105,12 @@ def clearness(rows: Rows, seed: int) -> tuple[float, float]:
     return graph.modularity(leiden(built), built), float(stats.skew(named)) if np.ptp(named) else 0.0
 
 
-def choose(rows: Rows, seed: int) -> Chosen:
+def choose(rows: Rows, seed: int, weighed: bool = False) -> Chosen:
     """The view of rows [n, F] whose graph has the highest modularity; the usual one unless beaten by more than MARGIN.
 
-    The rows are those that `graph.distinct` keeps.
+    The rows are those that `graph.distinct` keeps; `weighed` says that columns of them encode categories.
     """
-    found = {view.name: view for view in views(rows)}
+    found = {view.name: view for view in views(rows) if not (weighed and view.rescales)}
     clear = {name: clearness(view.apply(rows), seed) for name, view in found.items()}
     modularity = {name: value for name, (value, _) in clear.items()}
     best = max(modularity, key=lambda name: modularity[name])

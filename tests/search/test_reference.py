@@ -48,6 +48,24 @@ def test_the_view_that_shows_the_groups_is_chosen(kind: str, one_of: set[str]) -
     assert kind == "plain" or purity > 0.1 + graph.agreement(GROUPS, graph.neighbour_graph(found, 8))
 
 
+def test_categories_keep_the_weight_that_their_encoding_gave_them() -> None:
+    """Divided by their spread, rare categories outweigh all else, and rows fall apart into combinations of them."""
+    rng = np.random.default_rng(0)
+    groups, columns = np.arange(600) % 4, []
+    for size in (5, 4, 3, 6):
+        usual = rng.integers(size - 1, size=4)[groups]
+        kind = np.where(rng.random(600) < 0.2, rng.integers(size, size=600), usual)
+        columns.append(np.sqrt(0.5) * np.eye(size)[kind])
+    numbers = rng.normal(0, 2, (4, 3))[groups] + rng.normal(size=(600, 3))
+    found = np.column_stack([numbers, *columns]).astype(np.float32)
+    reference = of_rows(found, found, "none", 8, 0)
+    assert not reference.chosen.view.rescales and len(reference.blocks) == 4
+    assert graph.agreement(groups, reference.graph) > 0.95
+    blind = views.choose(found[graph.distinct(found)], 0)
+    assert blind.view.rescales  # whose graph is clearer, and wrong
+    assert graph.agreement(groups, graph.neighbour_graph(blind.view.apply(found), 8)) < 0.9
+
+
 def test_zero_and_equal_rows_are_not_in_the_graph() -> None:
     found = planted("plain")
     found[5], found[17], found[30], found[31] = 0.0, -0.0, found[2], found[2]

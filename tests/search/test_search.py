@@ -18,7 +18,8 @@ from raydc.core.settings import SettingsError
 from raydc.core.storage import Store
 from raydc.pipelines.assign import read
 from raydc.pipelines.edit import Decisions, edit
-from raydc.search import SearchInterrupted, SearchState, SearchWatch, tune
+from raydc.pipelines.report import words
+from raydc.search import SearchInterrupted, SearchState, SearchWatch, page, tune
 from raydc.search.conclude import _write_evaluated, _write_model, importance
 from raydc.search.driver import room
 from raydc.search.evaluation import Task, baselines, halfway, kmeans_curve, prepare, subsample
@@ -119,6 +120,9 @@ def test_noise_has_no_structure(tmp_path: Path) -> None:
     summary = tune(asked(str(tmp_path / "noise.npy"), tmp_path / "out"))
     assert not summary["structure"]
     assert any(note.startswith("no structure") for note in summary["notes"])
+    page.write(summary, {}, Store(str(tmp_path / "page")))
+    told = (tmp_path / "page" / "index.html").read_text()
+    assert told.index(words.NO_STRUCTURE) < told.index(words.told(summary["verdict"]))
 
 
 def test_a_worse_trial_is_stopped_and_keeps_its_score(data: str, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ STABLE = 0.75
 """Stability of a level of the tree from which it is no chance (Hennig, as of clusters)."""
 UNLIKE = 0.2
 """Share of far rows, 1 % of those trained on, from which new rows count as unlike them."""
+NO_STRUCTURE = "no structure: rows without clusters score as well, so that these clusters may be of noise, clear or not"
+"""Of a search's winner that noise reaches as well."""
 
 
 def gloss(name: str) -> str:
