@@ -41,6 +41,7 @@ from raydc.training.model_files import ModelError
 from raydc.training.worker_job import prepare
 from tests.support import run_cases, runs
 from tests.support.servers import free_port
+from tests.support.waiting import run
 from tests.training.test_trainer import loop_of
 
 CANARY = "canary-7f3a9c51"
@@ -96,7 +97,7 @@ def test_a_run_that_loses_a_worker_and_its_registry_shows_no_secret_anywhere(tmp
     command = [sys.executable, "-m", "raydc", "train", "--data", data, "--method", "kmeans", "--n-clusters", "3"]
     command += ["--workers", "1", "--out", str(tmp_path / "out"), "--register", "canary"]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = run(command, 300, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert done.returncode == cli.TRY_AGAIN, done.stderr
         assert (tmp_path / "killed").exists() and "registry flush" in done.stderr
         assert CANARY not in done.stdout + done.stderr

@@ -12,6 +12,7 @@ import pytest
 
 from raydc.distributed import watchdog
 from raydc.distributed.watchdog import BEATS, Pulse
+from tests.support.waiting import happens
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no processor time")
@@ -103,16 +104,13 @@ def watchers(of: int) -> list[int]:
     return [int(number) for text in lists for number in text.split()]
 
 
-def within_seconds(found: Callable[[], object], seconds: float = 30.0) -> bool:
-    until = time.monotonic() + seconds
-    while not found() and time.monotonic() < until:
-        time.sleep(0.02)
-    return bool(found())
+def soon(found: Callable[[], object]) -> bool:
+    return happens(found, 30.0, every=0.02)
 
 
 def ended(number: int) -> bool:
     """Whether a process ends soon."""
-    return within_seconds(lambda: not commandline(number))
+    return soon(lambda: not commandline(number))
 
 
 def commandline(number: int) -> str:
@@ -163,7 +161,7 @@ def test_a_watcher_ends_with_its_process_and_a_lost_one_is_replaced(started):
     process = start(started, BUSY)
     (watcher,) = watchers(process.pid)
     os.kill(watcher, signal.SIGKILL)
-    assert within_seconds(lambda: set(watchers(process.pid)) - {watcher})
+    assert soon(lambda: set(watchers(process.pid)) - {watcher})
     (second,) = set(watchers(process.pid)) - {watcher}
     process.kill()
     process.wait()

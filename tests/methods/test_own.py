@@ -19,6 +19,7 @@ from raydc.training.config import RunConfig, read_yaml
 from raydc.training.model import ClusteringModel
 from raydc.training.model_files import ModelError
 from tests.support import run_cases
+from tests.support.waiting import run
 
 ONE = '''"""k-means from the origin's view: a method in a file of its own."""
 
@@ -93,7 +94,7 @@ def elsewhere(arguments: list[str], at: Path) -> "subprocess.CompletedProcess[st
     at.mkdir(exist_ok=True)
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "raydc", *arguments]
-    return subprocess.run(command, cwd=at, env=env, capture_output=True, text=True, check=False, timeout=280)
+    return run(command, 280, cwd=at, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_the_code_lies_in_the_model_and_needs_leave(

@@ -25,6 +25,7 @@ from raydc.testing.cases import blobs
 from raydc.training.model import ClusteringModel
 from tests.support.ray_nodes import freed
 from tests.support.searches import FIXED, asked, own_space, states, written
+from tests.support.waiting import Patience
 
 
 @pytest.fixture
@@ -148,8 +149,8 @@ def test_a_driver_that_fails_leaves_no_trial_at_work(
 
     def fail(state: SearchState) -> None:
         """While the first trial, which is long, is at work, and the second has ended."""
-        end = time.monotonic() + 120
-        while state.records and time.monotonic() < end:
+        patience = Patience(120)
+        while state.records and not patience.over():
             if [*(tmp_path / "out" / "trials" / "0000").rglob("checkpoints/*")]:
                 raise problem
             time.sleep(0.2)

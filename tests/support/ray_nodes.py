@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib
 import psutil
 
-from tests.support.waiting import Patience
+from tests.support.waiting import Patience, happens
 
 BIN = Path(sys.executable).parent
 
@@ -28,13 +28,11 @@ def freed(within_s: float) -> bool:
     """Whether all that tasks, actors and placement groups of the cluster held is free again, in this time."""
     import ray
 
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
+    def all_is_free() -> bool:
         held = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-        if not held and ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]:
-            return True
-        time.sleep(0.2)
-    return False
+        return not held and ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
+
+    return happens(all_is_free, within_s, every=0.2)
 
 
 def free_port(ip: str = "127.0.0.1") -> int:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from raydc.core.settings import unflatten
 from raydc.training.config import RunConfig
 from raydc.training.model import ClusteringModel
 from raydc.training.trainer import check, train
+from tests.support import waiting
 
 TINY = {
     "method.name": "dec",
@@ -44,9 +44,7 @@ def alone(run: RunConfig, failpoint: str = "") -> int:
     if failpoint:
         env["RAYDC_FAILPOINT"] = f"{failpoint}:{out}.killed"
     settings = json.dumps(run.resolved())
-    return subprocess.run(
-        [sys.executable, "-m", "tests.support.runs", settings], env=env, timeout=280, check=False
-    ).returncode
+    return waiting.run([sys.executable, "-m", "tests.support.runs", settings], 280, env=env).returncode
 
 
 def weights(out: Path) -> str:

@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
+from tests.support.waiting import Patience
+
 Fate = Literal["answered", "refused", "answer lost", "too large"]
 """What becomes of a request: passed on; 500 without being passed on; passed on, and 500; 413, not passed on."""
 
@@ -46,8 +48,8 @@ class MLflowServer:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        patience = Patience(120)
+        while not patience.over():
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=2):
                     return self

@@ -6,6 +6,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from tests.support.waiting import run
+
 ROOT = Path(__file__).parents[2]
 PYPROJECT = """
 [build-system]
@@ -150,4 +152,4 @@ def _run(arguments: list[str], at: Path, installed: Path | None) -> "subprocess.
     places = [str(ROOT), *([] if installed is None else [str(installed)])]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(places), "MLFLOW_TRACKING_URI": f"sqlite:///{at}/mlflow.db"}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=at, env=env, capture_output=True, text=True, check=False, timeout=900)
+    return run(command, 900, cwd=at, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -95,12 +95,9 @@ def test_training_goes_on_with_the_nodes_that_are_left(tmp_path):
         driver.wait_for("training with 2 of 3 workers")
         driver.wait_for("cluster 1/200")
         nodes.lose(2)
-        lost = time.monotonic()
-        driver.wait_for("training with 1 of 3 workers")
-        took = time.monotonic() - lost
+        driver.wait_for("training with 1 of 3 workers", seconds=90)
         assert driver.end(900) == 0, driver.log.read_text()
     whole(out, 1)
-    assert took < 90, f"{took:.0f} s from the loss of the node"
 
 
 @pytest.mark.ray

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from raydc.training.loop import Loop, Progress
 from raydc.training.model import ClusteringModel, Replica
 from raydc.training.trainer import Interrupted, Watch, begin, check, train
 from raydc.training.worker_job import prepare, work
+from tests.support import waiting
 from tests.support.ray_nodes import freed
 from tests.support.runs import config, in_child, weights
 
@@ -285,7 +285,7 @@ def test_workers_find_what_is_named_relative_to_the_users_directory(undisturbed,
     run |= {"method.network.hidden": "32", "method.network.latent": "5"}
     command = [sys.executable, "-m", "raydc", "train", *(word for key in run for word in (f"--{key}", run[key]))]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run(command, cwd=tmp_path, env=env, timeout=280, check=True)
+    assert waiting.run(command, 280, cwd=tmp_path, env=env).returncode == 0
     assert pq.read_table(tmp_path / "runs" / "after" / "assignments")["row"].to_pylist() == list(range(1797))
     resolved = json.loads((tmp_path / "runs" / "after" / "run.json").read_text())["config"]
     assert resolved["data"]["path"] == str(tmp_path / "rows" / "digits.npy")

@@ -20,6 +20,7 @@ from raydc.data.block_cache import BlockCache
 from raydc.data.shard import split
 from raydc.data.source import Block
 from tests.support.ray_nodes import freed
+from tests.support.waiting import happens
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REPEATS = int(os.environ.get("RAYDC_FAULT_REPEATS", "1"))
@@ -106,14 +107,15 @@ def alone(folder, plan, groups, x):
 
 def left(run, within_s=60):
     """Whether the actor of a run, or of `run/shard`, is gone in time."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
+
+    def gone():
         try:
             ray.get_actor(f"centroids-{run}", namespace=over_ray.NAMESPACE)
         except ValueError:
             return True
-        time.sleep(0.5)
-    return False
+        return False
+
+    return happens(gone, within_s, every=0.5)
 
 
 @pytest.mark.timeout(600)
