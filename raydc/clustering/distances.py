@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,8 +55,8 @@ class Counts:
     @staticmethod
     def of(labels: NDArray[np.int64], distances: NDArray[np.float32], n_clusters: int) -> "Counts":
         """Of rows by their labels [N] and distances [N], 0 or more."""
-        bits = distances.astype(np.float32).view(np.int32).astype(np.int64)
-        return _counted(np.zeros(n_clusters, np.int64), labels, bits, np.ones(len(labels), np.int64))
+        key = np.sort(_key(labels.astype(np.int64), distances.astype(np.float32).view(np.int32)))
+        return _grouped(np.zeros(n_clusters, np.int64), key >> 32, key & (2**32 - 1), np.ones(len(key), np.int64))
 
     @property
     def middle(self) -> NDArray[np.float64]:
@@ -92,9 +93,20 @@ def _counted(
     cut: NDArray[np.int64], cluster: NDArray[np.int64], bits: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Counts:
     """Equal bits of a cluster together, and further bits cut off where too many are different."""
+    order = np.argsort(_key(cluster, bits))
+    return _grouped(cut, cluster[order], bits[order], rows[order])
+
+
+def _key(cluster: NDArray[np.int64], bits: NDArray[Any]) -> NDArray[np.int64]:
+    """One number that orders by cluster, and then by bits, of which there are 31: a sort of one is much faster."""
+    return (cluster << 32) | bits
+
+
+def _grouped(
+    cut: NDArray[np.int64], cluster: NDArray[np.int64], bits: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Counts:
+    """The same of what is in order, which it stays when bits are cut off."""
     while True:
-        order = np.lexsort((bits, cluster))
-        cluster, bits, rows = cluster[order], bits[order], rows[order]
         new = np.ones(len(bits), bool)
         new[1:] = (np.diff(cluster) != 0) | (np.diff(bits) != 0)
         first = np.flatnonzero(new)
