@@ -177,6 +177,11 @@ def prepare(
         rows.keep_decoded()
     training = config.training
     if training.init_from is not None:
+        if training.init_from.startswith(("models:", "runs:")):
+            raise DataError(
+                f"training.init_from: expected the output directory of a finished run, got {training.init_from}: name "
+                "that which the model was trained in (the run's parameter output.out in MLflow)"
+            )
         training = training.model_copy(update={"init_from": Store(training.init_from).root})
     data = rows.settings if source is None else config.data.with_encoding(source.encoding)
     config = replace(config, data=data, training=training)

@@ -242,6 +242,8 @@ def test_pretraining_is_taken_from_another_run(undisturbed, tmp_path):
     check(config(tmp_path / "dec", training__init_from=str(searched)))
     with pytest.raises(DataError, match="holds no finished run"):
         check(config(tmp_path / "other", training__init_from=str(tmp_path)))
+    with pytest.raises(DataError, match=r"output directory of a finished run, got models:/digits@champion: name that"):
+        check(config(tmp_path / "other", training__init_from="models:/digits@champion"))
     with pytest.raises(DataError, match=r"scaled by power, here they are scaled by unit: use data\.scaling=power"):
         check(config(tmp_path / "other", training__init_from=str(undisturbed), data__scaling="unit"))
     with pytest.raises(DataError, match=r"use the same method\.network settings"):
