@@ -67,6 +67,8 @@ def at_home(folder: Path) -> dict[str, str]:
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}:$PYTHONPATH exec {sys.executable} -m raydc "$@"\n')
     command.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment.pop("RAY_AUTH_MODE", None)  # a reader has it as Ray does: who asks must know the token
+    environment["RAY_AUTH_TOKEN_PATH"] = str(folder / ".ray" / "auth_token")
     path = f"{command.parent}:{Path(sys.executable).parent}:{environment['PATH']}"
     return environment | {"PATH": path, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
