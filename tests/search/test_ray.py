@@ -17,8 +17,9 @@ from raydc import methods
 from raydc.cli.main import main
 from raydc.distributed.ray_cluster import connected
 from raydc.pipelines import assign
-from raydc.search import SearchState, SearchWatch, spaces, tune
+from raydc.search import spaces, tune
 from raydc.search.evaluation import Task, prepare
+from raydc.search.planner import Planner
 from raydc.search.trial import run_task
 from raydc.testing.cases import blobs
 from raydc.training.model import ClusteringModel
@@ -142,29 +143,22 @@ def test_trials_of_two_workers_that_are_stopped_free_what_they_held(
 @pytest.mark.parametrize("problem", [RuntimeError("the screen is gone"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_driver_that_fails_leaves_no_trial_at_work(
-    data: str, tmp_path: Path, problem: BaseException, workers: int
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException, workers: int
 ) -> None:
-    fixed = {key: value for key, value in FIXED.items() if key != "method.cluster.length"}
-    fixed["training.batch_size"] = 2  # many steps
-    (tmp_path / "space.py").write_text(
-        "def space(trial):\n    trial.suggest_float('method.nu', 0.5, 2.0)\n"
-        "    return {'method.name': 'dec', 'method.cluster.length': '2 epochs'}\n"
-    )
-    settings = asked(
-        data, tmp_path / "out", space=str(tmp_path / "space.py"), concurrent=2, workers_per_trial=workers, fixed=fixed
-    )
-    first = tmp_path / "out" / "trials" / "0000"
+    long = FIXED | {"method.cluster.length": "10000 epochs"}
+    settings = asked(data, tmp_path / "out", space="dec", concurrent=2, workers_per_trial=workers, fixed=long)
 
-    def fail(state: SearchState) -> None:
-        """While the first trial, by default a long one, is at work, and one that began after it has ended."""
-        if len(state.records) > len(BASELINES) and (first / "run").exists():
+    def fail(planner: Planner, trial_id: str, result: dict[str, Any]) -> None:
+        """When the first trial, which is long, has told that a tenth is done."""
+        if planner.tasks[trial_id].number == 0:
             raise problem
 
+    monkeypatch.setattr(Planner, "on_trial_result", fail)
     with connected(5):
         with pytest.raises(type(problem)):
-            tune(settings, SearchWatch(fail))
+            tune(settings)
         assert freed(120)
-    assert not (first / "record.json").exists(), "it goes on"
+    assert not (tmp_path / "out" / "trials" / "0000" / "record.json").exists(), "it goes on"
 
 
 @pytest.mark.ray
