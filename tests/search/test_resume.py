@@ -105,7 +105,8 @@ def test_a_killed_search_without_time_to_go_on(data: str, tmp_path: Path) -> Non
         tune(late)
     except SearchError as problem:
         pytest.fail(f"four trials were finished: {problem}")
-    assert states(settings)[:4] == ["COMPLETE"] * 4 and states(settings)[4:] in (["RUNNING"], ["COMPLETE"])
+    left = states(settings)  # by number, while cheap trials run first
+    assert left.count("COMPLETE") in (4, 5) and {*left} <= {"COMPLETE", "RUNNING"}
     assert len(tune(settings)["trials"]) == 8
     assert states(settings) == ["COMPLETE"] * 8
 

@@ -331,7 +331,7 @@ def test_a_winner_keeps_the_ids_of_an_earlier_model(data: str, tmp_path: Path) -
     wanted = Decisions(edits=(Rename(cluster=2, name="two"), Merge(clusters=(3, 0))))
     edit(str(tmp_path / "first"), wanted, out=str(tmp_path / "mended"))
     summary = tune(asked(data, tmp_path / "second", **table, seed=7, align_to=str(tmp_path / "mended")))
-    model, earlier = (ClusteringModel.load(tmp_path / name) for name in ("second/model", "mended"))
+    model, earlier = (ClusteringModel.load(tmp_path / name) for name in ("second/model", "mended/model"))
     assert model.labels.cells.names == {2: "two"} and 0 not in model.clusters
     before, after = earlier.predict(x), model.predict(x)
     same = (before == 1) | (before == 2)
