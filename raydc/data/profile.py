@@ -54,6 +54,8 @@ class DataProfile:
     """float64 [D]"""
     variance: np.ndarray
     """float64 [D], divided by the number of rows."""
+    zeros: int
+    """Rows whose values are all 0."""
     ids: tuple[int, int]
     """Ids that were looked at, and those of them that name several rows; 0 where the data have none."""
     empty: dict[str, tuple[str, ...]]
@@ -211,6 +213,7 @@ def profile_rows(
         (moments.lowest, moments.highest),
         moments.mean,
         moments.squares / moments.count,
+        moments.zeros,
         (0, 0) if ids is None else (len(ids.hashes), ids.repeated),
         without,
         _same(columns),
@@ -246,6 +249,7 @@ def _profiled(
     span: tuple[np.ndarray, np.ndarray],
     mean: np.ndarray,
     variance: np.ndarray,
+    zeros: int,
     ids: tuple[int, int],
     empty: dict[str, tuple[str, ...]],
     same: tuple[tuple[int, int], ...],
@@ -274,6 +278,7 @@ def _profiled(
         highest=span[1],
         mean=mean,
         variance=variance,
+        zeros=zeros,
         ids=ids,
         empty=empty,
         same=same,
@@ -291,6 +296,7 @@ def written(found: DataProfile) -> bytes:
         "fingerprint": found.fingerprint,
         "times": found.times,
         "dropped": [asdict(fault) for fault in found.dropped],
+        "zeros": found.zeros,
         "ids": found.ids,
         "empty": found.empty,
         "same": found.same,
@@ -320,7 +326,11 @@ def recalled(data: bytes, source: Source) -> DataProfile | None:
             about = json.loads(str(kept["about"]))
             if about["fingerprint"] != source.fingerprint or about["times"] != source.times:
                 return None
-            (known, repeated), empty = about["ids"], {file: tuple(names) for file, names in about["empty"].items()}
+            zeros, (known, repeated), empty = (
+                about["zeros"],
+                about["ids"],
+                {file: tuple(names) for file, names in about["empty"].items()},
+            )
             same = tuple((feature, earlier) for feature, earlier in about["same"])
             faults = [Fault(**fault) for fault in about["dropped"]]
             checksums, span = kept["checksums"].tolist(), (kept["lowest"], kept["highest"])
@@ -330,7 +340,7 @@ def recalled(data: bytes, source: Source) -> DataProfile | None:
     except (BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError):
         return None
     ids = known, repeated
-    return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, ids, empty, same, inputs)
+    return _profiled(source, faults, dropped_rows, checksums, span, mean, variance, zeros, ids, empty, same, inputs)
 
 
 def require(found: DataProfile, n_clusters: int | None, workers: int) -> None:

@@ -72,10 +72,12 @@ def one_unit(profile: DataProfile, source: Source) -> bool:
 
 
 def directions(profile: DataProfile) -> bool:
-    """Whether rows are of length 1, as embeddings often are: told by the mean of their squared lengths, which columns
-    with units of their own bring to 1 by no accident.
+    """Whether rows are of length 1, as embeddings often are, but for rows of zeros, which have no direction: told by
+    the mean of their squared lengths, which columns with units of their own bring to 1 by no accident.
     """
-    return len(profile.mean) > 1 and bool(abs(np.sum(profile.variance + profile.mean**2) - 1) < UNIT)
+    others = profile.rows - profile.zeros
+    total = profile.rows * np.sum(profile.variance + profile.mean**2)
+    return len(profile.mean) > 1 and others > 0 and bool(abs(total / others - 1) < UNIT)
 
 
 def far_off(profile: DataProfile) -> bool:
@@ -111,6 +113,11 @@ def scaling_named(kind: ScalingKind) -> str:
 def remarks(setting: ScalingSetting, kind: ScalingKind, profile: DataProfile, source: Source) -> list[str]:
     """What the user should know of the scaling that was decided, or was asked for."""
     said = [dominating(kind, profile, source)]
+    if profile.zeros and directions(profile):
+        said.append(
+            f"{profile.zeros:,} of {profile.rows:,} rows are zero, and have no direction; all others are of length 1: "
+            "leave the zeros out where they mean that nothing is known"
+        )
     if setting == "auto" and not one_unit(profile, source):
         ranges = (profile.highest - profile.lowest)[~profile.constant]
         said.append(

@@ -25,7 +25,7 @@ from raydc.data import (
     scaling,
 )
 from raydc.data.settings import ScalingKind
-from raydc.data.units import dominating, far_off, one_unit, suited
+from raydc.data.units import dominating, far_off, one_unit, remarks, suited
 from raydc.pipelines.train import train_and_record
 from raydc.training.config import RunConfig
 from raydc.training.worker_job import prepare
@@ -80,6 +80,14 @@ def test_directions_have_one_unit_however_unlike_their_ranges_are() -> None:
     for rows in (unit, unit.astype(np.float32), unit.astype(np.float16)):
         assert kinds(rows) == ["power", "unit", "symmetric"]
     assert kinds(1.01 * unit)[0] == "standard"
+    gaps = unit.copy()
+    gaps[[7, 70, 200]] = 0  # an empty text has no direction
+    for rows in (gaps, gaps.astype(np.float16), sparse.csr_array(gaps)):
+        assert kinds(rows) == ["power", "unit", "symmetric"]
+        found = profiled(rows)
+        assert "3 of 300 rows are zero, and have no direction" in " ".join(remarks("auto", "power", *found))
+    assert remarks("auto", "power", *profiled(unit)) == remarks("auto", "power", *profiled(np.zeros((9, 3)))) == []
+    assert kinds(np.where(np.arange(300)[:, None] == 7, 0, spread))[0] == "standard"
 
 
 def test_a_large_common_offset_is_subtracted() -> None:
