@@ -7,6 +7,7 @@ some hundredths of a second a trial. No trial is ever killed to be stopped: it f
 and returns, so its workers' resources are free for certain.
 """
 
+import gc
 import itertools
 import os
 import re
@@ -234,7 +235,14 @@ def _on_ray(context: Context, planner: Planner) -> None:
                 storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=1)
             ),
         )
-        tuner.fit()
+        stopped: KeyboardInterrupt | None = None
+        try:
+            tuner.fit()
+        except KeyboardInterrupt as problem:  # Tune clears nothing up: its trials live while its frames do
+            stopped = problem.with_traceback(None)
+        if stopped is not None:
+            gc.collect()
+            raise stopped
         if searcher.problem is not None:
             raise searcher.problem
 

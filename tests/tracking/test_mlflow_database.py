@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raydc.tracking import mlflow_client, mlflow_database
+from raydc.tracking import mlflow_client, mlflow_database, registry
 from raydc.tracking.mlflow_client import RegistryAway
 from raydc.tracking.mlflow_database import DatabaseUnusable, absolute, ensure, file_of
 
@@ -59,7 +59,7 @@ def test_runs_that_meet_at_a_new_database_are_all_recorded(tmp_path) -> None:
     found = [answers.get(timeout=240) for _ in processes]
     for process in processes:
         process.join()
-    assert all(mlflow_client.RUN_ID.fullmatch(run) for run in found) and len(set(found)) == 3, found
+    assert all(registry.RUN_ID.fullmatch(run) for run in found) and len(set(found)) == 3, found
     assert names(tmp_path / "deep") == {"mlflow.db", ".mlflow.db.lock", "mlruns"}
 
 
