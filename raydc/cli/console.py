@@ -12,12 +12,14 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from raydc.clustering.distances import FAR
+from raydc.core.nouns import counted
 from raydc.data import features_named
 from raydc.data.units import scaling_named
 from raydc.pipelines.report import words
 from raydc.pipelines.train import RunPlan
 from raydc.search.words import chosen_by, deciding, of_scales, ranked
 from raydc.tracking.tracker import RecordPending
+from raydc.training.config import Workers
 from raydc.training.loop import Progress
 from raydc.training.model import TRUST
 from raydc.training.worker_job import Job
@@ -29,6 +31,10 @@ SHOWN = 30
 """Clusters that a table has a line for."""
 QUIET = 5.0
 """Seconds between two lines where the output is no terminal."""
+
+
+def _workers(workers: Workers) -> str:
+    return counted(1, "worker") if workers == workers.least == 1 else f"{workers.plain()} workers"
 
 
 def plain_console(**options: Any) -> Console:
@@ -57,8 +63,8 @@ class Live:
         profile, training = job.profile, job.config.training
         for note in profile.notes:
             self.console.print(f"note: {note}", style="dim")
-        where = f"{training.workers.plain()} workers" if training.workers else "this process"
-        what = f"{words.counted(profile.rows, 'row')} of {'x'.join(map(str, job.shape))}"
+        where = _workers(training.workers) if training.workers else "this process"
+        what = f"{counted(profile.rows, 'row')} of {'x'.join(map(str, job.shape))}"
         batches = f", batches of {job.batch_size}" if phases else ""  # k-means takes none
         self.console.print(f"{job.config.method_name} on {what}{batches}, in {where}")
         self.console.print(features_named(job.columns, job.shape))
@@ -71,7 +77,7 @@ class Live:
     def progress(self, progress: Progress) -> None:
         state = " ".join(f"{name} {value:.4g}" for name, value in progress.losses.items())
         if progress.alive is not None:
-            state += f", {progress.alive} clusters"
+            state += f", {counted(progress.alive, 'cluster')}"
         if progress.changed is not None:
             state += f", {progress.changed:.2%} changed"
         if self.bars is not None:
@@ -204,7 +210,7 @@ def measures(summary: dict[str, Any]) -> Table:
     """A finished run's measures, beside those of the labels when clustering began, and what each means."""
     sizes = [size for size in summary["sizes"] if size]
     span = f"{min(sizes):,} to " if min(sizes) < max(sizes) else ""
-    table = Table(title=f"{words.counted(summary['found'], 'cluster')} of {span}{words.counted(max(sizes), 'row')}")
+    table = Table(title=f"{counted(summary['found'], 'cluster')} of {span}{counted(max(sizes), 'row')}")
     table.add_column("measure")
     table.add_column("final", justify="right")
     before = summary["initial"] or {}
@@ -239,7 +245,7 @@ def plan(planned: RunPlan) -> None:
     console.print(features_named(job.columns, job.shape))
     console.print(scaling_named(job.scaling.kind))
     table = Table(
-        title=f"{job.config.method_name}: {words.counted(job.profile.rows, 'row')} of {'x'.join(map(str, job.shape))}"
+        title=f"{job.config.method_name}: {counted(job.profile.rows, 'row')} of {'x'.join(map(str, job.shape))}"
     )
     table.add_column("phase")
     table.add_column("steps at most", justify="right")
@@ -272,7 +278,7 @@ def assigned(summary: dict[str, Any]) -> None:
         console.print(f"note: {note}", style="dim")
     console.print(_filled(summary))
     agreement = "the model has no replicas" if summary["agreement"] is None else f"{summary['agreement']:.3f}"
-    far, share = words.counted(summary["far"], "row"), summary["far"] / max(1, summary["rows"])
+    far, share = counted(summary["far"], "row"), summary["far"] / max(1, summary["rows"])
     lines = [
         f"mean membership: {summary['membership']:.3f} ({TRUST['membership']})",
         f"mean agreement: {agreement} ({TRUST['agreement']})",
@@ -280,11 +286,11 @@ def assigned(summary: dict[str, Any]) -> None:
     ]
     if summary["dropped"]:
         first, more = summary["dropped_rows"][:10], ", ..." if summary["dropped"] > 10 else ""
-        lines.append(f"left out: {words.counted(summary['dropped'], 'bad row')}: {', '.join(map(str, first))}{more}")
+        lines.append(f"left out: {counted(summary['dropped'], 'bad row')}: {', '.join(map(str, first))}{more}")
     for line in lines:
         console.print(line, highlight=False)
     again = "" if summary["written"] else ", already there"
-    files = words.counted(summary["files"], "file") + again
+    files = counted(summary["files"], "file") + again
     _places(console, {"ids": summary["ids"], "output": f"{summary['out']} ({files})"})
     console.print(words.of_assignment(summary), style="bold", soft_wrap=True)
     close(console, None, words.after_assignment(summary))

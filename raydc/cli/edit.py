@@ -112,6 +112,7 @@ def run(parser: Any, arguments: Sequence[str], data_of: Callable[[argparse.Names
 
 def _show(found: "Edited") -> None:
     from raydc.cli.console import close, plain_console
+    from raydc.core.nouns import counted
     from raydc.pipelines.edit import told
 
     console, labels = plain_console(), found.model.labels
@@ -119,7 +120,9 @@ def _show(found: "Edited") -> None:
     for revision in labels.revisions:
         console.print(f"  {'; '.join(map(told, revision.edits))} (of {revision.of})", soft_wrap=True, highlight=False)
     table = Table(
-        "cluster", "name", title=f"{len(found.before.cells.alive)} clusters before, {len(labels.cells.alive)} now"
+        "cluster",
+        "name",
+        title=f"{counted(len(found.before.cells.alive), 'cluster')} before, {len(labels.cells.alive)} now",
     )
     for cluster in labels.cells.alive:
         table.add_row(str(cluster), labels.cells.names.get(cluster, ""))

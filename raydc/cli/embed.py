@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from raydc.pipelines.report.words import counted
+from raydc.core.nouns import counted
 
 if TYPE_CHECKING:
     from raydc.data import DataSettings

@@ -37,12 +37,13 @@ def run(parser: Any, arguments: Sequence[str], data_of: Callable[[Namespace], "D
 
 def _show(result: Mapping[str, Any]) -> None:
     from raydc.cli.console import close, plain_console
+    from raydc.core.nouns import counted
     from raydc.pipelines.report.drift_words import RULE
 
     console = plain_console()
     for note in result["notes"]:
         console.print(f"note: {note}", style="dim")
-    table = Table("cluster", "name", "share then", "share now", "moved", title=f"{result['rows']:,} rows")
+    table = Table("cluster", "name", "share then", "share now", "moved", title=counted(result["rows"], "row"))
     for each in result["clusters"]:
         table.add_row(each["cluster"], each["name"], f"{each['before']:.1%}", f"{each['now']:.1%}", each["moved"])
     console.print(table)

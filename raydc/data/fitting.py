@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raydc.core import nouns
 from raydc.data.encoders import BUILTIN
 from raydc.data.encoding import (
     CYCLES,
@@ -313,7 +314,7 @@ def _taken(tallies: Sequence[Tally], codes: Mapping[str, Code | EncoderCode]) ->
                 f"such as {other[:40]!r} are not; where those stand for no value, name them in --data.null_values"
             )
         if tally.stored == "text" and codes[tally.name].kind in ("text", "encoder") and (empty := _wordless(tally)):
-            yield f"column {tally.name}: {empty:,} texts are empty or without a word, and lie at 0"
+            yield f"column {tally.name}: without a word, and so at 0: {nouns.counted(empty, 'text')}"
 
 
 def _wordless(tally: Tally) -> int:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raydc.core.nouns import counted
 from raydc.data.formats import FORMATS, conversion, format_of, suffix_of
 from raydc.data.source import DataError
 
@@ -57,7 +58,11 @@ def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
     kinds = [format_of(path) for path in shown]
     readable = [kind for kind in FORMATS if kind in kinds]
     if not readable:
-        seen = f"{len(shown)} other files, such as {shown[0]}; {conversion(_usual(shown))}" if shown else "nothing"
+        seen = (
+            f"{counted(len(shown), 'other file')}, such as {shown[0]}; {conversion(_usual(shown))}"
+            if shown
+            else "nothing"
+        )
         raise DataError(f"{info.path}: no files of rows ({', '.join(FORMATS)}) in it, but {seen}")
     if len(readable) > 1 and readable[0] != "Parquet":
         raise DataError(f"{info.path}: holds files of {' and '.join(readable)}; put rows of one format into a folder")
@@ -67,9 +72,15 @@ def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
     if again := [path for path in again if not any(map(_hidden, path[len(root) + 1 :].split("/")))]:
         notes.append(f"read once: {again[0]} leads to what is read already, as do {len(again)} paths in all")
     if others:
-        notes.append(f"not read, as they are no {readable[0]}: {len(others)} files, such as {others[0]}")
+        left = f"{counted(len(others), 'file')}, such as {others[0]}"
+        notes.append(f"left out, as {_readable(readable[0])} alone are read here: {left}")
     partitions = tuple(_partition(path[len(root) + 1 :]) for path in rows)
     return Listing(tuple(filesystem.get_file_info(rows)), partitions, readable[0], tuple(notes))
+
+
+def _readable(kind: str) -> str:
+    """A format as a note names it; images have several."""
+    return f"{kind} ({', '.join(FORMATS[kind])})" if kind == "images" else f"{kind} files"
 
 
 def partition_fields(partitions: Sequence[dict[str, str | None]]) -> list[pa.Field]:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from raydc.core import compat
+from raydc.core.nouns import counted
 from raydc.core.settings import SettingsError
 
 INSECURE = "RAYDC_INSECURE"
@@ -170,7 +171,9 @@ def gpu_for_each(device: str, workers: int) -> bool:
     if device == "cuda" and joined():
         return True
     if device == "cuda" and there < workers:
-        raise SettingsError(f"training.device cuda: {workers} workers need a GPU each, the cluster has {there}")
+        raise SettingsError(
+            f"training.device cuda: a GPU each for {counted(workers, 'worker')} is needed, the cluster has {there}"
+        )
     return device != "cpu" and there >= workers
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from raydc.core.errors import WorkersLost
 from raydc.core.fault_injection import failpoint
+from raydc.core.nouns import counted
 from raydc.core.settings import SettingsError
 from raydc.core.storage import VECTORS as FOLDER
 from raydc.core.storage import Store, alone
@@ -201,7 +202,7 @@ def _summarise(store: Store, parts: Sequence[Chunk], source: Source, made: dict[
     """What it came to, also written down; and the list of rows that were left out."""
     held = [chunks.said(store, chunk) for chunk in parts]
     if None in held:
-        raise WorkersLost(f"{store.root}: {held.count(None)} files are missing; run the same command again")
+        raise WorkersLost(f"{store.root}: {counted(held.count(None), 'file')} missing; run the same command again")
     dropped = [line for about in held if about is not None for line in about["dropped"]]
     if dropped:
         text = io.StringIO()

@@ -186,7 +186,7 @@ def test_columns_of_texts_are_encoded_and_others_only_where_they_are_named(tmp_p
     path = tmp_path / "rows.jsonl"
     frame.to_json(path, orient="records", lines=True)
     alone = at(path, encoder="lengths", types="body=text")
-    assert alone.columns == ("body",) and any("1 texts are empty" in note for note in alone.notes)
+    assert alone.columns == ("body",) and any("without a word, and so at 0: 1 text" in note for note in alone.notes)
     x = rows(alone)
     assert not x[3:].any() and np.isclose(x[0, 1] / x[0, 0], 6 / 23)
     mixed = at(path, encoder="lengths", columns="body,kind,n", types="body=text")

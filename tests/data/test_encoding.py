@@ -173,7 +173,7 @@ def test_documents_alone_are_clustered_apart_and_empty_ones_are_told(tmp_path: P
     frame = pd.DataFrame({"body": [*FRAME["note"], "", "?!"]})
     source = at(put(frame, tmp_path / "a.parquet"))
     x = rows(source)
-    assert (x[-2:] == 0).all() and "2 texts are empty or without a word" in "\n".join(source.notes)
+    assert (x[-2:] == 0).all() and "without a word, and so at 0: 2 texts" in "\n".join(source.notes)
     centres = np.stack([x[:N][KIND == kind].mean(axis=0) for kind in range(3)])
     assert (((x[:N, None] - centres) ** 2).sum(axis=2).argmin(axis=1) == KIND).all()
 

@@ -143,4 +143,4 @@ def test_a_folder_of_two_formats_is_refused_unless_one_is_parquet(tmp_path: Path
         at(tmp_path)
     FRAME[:5].to_parquet(tmp_path / "c.parquet")
     source = at(tmp_path)
-    assert source.n_rows == 5 and "no Parquet: 2 files" in source.notes[0]
+    assert source.n_rows == 5 and "as Parquet files alone are read here: 2 files" in source.notes[0]

@@ -328,7 +328,7 @@ def test_other_files_beside_rows_are_noted(tmp_path: Path) -> None:
     put(tmp_path / "a.parquet", BASE)
     (tmp_path / "more.csv").write_text("a")
     (tmp_path / "_SUCCESS").write_text("")
-    assert "1 files, such as" in at(tmp_path).notes[0] and "more.csv" in at(tmp_path).notes[0]
+    assert "1 file, such as" in at(tmp_path).notes[0] and "more.csv" in at(tmp_path).notes[0]
 
 
 def test_the_one_array_without_a_name_is_the_rows(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_what_a_worker_cannot_be_given_back_is_said(texts: Path, tmp_path: Path)
     found = embed.embed(of_texts(texts), str(tmp_path / "out"))
     (tmp_path / "out" / f"part-{0:012d}.parquet").unlink()
     source = open_source(of_texts(texts))
-    with pytest.raises(WorkersLost, match="1 files are missing; run the same command again"):
+    with pytest.raises(WorkersLost, match="1 file missing; run the same command again"):
         embed._summarise(embed.Store(found["out"]), chunks.cut(source.pieces, embed.FEWEST), source, {})
 
 

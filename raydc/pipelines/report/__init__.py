@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from raydc.core.nouns import counted
 from raydc.core.storage import Store
 from raydc.data import DataSettings, Source
 from raydc.pipelines.report import explore, page, pictures, words
@@ -125,7 +126,9 @@ def _drawings(facts: Facts) -> list[tuple[str, str, Callable[[], Figure]]]:
     if sample is not None:
         what = "rows" if sample.embedding is None else "embedding"
         for name, points in project(sample.space).items():
-            caption = f"{len(points):,} rows in two dimensions: {name} of the {what}; numbers name the clusters"
+            caption = (
+                f"{counted(len(points), 'row')} in two dimensions: {name} of the {what}; numbers name the clusters"
+            )
             labels = (f"{name} 1", f"{name} 2")
             title = f"Rows by cluster ({name} of the {what})"
             found.append(

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydc.clustering.metrics.drift import ALPHA, LARGE, MODERATE
-from raydc.pipelines.report.words import counted, percent, significant
+from raydc.core.nouns import counted
+from raydc.pipelines.report.words import percent, significant
 
 SHOWN = 5
 OF_COLUMNS = ("unusable", "missing", "input", "category")

@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from raydc.core.nouns import counted
 from raydc.core.settings import build
 from raydc.core.storage import Store
 from raydc.data import DataError, DataSettings, Source, open_source
@@ -124,7 +125,7 @@ def gather(
     lines = store.read_text("metrics.jsonl").splitlines() if store.exists("metrics.jsonl") else []
     given = settings or build(DataSettings, config["data"], at="data")
     rows = _rows(given, store, model, shown, source)
-    title = f"{model.method_name}, {summary['found']} clusters of {summary['rows']:,} rows"
+    title = f"{model.method_name}, {counted(summary['found'], 'cluster')} of {counted(summary['rows'], 'row')}"
     after = words.after_training(
         summary.get("verdict"),
         data=given.path,
@@ -150,7 +151,7 @@ def of_winner(
     ids = np.concatenate([np.zeros(0, np.int64), *(part.to_numpy() for part in labels)])
     sizes = np.bincount(ids[ids >= 0], minlength=model.n_clusters)
     summary = {"n_clusters": len(sizes), "sizes": sizes.tolist(), "found": int((sizes > 0).sum()), "rows": len(ids)}
-    title = f"{model.method_name}, {summary['found']} clusters of {len(ids):,} rows"
+    title = f"{model.method_name}, {counted(summary['found'], 'cluster')} of {counted(len(ids), 'row')}"
     about = summary | {"measures": winner["measures"], "warnings": search["notes"], "verdict": search["verdict"]}
     rows = _rows(data, store, model, shown)
     return Facts(title, model, winner["settings"], about, [], *rows, named, after, shown, _profiles(store))

@@ -6,6 +6,7 @@ from typing import Any
 
 from raydc import methods
 from raydc.clustering.metrics.clarity import named
+from raydc.core.nouns import counted
 
 GLOSSES = {
     "score": "how far neighbours share clusters beyond chance: 0 as random labels, 1 at most; ranks runs",
@@ -56,11 +57,6 @@ def rounded(value: float) -> str:
 def percent(share: float) -> str:
     """A share in whole percents; what is there but less than one says so."""
     return "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 cluster", "2 clusters"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def told(verdict: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from raydc.core.nouns import counted
 from raydc.pipelines.report import words
 from raydc.pipelines.report.explore.content import contents
 from raydc.pipelines.report.facts import Facts
@@ -62,10 +63,10 @@ def _answers(facts: Facts, found: Mapping[str, Any]) -> str:
     named = [f"{one['id']} {one['name'] or one['suggested'] or ''}".strip() for one in largest]
     verdict = summary.get("verdict")
     trust = ["Nothing was measured."] if verdict is None else [words.told(verdict), words.rule(verdict)]
-    what = "; ".join(f"{name} ({words.counted(one['size'], 'row')})" for name, one in zip(named, largest, strict=True))
+    what = "; ".join(f"{name} ({counted(one['size'], 'row')})" for name, one in zip(named, largest, strict=True))
     said = {
         "How many clusters?": [
-            f"{words.counted(summary['found'], 'cluster')} of {words.counted(summary['rows'], 'row')}.",
+            f"{counted(summary['found'], 'cluster')} of {counted(summary['rows'], 'row')}.",
             words.of_levels(summary.get("levels") or {}),
         ],
         "What is each?": [f"The largest: {what}.", "Below: their typical members, and what sets them apart."],
