@@ -71,7 +71,7 @@ class TuneSearcher(Searcher):
     def __init__(self, planner: Planner) -> None:
         super().__init__(metric="score", mode="max")
         self.planner = planner
-        self.problem: Exception | None = None
+        self.problem: BaseException | None = None
 
     def suggest(self, trial_id: str) -> Any:
         return self._unless_over(lambda: self.planner.suggest(trial_id), Searcher.FINISHED)
@@ -86,7 +86,7 @@ class TuneSearcher(Searcher):
         if self.problem is None:
             try:
                 return call()
-            except Exception as problem:  # raised when the trials have ended
+            except (Exception, KeyboardInterrupt) as problem:  # raised when the trials have ended
                 self.problem = problem
                 self.planner.interrupt()
         return otherwise
