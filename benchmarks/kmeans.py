@@ -21,7 +21,8 @@ and streamed / best peer: 200k x 64 .68, .58, .43 and 1.92, .79, .48; 200k x 512
 What the kernels of `simd.py` are worth is seen beside the same iteration without them: `torch` is a product in tiles,
 argmin and `index_add_`; `numba` is plain loops, which LLVM may reorder (`fastmath`). Neither has exact labels.
 
-The whole command (one turn, two busy cores): 24.2 CPU-seconds beside scikit-learn's 18.0 with reading, a ratio of 1.35.
+The whole command (medians of three turns, two busy cores): 15.1 CPU-seconds beside scikit-learn's 17.5 with reading, a
+ratio of .86.
 About 12 of them are spent whatever the rows: imports, MLflow and the report (20,000 x 8, K = 5, 3 iterations: 12.2).
 """
 
