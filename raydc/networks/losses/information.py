@@ -39,6 +39,17 @@ def cross_entropy(p: Tensor, logits: Tensor) -> Tensor:
     return -(p * logits.log_softmax(1)).sum(1)
 
 
+@full_precision
+def gumbel_softmax(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """A soft draw [B, K] from softmax(logits) [B, K], near one-hot where the temperature is low.
+
+    Jang, Gu & Poole, ICLR 2017, arXiv:1611.01144; `uniform` [B, K] are numbers drawn from [0, 1).
+    """
+    tiny = torch.finfo(uniform.dtype).tiny
+    gumbel = -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()
+    return ((logits + gumbel) / temperature).softmax(1)
+
+
 def adversarial_direction(predict: Callable[[Tensor], Tensor], x: Tensor, p: Tensor, step: float) -> Tensor:
     """Unit vectors [B, D] along which the prediction p [B, K] at x [B, D] changes fastest.
 

@@ -2,10 +2,17 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from raydc.networks.losses.information import adversarial_direction, cross_entropy, entropy, probabilities
+from raydc.networks.losses.information import (
+    adversarial_direction,
+    cross_entropy,
+    entropy,
+    gumbel_softmax,
+    probabilities,
+)
 
 
 def test_entropy_by_hand() -> None:
@@ -59,3 +66,20 @@ def test_the_adversarial_direction_is_found_in_a_nearly_flat_prediction() -> Non
     x = torch.randn(20, 2, dtype=torch.float64)
     direction = adversarial_direction(lambda rows: rows @ w.T, x, probabilities(x @ w.T), 10.0)
     torch.testing.assert_close(direction.norm(dim=1), torch.ones(20, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_soft_draws_are_largest_at_each_label_as_often_as_it_is_likely(temperature: float) -> None:
+    torch.manual_seed(0)
+    p = torch.tensor([[0.2, 0.3, 0.5]]).expand(4000, 3)
+    drawn = gumbel_softmax(p.log(), torch.rand(4000, 3), temperature)
+    torch.testing.assert_close(drawn.sum(1), torch.ones(4000))
+    torch.testing.assert_close(F.one_hot(drawn.argmax(1)).double().mean(0), p[0].double(), atol=0.03, rtol=0)
+    assert (drawn.max(1).values.mean() > 0.95) == (temperature < 1)
+
+
+def test_soft_draws_are_finite_at_the_ends_of_uniform_numbers() -> None:
+    logits = torch.zeros(1, 2, requires_grad=True)
+    drawn = gumbel_softmax(logits, torch.tensor([[0.0, 1.0]]), 0.5)
+    drawn[0, 0].backward()
+    assert drawn.isfinite().all() and logits.grad is not None and logits.grad.isfinite().all()

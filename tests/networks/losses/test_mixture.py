@@ -21,7 +21,9 @@ from raydc.core.settings import build
 from raydc.data import Shard
 from raydc.methods.base import StepState
 from raydc.methods.gmvae import GMVAE
+from raydc.methods.gmvae_m2 import GMVAEM2
 from raydc.methods.vade import VaDE
+from raydc.networks.losses.information import gumbel_softmax
 from raydc.networks.losses.mixture import (
     bernoulli_error,
     gaussian_kl,
@@ -130,6 +132,22 @@ def test_gmvae_takes_the_mean_over_a_rows_draws() -> None:
     assert method.each(torch.tensor([1.0, 3.0, 5.0, 9.0])).tolist() == [2.0, 7.0]
     mean = torch.tensor([[1.0], [2.0]])
     torch.testing.assert_close(method.drawn(mean, torch.full((2, 1), -100.0))[:, 0], torch.tensor([1.0, 1.0, 2.0, 2.0]))
+
+
+def test_gmvae_m2_cools_to_a_quarter_but_not_under_the_coolest(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def noted(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
+        seen.append(temperature)
+        return gumbel_softmax(logits, uniform, temperature)
+
+    monkeypatch.setattr("raydc.methods.gmvae_m2.gumbel_softmax", noted)
+    config = build(GMVAEM2.Config, {"n_clusters": 3, "network": {"hidden": (8,), "latent": 3}})
+    method, shard = GMVAEM2(config, (1, 4, 4)), Shard.of(torch.rand(5, 1, 4, 4))
+    for progress in (0.0, 0.25, 0.75):
+        parts = method.loss(shard.batch(torch.arange(5)), StepState("cluster", 0.5, progress, 0, 0), "all")
+    assert seen == pytest.approx([1.0, 0.25**0.25, 0.5])
+    assert 0 <= parts["cluster"][1] < math.log(3) and parts["code"][1] > 0
 
 
 def test_bernoulli_error_by_hand() -> None:
