@@ -3,8 +3,8 @@
 A row x comes from a code z, and z from a cluster c alone: c uniform, z ~ N(mu_c, sigma_c^2). There is no style, and a
 network guesses q(c | x), where `gmvae` has the exact posterior p(c | z, w). As public code has it under the name of
 GMVAE, c is no label that is summed over, as in M2, but drawn from q(c | x) by the Gumbel softmax (Jang, Gu & Poole,
-ICLR 2017), soft so that it has a gradient, and z depends on it: q(z | x, c). The loss is the negative ELBO: reconstruction,
-the KL of q(z | x, c) from N(mu_c, sigma_c^2), and that of q(c | x) from uniform.
+ICLR 2017), soft so that it has a gradient, and z depends on it: q(z | x, c). The loss is the negative ELBO:
+reconstruction, the KL of q(z | x, c) from N(mu_c, sigma_c^2), and that of q(c | x) from uniform.
 
 From that code: two layers of 512 in each network, 64-d codes, a temperature that falls from 1 as e^-.01386 an epoch of
 100, not under .5, Adam .001, batches of 64, one draw. Decided here: the KL of codes in closed form, where the code has
