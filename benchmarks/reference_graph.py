@@ -28,8 +28,8 @@ from raydc import DeepClustering
 from raydc.clustering.metrics import graph
 from raydc.clustering.metrics.external import contingency, nmi
 from raydc.clustering.metrics.graph import NeighbourGraph
+from raydc.clustering.views import USUAL, choose, views
 from raydc.data import DataSettings, open_source, profile_rows, units
-from raydc.search.views import USUAL, choose, views
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.float32]

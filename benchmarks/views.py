@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from raydc.clustering import views
 from raydc.clustering.metrics import graph
 from raydc.data import DataSettings, open_source
-from raydc.search import views
 
 Table = tuple[str, pd.DataFrame, NDArray[np.int64]]
 ROWS, GROUPS, NUMBERS = 1500, 4, 3

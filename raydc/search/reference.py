@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raydc.clustering import views
 from raydc.clustering.metrics.graph import NeighbourGraph, distinct, encoded, neighbour_graph
+from raydc.clustering.views import Chosen
 from raydc.data import DataError
-from raydc.search import views
-from raydc.search.views import Chosen
 
 Rows = NDArray[np.float32]
 HUBS = 5.0

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raydc.clustering import views
 from raydc.clustering.metrics import graph
 from raydc.clustering.metrics.external import accuracy, contingency
 from raydc.data import DataError
-from raydc.search import views
 from raydc.search.evaluation import plain_kmeans, prepare
 from raydc.search.reference import of_embedding, of_rows
 from tests.support.searches import asked, rows, written
