@@ -19,6 +19,7 @@ import argparse
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,6 @@ from sklearn.datasets import load_digits
 from raydc.clustering.metrics.external import accuracy, ari, contingency, nmi
 from raydc.core.storage import Store
 from raydc.search import SearchError, SearchInterrupted, SearchWatch, TuneSettings, criteria, tune
-from raydc.search.candidate import Candidate
 from raydc.search.conclude import candidate
 from raydc.search.criteria import Comparison
 from raydc.search.evaluation import prepare
@@ -156,9 +156,9 @@ def freeze(case: Case, settings: TuneSettings, summary: Mapping[str, Any]) -> No
     again = {r.number: [Record.read(store, r.number, i + 1) for i in range(settings.replicas)] for r in records}
     found = [candidate(context, r, [one for one in again[r.number] if one is not None]) for r in records]
     guarded = [r.number for r in records if r.status != "finished"]
-    able = [one for one in found if one is not None and one.registrable and one.number not in guarded]
+    able = [one for one in found if one is not None and one.number not in guarded]
     several = [one for one in able if len(one.labels) > 1]
-    alone = [Candidate(one.number, one.n_clusters, one.seconds, one.labels[:1], one.features) for one in able]
+    alone = [replace(one, labels=one.labels[:1], guarded=0) for one in able]
     names = [*criteria.OWN]
     replicated = [name for name in names if name in (*OF_REPLICAS, "consensus")]
     single = [name for name in names if name not in replicated]

@@ -24,14 +24,18 @@ class Candidate:
     """[R, n], of the same evaluation rows."""
     features: NDArray[np.float32] | None = None
     """[n, D], of its first training."""
-    registrable: bool = True
-    """Whether it is a model, rather than a shallow opponent's labels."""
+    unseen: float = 1.0
+    """Share that counts of how well it follows the neighbours: less than all where that is what it maximises."""
     guarded: int = 0
     """Further replicas that guards refused: no labels of theirs count, and they agree with no other."""
 
     @property
     def trainings(self) -> int:
         return len(self.labels) + self.guarded
+
+    def of_each(self, follows: Callable[[Labels, NeighbourGraph], float], reference: NeighbourGraph) -> list[float]:
+        """How well the labels of each training follow the neighbours, by a function of labels [n] and their graph."""
+        return [self.unseen * follows(labels, reference) for labels in self.labels]
 
     @property
     def sound_pairs(self) -> float:
@@ -57,7 +61,7 @@ class Standing:
 
 def standing(candidate: Candidate, reference: NeighbourGraph) -> Standing:
     """The stability score of a finalist with two trainings or more."""
-    q = [graph.modularity(labels, reference) for labels in candidate.labels]
+    q = candidate.of_each(graph.modularity, reference)
     agreement = of_replicas(candidate, stability.stability)
     mean = float(np.mean(q))
     spread = graph.stability_score(spread_of(q), agreement)

@@ -16,9 +16,11 @@ from optuna.trial import TrialState
 
 from raydc import methods
 from raydc.clustering.metrics import clarity, hierarchy, stability
+from raydc.clustering.shallow import communities
 from raydc.core.errors import WorkersLost
 from raydc.core.storage import alone
 from raydc.data import opened
+from raydc.methods.base import DistilledMethod
 from raydc.pipelines import assign, follow
 from raydc.pipelines.report import words
 from raydc.search import criteria, scales, selector
@@ -28,7 +30,7 @@ from raydc.search.directory import same_search
 from raydc.search.driver import Search, assigners, check, search, trial_cluster
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Labels, plain_kmeans
-from raydc.search.opponents import OPPONENTS, communities
+from raydc.search.opponents import OPPONENTS
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Choice
 from raydc.search.settings import TuneSettings
@@ -103,13 +105,14 @@ def labelled(context: Context, record: Record, replicas: list[Record]) -> list[t
 
 def candidate(context: Context, record: Record, replicas: list[Record]) -> Candidate | None:
     """A trial with its replicas; None where it has no labels itself."""
-    labels = [own for _, own in labelled(context, record, replicas)]
-    if not labels:
+    found = labelled(context, record, replicas)
+    if not found:
         return None
+    labels, unseen = [own for _, own in found], float(np.mean([one.unseen for one, _ in found]))
     features = read_array(context.store, f"{record.folder}/features.npy")
     seconds = float(np.mean([one.seconds for one in (record, *replicas)]))
     k, guarded = max(int(own.max()) + 1 for own in labels), sum(one.status == "guarded" for one in replicas)
-    return Candidate(record.number, k, seconds, np.stack(labels), features, record.method not in OPPONENTS, guarded)
+    return Candidate(record.number, k, seconds, np.stack(labels), features, unseen, guarded)
 
 
 def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[str, Any]:
@@ -133,8 +136,8 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         trials=len(finished.records),
         seed=context.settings.seed,
     )
-    score = winner.measures["neighbour_score"]
-    notes = [*choice.notes]
+    score = winner.score
+    notes = [*choice.notes, *_of_opponent(context, winner)]
     if band.inside(score):
         notes.append(
             f"no structure: the winner's score {score:.4f} is within what k-means or Leiden reach on permuted columns "
@@ -205,7 +208,7 @@ def noise_families(n_clusters: int, neighbours: int) -> list[Callable[[Any, int]
 
 def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int, Standing]]:
     context = finished.context
-    if any(one.registrable for one in able):
+    if able:
         order, criterion = simpler(finished.first), context.settings.criterion
         choice, standings, _ = selector.choose(able, context.graph, order, criterion, context.reference)
         opponents = order[: order.index(choice.best)] if choice.best in order else order
@@ -221,6 +224,19 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
     return Choice(best.number, best.number, 0, [note]), {}
 
 
+def _of_opponent(context: Context, winner: Record) -> list[str]:
+    """What to say where an opponent is the answer."""
+    if winner.method not in OPPONENTS:
+        return []
+    method = _model(context, winner).method
+    assert isinstance(method, DistilledMethod)
+    told = f", of whose score {winner.unseen:.0%} counts: that share it keeps among rows that it did not see"
+    return [
+        f"the winner is {winner.method}, which a network learnt, as it has no answer for new rows itself: of "
+        f"{float(method.learnt):.1%} of the training rows the network says the same{told if winner.unseen < 1 else ''}"
+    ]
+
+
 def _left_out(finished: Finished) -> list[str]:
     """What to say of trials that could not take part."""
     notes = []
@@ -232,11 +248,7 @@ def _left_out(finished: Finished) -> list[str]:
             notes.append(f"{name} was lost, and is tried again by the same command: {why}")
         elif record.status == OUT_OF_MEMORY:
             notes.append(f"{name} had too little memory, and is tried again by the same command: {why}")
-        elif (
-            record.status == "finished"
-            and record.method not in OPPONENTS
-            and not record.has_model(finished.context.store)
-        ):
+        elif record.status == "finished" and not record.has_model(finished.context.store):
             notes.append(f"{name} is left out: its model is gone from {record.folder}")
     wanted = len(finished.first) + finished.context.settings.trials
     late = [record for record in finished.records if record.status == OUT_OF_TIME]
@@ -382,6 +394,7 @@ def _entry(record: Record, baselines: int) -> dict[str, Any]:
         "n_clusters": record.n_clusters,
         "loss": record.loss if record.loss is None or math.isfinite(record.loss) else None,
         "seconds": record.seconds,
+        "unseen": record.unseen,
         "weights": record.weights,
     }
 

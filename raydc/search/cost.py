@@ -15,7 +15,6 @@ from raydc.data import DataError
 from raydc.methods.base import Method
 from raydc.pipelines.train import phase_steps
 from raydc.search.evaluation import Context, Task
-from raydc.search.opponents import OPPONENTS
 
 BASELINE_STEPS = 1000
 """Steps at most of the autoencoder that every search compares with: it sets a bar, and `ae_kmeans` is there to be
@@ -28,7 +27,7 @@ def work(context: Context, point: Mapping[str, Any]) -> float:
     0 where no network is trained. Infinite where the settings cannot be trained, which the trial itself then says.
     """
     name = str(point["method.name"])
-    if name in OPPONENTS or not methods.load(name).trains:
+    if not methods.load(name).trains:
         return 0.0
     try:
         job = context.planned(Task(0, 0, dict(point)))

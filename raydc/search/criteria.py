@@ -65,7 +65,7 @@ def mean_of(function: OfOne) -> Criterion:
     """The mean over a candidate's trainings of what a function says of one."""
 
     def values(asked: Comparison) -> Scores:
-        return np.array([np.mean([function(labels, asked.reference) for labels in c.labels]) for c in asked.candidates])
+        return np.array([np.mean(c.of_each(function, asked.reference)) for c in asked.candidates])
 
     return Criterion(values, function)
 

@@ -55,7 +55,7 @@ class Task:
     number: int
     replica: int
     point: dict[str, Any]
-    """Dotted settings, with `method.name`, which may be a shallow opponent's."""
+    """Dotted settings, with `method.name`, of the method that is trained."""
 
     @property
     def folder(self) -> str:
@@ -278,9 +278,20 @@ def baselines(context: Context, default: str, curve: Mapping[int, float]) -> lis
     """
     suits = max(curve, key=lambda n: curve[n])
     proposes = next((one.n_clusters for one in leiden_proposals(context)), suits)
-    numbers = dict.fromkeys([default, "kmeans", "ae_kmeans", "ward"], suits) | dict.fromkeys(GRAPH_OPPONENTS, proposes)
-    free = [name for name in numbers if name not in OPPONENTS and methods.load(name).finds_clusters()]
-    return [{"method.name": n} | ({} if n in free else {"method.n_clusters": k}) for n, k in numbers.items()]
+    numbers = dict.fromkeys([default, "kmeans", "ae_kmeans", *OPPONENTS], suits)
+    numbers |= dict.fromkeys(GRAPH_OPPONENTS, proposes)
+    free = [name for name in numbers if methods.load(name).finds_clusters()]
+    seen = {name: _seen_by(context, name) for name in numbers if name in OPPONENTS}
+    return [
+        {"method.name": n} | ({} if n in free else {"method.n_clusters": k}) | seen.get(n, {})
+        for n, k in numbers.items()
+    ]
+
+
+def _seen_by(context: Context, opponent: str) -> dict[str, Any]:
+    """Where an opponent sees the rows: as the scores do, unless the user gave an embedding."""
+    view = {} if context.settings.reference else {"method.view": context.space.chosen.view.name}
+    return view | ({"method.neighbours": context.settings.neighbours} if opponent in GRAPH_OPPONENTS else {})
 
 
 def _embedding(path: str, rows: int, chosen: NDArray[np.int64]) -> NDArray[np.float32]:

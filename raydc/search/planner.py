@@ -354,19 +354,19 @@ class Planner:
 
 def chosen_finalists(context: Context, first: list[dict[str, Any]], records: Mapping[int, Record]) -> list[int]:
     """Trials that get replicas: models worth it, the baselines that the winner must beat, where the number of clusters
-    is free the best of each number on the short list, and the shallow opponents.
+    is free the best of each number on the short list, and the opponents.
 
-    An opponent takes no model's place: it is cheap, and no model.
+    An opponent takes no other's place: it is cheap.
     """
     models = {
         number: record
         for number, record in records.items()
-        if record.status == "guarded" or record.has_model(context.store)
+        if record.method not in OPPONENTS and (record.status == "guarded" or record.has_model(context.store))
     }
     scores, free = {number: record.score for number, record in models.items()}, len({*context.settings.n_clusters}) > 1
     always = dict.fromkeys(simpler(first) + (best_of_scales(models) if free else []))
-    shallow = [n for n, record in sorted(records.items()) if record.method in OPPONENTS and record.status == "finished"]
-    return [*selector.finalists(scores, [*always], context.settings.finalists), *shallow]
+    others = [n for n, r in sorted(records.items()) if r.method in OPPONENTS and r.has_model(context.store)]
+    return [*selector.finalists(scores, [*always], context.settings.finalists), *others]
 
 
 def best_of_scales(records: Mapping[int, Record]) -> list[int]:

@@ -60,20 +60,19 @@ def choose(
     `simpler` are trial numbers, the simplest first. The winner must beat each of them by more than the standard error;
     else the simplest of those that it does not beat is returned. They are compared by the criterion where each training
     has a value of it, else by the stability score. A simple trial that is `outdone` is never returned. Raises
-    ValueError if no candidate can be registered.
+    ValueError if there is no candidate.
     """
-    able = [i for i, candidate in enumerate(candidates) if candidate.registrable]
-    if not able:
-        raise ValueError("expected at least one trial that finished with a model")
+    if not candidates:
+        raise ValueError("expected at least one trial that finished with replicas")
     standings = {candidate.number: standing(candidate, reference) for candidate in candidates}
     values = criteria.values_of(Comparison(candidates, reference, rows), [criterion])[criterion]
     asked = criteria.load(criterion)
     single = asked.of_one or graph.neighbour_score
-    models = [candidates[i] for i in able]
-    found = {n: outdone(n, models, reference, single) for n in simpler}
+    found = {n: outdone(n, candidates, reference, single) for n in simpler}
     lost = {n: other for n, other in found.items() if other is not None}
-    first = _first(candidates, able, values)
-    best = _first(candidates, [i for i in able if candidates[i].number not in lost], values)
+    every = range(len(candidates))
+    first = _first(candidates, every, values)
+    best = _first(candidates, [i for i in every if candidates[i].number not in lost], values)
     choice = Choice(best, best, 0)
     compared = {c.number: _compared(c, reference, asked, standings[c.number]) for c in candidates}
     by = f" by {criterion if asked.of_one else 'the stability score'}" if criterion != "selector" else ""
@@ -83,7 +82,7 @@ def choose(
             f"but it comes again alike and is worse each time: each training of trial {lost[first]}, with as many "
             "clusters, follows the rows' neighbours better than each of its own"
         )
-    rivals = [n for n in simpler if n not in lost and n in {one.number for one in models}]
+    rivals = [n for n in simpler if n not in lost and n in {one.number for one in candidates}]
     for number in rivals[: rivals.index(best)] if best in rivals else rivals:
         (ours, our_error), (theirs, their_error) = compared[best], compared[number]
         if ours - theirs <= (error := math.hypot(our_error, their_error)):
@@ -93,12 +92,6 @@ def choose(
             )
             choice.number = number
             break
-    for i, candidate in enumerate(candidates):
-        if i not in able and compared[candidate.number][0] > compared[choice.number][0]:
-            choice.notes.append(
-                f"trial {candidate.number}, a shallow opponent that is no model and cannot be registered, scores "
-                f"{compared[candidate.number][0]:.3f}, above {compared[choice.number][0]:.3f}{by}"
-            )
     winner = next(candidate for candidate in candidates if candidate.number == choice.number)
     choice.medoid = stability.medoid(winner.labels)
     return choice, standings, values
@@ -125,10 +118,10 @@ def outdone(
     own = next((one for one in candidates if one.number == number), None)
     if own is None:
         return None
-    most = max(single(labels, reference) for labels in own.labels)
+    most = max(own.of_each(single, reference))
     for other in candidates:
         alike = other.number != number and other.n_clusters == own.n_clusters and not other.guarded
-        if alike and min(single(labels, reference) for labels in other.labels) > most:
+        if alike and min(other.of_each(single, reference)) > most:
             return other.number
     return None
 
@@ -140,7 +133,7 @@ def _compared(
     if criterion.of_one is None:
         score, spread = stability_score.score, stability_score.spread
     else:
-        own = [criterion.of_one(labels, reference) for labels in candidate.labels]
+        own = candidate.of_each(criterion.of_one, reference)
         score, spread = float(np.mean(own)), spread_of(own)
     return score, spread / math.sqrt(len(candidate.labels))
 

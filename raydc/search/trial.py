@@ -20,13 +20,13 @@ from torch import Tensor
 
 from raydc.clustering.metrics import graph
 from raydc.clustering.metrics.graph import WORST_SCORE
-from raydc.clustering.metrics.stability import nearest_neighbours
+from raydc.clustering.shallow import placed
 from raydc.core.autocast import exact_float32
 from raydc.core.storage import OWN, Store
 from raydc.data import DataError, RowsChanged
-from raydc.methods.base import Method, in_batches
+from raydc.methods.base import DistilledMethod, Method, in_batches
 from raydc.search.evaluation import Context, Labels, Task
-from raydc.search.opponents import MOST_ROWS, OPPONENTS
+from raydc.search.opponents import kept_unseen
 from raydc.training import worker_job
 from raydc.training.loop import Loop, Progress, TrainingDiverged
 from raydc.training.model import ClusteringModel
@@ -68,6 +68,8 @@ class Record:
     were not those of the search, which ends)."""
     score: float = WORST_SCORE
     """The neighbour score: Q / (1 - sum p^2)^(1/4), or the worst."""
+    unseen: float = 1.0
+    """Share of it that counts: what a method that maximises it keeps among rows that it did not see."""
     measures: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     """Why it was guarded, stopped or failed; of a finished one what looks collapsed."""
@@ -121,10 +123,7 @@ def run_task(context: Context, task: Task, report: Report) -> Record | None:
     started = time.monotonic()
     with torch.random.fork_rng([]):
         try:
-            if record.method in OPPONENTS:
-                labels, features = shallow(context, task), None
-            else:
-                labels, features = _trained(context, task, record, report)
+            labels, features = _trained(context, task, record, report)
             _judge(context, record, labels, features)
         except Stopped as reason:
             if str(reason) == INTERRUPTED:
@@ -204,6 +203,9 @@ def _trained(context: Context, task: Task, record: Record, report: Report) -> tu
     record.weights, record.n_clusters = model.weights_hash(), model.n_clusters
     x = job.scaling.apply(context.rows).view(-1, *context.shape)
     features = _features(model.method, x, x.device)
+    if isinstance(model.method, DistilledMethod) and model.method.follows_neighbours:
+        sample = model.method.cluster_sample
+        record.unseen = kept_unseen(sample, context.reference, context.graph, context.seed(task, "halves"))
     if not model.refuses:
         return model.predict(context.rows), features
     return extend(context, task, trained), features
@@ -303,7 +305,7 @@ def _judge(context: Context, record: Record, labels: Labels, features: NDArray[n
     record.problems = refused or graph.remarks(labels, n_clusters, kept)
     record.measures = measures(context, labels)
     record.status = "guarded" if refused else "finished"
-    record.score = WORST_SCORE if refused else record.measures["neighbour_score"]
+    record.score = WORST_SCORE if refused else record.unseen * record.measures["neighbour_score"]
     record.history.append([RUNGS, record.score])
     store = context.store / record.folder
     store.write_bytes("labels.npy", _bytes(labels.astype(np.int32)))
@@ -332,15 +334,6 @@ def read_array(store: Store, name: str) -> NDArray[Any] | None:
     return np.load(BytesIO(store.read_bytes(name)), allow_pickle=False) if store.exists(name) else None
 
 
-def shallow(context: Context, task: Task) -> Labels:
-    """Labels [n] of a shallow opponent, on a sample of the evaluation rows; others as their nearest neighbours."""
-    name, seed = str(task.point["method.name"]), context.seed(task, "opponent")
-    keep = np.flatnonzero(context.kept(task)[context.chosen])
-    keep = keep[graph.drawn_rows(len(keep), MOST_ROWS, seed)]
-    rows, neighbours = context.reference[keep], min(context.settings.neighbours, len(keep) - 1)
-    return _spread(context, keep, OPPONENTS[name](rows, _asked(task), neighbours, seed))
-
-
 def extend(context: Context, task: Task, labels: Labels) -> Labels:
     """Labels [n] of all evaluation rows, from those [N] of the rows a task was trained on."""
     kept = context.kept(task)
@@ -349,13 +342,6 @@ def extend(context: Context, task: Task, labels: Labels) -> Labels:
     everywhere = np.full(len(kept), -1, np.int64)
     everywhere[kept] = labels
     known = np.flatnonzero(kept[context.chosen])
-    return _spread(context, known, everywhere[context.chosen[known]])
-
-
-def _spread(context: Context, known: NDArray[np.int64], found: Labels) -> Labels:
     labels = np.full(len(context.chosen), -1, np.int64)
-    labels[known] = found
-    rest = np.flatnonzero(labels < 0)
-    if len(rest):
-        labels[rest] = nearest_neighbours(context.reference[known], found, context.reference[rest])
-    return labels
+    labels[known] = everywhere[context.chosen[known]]
+    return placed(context.reference, labels)

@@ -4,6 +4,7 @@ import ast
 import inspect
 import os
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
@@ -64,6 +65,10 @@ LATER = {
     "temi.consensus.agreement": "heads that agree on all of the blobs: a test of its own",
     "temi.neighbours.exact": "cells of so few rows find the same: a test of its own (clustering/test_collective.py)",
     "temi.neighbours.probes": "the same",
+    **dict.fromkeys(
+        ["leiden.neighbours", "leiden.view", "spectral.neighbours", "spectral.view", "ward.view"],
+        "blobs far apart are found in every view: a test of its own",
+    ),
     "turtle.spaces": "sizes that must add up to the features: a test of its own",
 }
 """Settings that six steps do not show, and why."""
@@ -235,6 +240,28 @@ def test_temi_answers_by_the_teacher_of_the_lowest_loss_or_by_what_heads_agree_o
     taught = unanimous.rows["taught"] > 0
     assert 0 < taught.sum() < (most.rows["taught"] > 0).sum()
     assert (labels == unanimous.rows["vote"])[taught].float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["leiden", "spectral", "ward"])
+def test_a_shallow_method_sees_the_rows_in_its_view(name: str) -> None:
+    """Two groups in one column, beside one of noise that is ten times as wide."""
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 2
+    x = torch.from_numpy(np.stack([2 * y - 1 + 0.1 * rng.standard_normal(300), rng.uniform(-20, 20, 300)], 1)).float()
+    known = {v: trained(name, x, n_clusters=2, view=v)[0].rows["known"] for v in ("standardised", "rows")}
+    assert adjusted_rand_score(y, known["standardised"]) > 0.95 > 0.2 > adjusted_rand_score(y, known["rows"])
+
+
+def test_leiden_ties_a_row_to_as_many_as_are_asked_for() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((200, 4))).float()
+    few, many = (trained("leiden", noise, neighbours=n)[1] for n in (3, 30))
+    assert adjusted_rand_score(few, many) < 0.9
+
+
+def test_rows_out_of_the_sample_learn_what_most_of_their_nearest_ones_are() -> None:
+    x, y = blobs(load("leiden"), 600)
+    method, labels = trained("leiden", x, most=100)
+    assert adjusted_rand_score(y, labels) > 0.95 and float(method.learnt) > 0.95
 
 
 def test_turtle_takes_several_spaces_whose_sizes_add_up() -> None:

@@ -1,4 +1,4 @@
-"""Shallow opponents: clusters of the neighbour graph, numbers that Leiden proposes, and that none is returned."""
+"""Opponents: numbers that Leiden proposes, what clusters are worth among unseen rows, and that they win honestly."""
 
 from pathlib import Path
 
@@ -7,10 +7,12 @@ import pytest
 
 from raydc.clustering.metrics.external import ami, contingency
 from raydc.clustering.metrics.graph import neighbour_graph
-from raydc.search import planner
-from raydc.search.evaluation import Context, baselines, prepare
-from raydc.search.opponents import OPPONENTS, at_number, placed, proposals, within
+from raydc.clustering.shallow import communities
+from raydc.search import planner, tune
+from raydc.search.evaluation import Context, baselines, plain_kmeans, prepare
+from raydc.search.opponents import GRAPH_OPPONENTS, OPPONENTS, kept_unseen, proposals, within
 from raydc.search.trial import Record
+from raydc.training.model import ClusteringModel
 from tests.support.searches import BASELINES, asked, rows, written
 
 ROWS, GROUPS = rows()
@@ -22,19 +24,6 @@ def context(tmp_path: Path) -> Context:
     return prepare(asked(written(tmp_path), tmp_path / "out", n_clusters="2..9"))
 
 
-@pytest.mark.parametrize("name", OPPONENTS)
-def test_an_opponent_finds_planted_groups(name: str) -> None:
-    labels = OPPONENTS[name](ROWS, 4, 8, 0)
-    assert labels.shape == (240,) and ami(contingency(labels, GROUPS, int(labels.max()) + 1, 4)) > 0.99
-    assert (labels == OPPONENTS[name](ROWS, 4, 8, 0)).all()
-
-
-@pytest.mark.parametrize("n_clusters", [2, 3, 6, 9, 20])
-def test_leiden_comes_to_the_number_that_is_asked_for(n_clusters: int) -> None:
-    noise = neighbour_graph(np.random.default_rng(0).normal(size=(240, 4)), 8)
-    assert abs(int(at_number(noise, n_clusters, 0).max()) + 1 - n_clusters) <= 1
-
-
 def test_the_best_proposal_has_the_number_of_groups() -> None:
     best, *others = found = proposals(BUILT, (2, 30), 0)
     assert best.n_clusters == 4 and best.stability > 0.98 and best.modularity == pytest.approx(0.75, abs=0.01)
@@ -43,25 +32,41 @@ def test_the_best_proposal_has_the_number_of_groups() -> None:
     assert 4 not in {one.n_clusters for one in proposals(BUILT, (5, 30), 0)} and proposals(BUILT, (200, 240), 0) == []
 
 
-def test_rows_out_of_the_graph_are_placed_with_their_neighbours() -> None:
+def test_a_part_of_a_graph_has_its_edges_among_its_rows() -> None:
     inside = np.arange(240) % 10 != 0
     part = within(BUILT, inside)
     assert inside[part.left].all() and inside[part.right].all() and len(part.left) < len(BUILT.left)
-    labels = np.where(inside, GROUPS, -1)
-    assert (placed(ROWS, labels) == GROUPS).all() and (placed(ROWS, GROUPS) == GROUPS).all()
+
+
+def test_clusters_of_groups_are_kept_among_unseen_rows_and_those_of_noise_are_not() -> None:
+    def leiden(points: np.ndarray, seed: int) -> np.ndarray:
+        return communities(points, 4, 8, seed)
+
+    assert kept_unseen(leiden, ROWS, BUILT, 0) > 0.98
+    noise = np.random.default_rng(0).standard_normal((400, 20)).astype(np.float32)
+    built = neighbour_graph(noise, 8)
+    keeps, kmeans = (
+        kept_unseen(leiden, noise, built, 0),
+        kept_unseen(lambda x, s: plain_kmeans(x, 4, s), noise, built, 0),
+    )
+    assert keeps < kmeans < 0.7 and keeps == kept_unseen(leiden, noise, built, 0)
+    assert kept_unseen(lambda points, seed: np.zeros(len(points), int), ROWS, BUILT, 0) == 0
 
 
 def test_leiden_proposes_the_number_of_the_opponents_that_follow_the_graph(context: Context) -> None:
     points = baselines(context, "dec", {4: 0.5, 5: 0.6})
     assert [point["method.name"] for point in points] == ["dec", *BASELINES]
     assert [point["method.n_clusters"] for point in points] == [5, 5, 5, 5, 4, 4]
+    assert {point["method.view"] for point in points[3:]} == {context.space.chosen.view.name}
+    near = context.settings.neighbours
+    assert [point.get("method.neighbours") for point in points[3:]] == [None, near, near]
 
 
-def test_an_opponent_takes_no_models_place_among_the_finalists(
+def test_an_opponent_takes_no_others_place_among_the_finalists(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were they ranked together, three opponents would leave two of five places to models."""
-    monkeypatch.setattr(Record, "has_model", lambda record, store: record.method not in OPPONENTS)
+    """Were they ranked together, three opponents would leave two of five places to others."""
+    monkeypatch.setattr(Record, "has_model", lambda record, store: True)
     names = ["dec", *BASELINES, "idec", "dcn", "vade", "imsat"]
     first = [{"method.name": name} for name in names[:6]]
     records = {
@@ -69,3 +74,18 @@ def test_an_opponent_takes_no_models_place_among_the_finalists(
         for n, name in enumerate(names)
     }
     assert planner.chosen_finalists(context, first, records) == [9, 8, 7, 6, 2, 1, 0, 3, 4, 5]
+
+
+def test_an_opponent_that_is_best_is_returned_as_a_model_and_its_score_is_of_unseen_rows(tmp_path: Path) -> None:
+    """Two rings, one in the other: nothing else in this search can tell them apart. It was said, and not returned."""
+    rng = np.random.default_rng(0)
+    angle, radius = rng.uniform(0, 2 * np.pi, 400), np.repeat([1.0, 6.0], 200)
+    ring = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1) + 0.1 * rng.standard_normal((400, 2))
+    np.save(tmp_path / "rings.npy", ring.astype(np.float32))
+    settings = asked(str(tmp_path / "rings.npy"), tmp_path / "out", n_clusters=2, trials=1, replicas=2)
+    found = tune(settings.model_copy(update={"fixed": {}}))
+    winner = found["winner"]
+    assert winner["method"] in GRAPH_OPPONENTS and "which a network learnt" in " ".join(found["notes"])
+    assert winner["score"] == pytest.approx(winner["unseen"] * winner["measures"]["neighbour_score"])
+    model = ClusteringModel.load(tmp_path / "out" / "model")
+    assert ami(contingency(model.predict(ring.astype(np.float32)), np.repeat([0, 1], 200), 2, 2)) > 0.95

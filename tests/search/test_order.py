@@ -56,7 +56,7 @@ def told(planner: Planner, trial_id: str, score: float = 0.5) -> Task:
 def test_work_is_that_of_steps_and_rows_and_none_without_a_network(data: str, tmp_path: Path) -> None:
     context = context_of(data, tmp_path, fixed={})
     point = {"method.name": "dec", "method.n_clusters": 4}
-    assert work(context, {"method.name": "ward"}) == work(context, point | {"method.name": "kmeans"}) == 0
+    assert work(context, point | {"method.name": "kmeans"}) == 0
     short, long = (work(context, point | {"method.pretrain.length": f"{n} epochs"}) for n in (10, 100))
     assert 0 < short < long < float("inf")
     assert work(context, point | {"method.network.hidden": (16,)}) < work(context, point)
@@ -79,6 +79,7 @@ def test_cheap_trials_are_run_first_and_each_method_has_one(data: str, tmp_path:
     context = context_of(data, tmp_path, trials=5)
     planner = Planner(context, choosing, BASELINES, study(), SearchWatch())
     run = [told(planner, str(at)) for at in range(9)]
+    context.store.write_text("trials/0003/run/model/model.json", "")  # ward's, which is then to be trained anew
     works = [work(context, task.point) for task in run]
     assert works == sorted(works) and run[0].point["method.name"] == "kmeans"
     suggested = sorted((task.number, task.point["method.name"]) for task in run if task.number > 3)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raydc.clustering.metrics import graph
-from raydc.search import criteria, opponents, selector
+from raydc.clustering.shallow import communities
+from raydc.search import criteria, selector
 from raydc.search.candidate import Candidate
 from raydc.search.conclude import noise_families
 from raydc.search.criteria import Comparison
@@ -33,9 +34,9 @@ def noisy(share: float, seed: int) -> np.ndarray:
     return np.where(rng.random(100) < share, rng.integers(0, 4, 100), GROUPS)
 
 
-def of(number: int, share: float, replicas: int = 3, seconds: float = 1.0, registrable: bool = True) -> Candidate:
+def of(number: int, share: float, replicas: int = 3, seconds: float = 1.0, unseen: float = 1.0) -> Candidate:
     labels = np.stack([noisy(share, 10 * number + r) for r in range(replicas)])
-    return Candidate(number, 4, seconds, labels, registrable=registrable)
+    return Candidate(number, 4, seconds, labels, unseen=unseen)
 
 
 def test_finalists_are_the_best_third_and_five_at_least() -> None:
@@ -171,11 +172,21 @@ def test_ties_go_to_the_cheaper(reference: graph.NeighbourGraph) -> None:
     assert selector.choose(pair, reference, [])[0].number == 4
 
 
-def test_a_shallow_opponent_is_said_to_be_better_and_not_returned(reference: graph.NeighbourGraph) -> None:
-    choice, _, _ = selector.choose([of(2, 0.0, registrable=False), of(5, 0.5)], reference, [])
-    assert choice.number == 5 and "trial 2, a shallow opponent" in choice.notes[0]
-    with pytest.raises(ValueError, match="finished with a model"):
-        selector.choose([of(2, 0.0, registrable=False)], reference, [])
+def test_what_maximises_the_score_is_rated_by_what_it_keeps_among_unseen_rows(reference: graph.NeighbourGraph) -> None:
+    """Leiden was once kept from winning altogether, and before that it would have won by the score it maximises."""
+    better, worse = of(2, 0.0), of(5, 0.1)
+    assert selector.choose([better, worse], reference, [])[0].number == 2
+    rated = of(2, 0.0, unseen=0.5)
+    choice, standings, values = selector.choose([rated, worse], reference, [])
+    assert choice.number == 5 and standings[2].score == values[0]
+    assert standings[2].modularity == pytest.approx(0.5 * graph.modularity(GROUPS, reference))
+    one = criteria.values_of(Comparison([better, rated], reference), ["neighbour_score"])["neighbour_score"]
+    assert one[1] == pytest.approx(one[0] / 2)
+    assert (
+        selector.outdone(5, [better, worse], reference) == 2 and selector.outdone(5, [rated, worse], reference) is None
+    )
+    with pytest.raises(ValueError, match="expected at least one trial"):
+        selector.choose([], reference, [])
 
 
 def test_every_criterion_prefers_the_clean_trial(reference: graph.NeighbourGraph, rows: np.ndarray) -> None:
@@ -212,7 +223,7 @@ def test_the_null_band_tells_groups_from_noise() -> None:
 def test_what_follows_the_graph_finds_no_structure_in_noise() -> None:
     """Once called structure, as k-means alone was asked what noise reaches: Leiden reaches more."""
     space = of_embedding(np.random.default_rng(1).standard_normal((500, 20)).astype(np.float32), "noise", 8, 0)
-    score = graph.neighbour_score(opponents.communities(space.rows, 10, 8, 0), space.graph)
+    score = graph.neighbour_score(communities(space.rows, 10, 8, 0), space.graph)
     kmeans, leiden = noise_families(10, 8)
     assert not selector.null(space, [kmeans], trials=12).inside(score)
     assert selector.null(space, [leiden], trials=12) == (both := selector.null(space, [kmeans, leiden], trials=12))

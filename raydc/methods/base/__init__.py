@@ -1,7 +1,8 @@
-"""What a method is made of: `Method`, and what methods with an autoencoder or with centroids share."""
+"""What a method is made of: `Method`, and what methods with an autoencoder, with centroids, or with a teacher share."""
 
 from raydc.methods.base.autoencoder import AutoencoderMethod, BiasRate, copy_pretrained
 from raydc.methods.base.centroids import CentroidMethod, FinalKMeansMethod
+from raydc.methods.base.distilled import DistilledMethod
 from raydc.methods.base.method import (
     ROWS,
     FoundInRows,
@@ -21,6 +22,7 @@ __all__ = [
     "AutoencoderMethod",
     "BiasRate",
     "CentroidMethod",
+    "DistilledMethod",
     "FinalKMeansMethod",
     "FoundInRows",
     "Group",

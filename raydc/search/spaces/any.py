@@ -1,9 +1,13 @@
-"""The method too: every one that fits the rows, also of other packages, each with its own space."""
+"""The method too: every one that fits the rows, also of other packages, each with its own space.
+
+Opponents are among the baselines of every search, so none of its trials is spent on them.
+"""
 
 from functools import lru_cache
 from typing import Any
 
 from raydc.search.kinds import Rows, methods_for
+from raydc.search.opponents import OPPONENTS
 from raydc.search.space import space_of
 
 FIRST = {"embeddings": "temi"}
@@ -13,7 +17,7 @@ FIRST = {"embeddings": "temi"}
 @lru_cache
 def choices(rows: Rows) -> list[str]:
     first = FIRST.get(rows.kind, "idec")
-    return [first, *(name for name in methods_for(rows) if name != first)]
+    return [first, *(name for name in methods_for(rows) if name not in (first, *OPPONENTS))]
 
 
 def space(trial: Any, rows: Rows) -> dict[str, Any]:
