@@ -94,6 +94,8 @@ class Loss(Settings):
 
     soft: ClassVar[bool] = False
     """Whether it is a loss of the memberships."""
+    labelled: ClassVar[bool] = False
+    """Whether it is a loss of the rows' clusters at the last update."""
     decodes: ClassVar[bool] = False
     """Whether it has a gradient in the decoder."""
 
@@ -116,7 +118,7 @@ class Loss(Settings):
 
     def moves_centroids(self, memberships: str) -> bool:
         """Whether it has a gradient in the centroids, where memberships are of this kind."""
-        return self.soft and memberships != "softmax"
+        return self.soft and memberships in ("student", "gaussian")
 
     def code_size(self, n_clusters: int) -> int | None:
         """The size that the code must have, if that is not free."""
@@ -184,8 +186,7 @@ class SelfAugmentation(NetworkLoss):
         method, p = seen.method, seen.memberships.detach()
 
         def logits(x: Tensor) -> Tensor:
-            q = method.soft(method.scores(method.features(x.view_as(seen.x))))
-            return q.clamp_min(torch.finfo(q.dtype).tiny).log()
+            return method.logits(method.scores(method.features(x.view_as(seen.x))))
 
         with batch_statistics_only(method.net):
             if self.change == "augment":
@@ -205,6 +206,8 @@ class SelfAugmentation(NetworkLoss):
 
 class KMeansLoss(ClusteringLoss):
     """Squared distance to the row's centroid (DCN)."""
+
+    labelled: ClassVar[bool] = True
 
     def value(self, seen: Seen) -> Tensor:
         return seen.batch.mean(kmeans_loss(seen.z, seen.method.centroids, seen.remembered("label")))
@@ -273,6 +276,8 @@ class Pairwise(ClusteringLoss):
 class Classification(ClusteringLoss):
     """Cross-entropy of a softmax layer of its own to the rows' clusters at the last update (CCNN)."""
 
+    labelled: ClassVar[bool] = True
+
     def value(self, seen: Seen) -> Tensor:
         logits = seen.head(self)(seen.z)
         return seen.batch.mean(F.cross_entropy(logits, seen.remembered("label"), reduction="none"))
@@ -284,6 +289,7 @@ class Classification(ClusteringLoss):
 class Agglomerative(ClusteringLoss):
     """Triplets of the global batch: rows of a cluster are to be nearer to each other than to others (JULE)."""
 
+    labelled: ClassVar[bool] = True
     margin: float = Field(0.2, ge=0)
     """Margin of the triplets."""
 

@@ -1,4 +1,4 @@
-"""How a method is composed of an autoencoder and of losses (`blocks.py`), with centroids or a softmax layer.
+"""How a method is composed of an autoencoder and of losses (`blocks.py`), with centroids or a softmax.
 
 `custom` has all losses as settings. A method of your own may have some of them, and others:
 
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from raydc.clustering import Clusters, KMeansOptions, spread
 from raydc.clustering.graph import NearestRows
 from raydc.clustering.linkage import agglomerate, check_memory
-from raydc.core.schedule import Joint, Optimizer
+from raydc.core.schedule import Joint, Optimizer, Pretraining
 from raydc.core.settings import fields
 from raydc.data import Batch, Shard
 from raydc.methods.base import AutoencoderMethod, CentroidMethod, Group, Parts, Player, StepState
 from raydc.methods.blocks import ClusteringLoss, Loss, Seen
+from raydc.networks.composed import ComposedNetwork
 from raydc.networks.losses.hardening import squared_distances, student_memberships
 from raydc.networks.losses.information import likeliest, probabilities
 from raydc.networks.losses.posterior import nearest_student, posterior
@@ -36,15 +37,16 @@ class Composed(CentroidMethod, AutoencoderMethod):
     class Config(AutoencoderMethod.Config):
         features: Literal["code", "layers"] = "code"
         """What is clustered. code: the encoder's output; layers: all its layers side by side, each of length one."""
-        memberships: Literal["student", "gaussian", "softmax"] = "student"
+        network: ComposedNetwork = ComposedNetwork()
+        memberships: Literal["student", "gaussian", "softmax", "code"] = "student"
         """How a row belongs to clusters: by Student's t around centroids, by Gaussians around them as wide as the rows
-        lie, or by a softmax layer on the features."""
+        lie, by a softmax layer on the features, or by the softmax of a code with a unit for each cluster."""
         nu: float = Field(1.0, gt=0)
         """Degrees of freedom of Student's t."""
-        centroids: Literal["descent", "running", "kmeans", "agglomerative"] = "descent"
+        centroids: Literal["descent", "running", "kmeans", "agglomerative", "none"] = "descent"
         """How centroids follow, k-means' at the start. descent: by gradients; running: each batch moves them by
         1 / count, and k-means goes on from there at each update; kmeans: at each update alone; agglomerative: from an
-        agglomeration of all rows at the start and at each update."""
+        agglomeration of all rows at the start and at each update; none: there are none, clusters are the code's."""
         centroid_rate: float = Field(1.0, gt=0)
         """Learning rate of centroids that descend, times the network's."""
         first_count: float = Field(100.0, gt=0)
@@ -56,6 +58,11 @@ class Composed(CentroidMethod, AutoencoderMethod):
         """The optimizer's moments: kept from pretraining on, fresh when clusters begin, or cleared at each update."""
         after: Literal["none", "kmeans", "continued"] = "none"
         """Clustering after training: none; k-means of the final features; k-means continued from the centroids."""
+
+        @property
+        def answers_by_logits(self) -> bool:
+            """Whether a row's cluster is that of its largest logit, and not its nearest centroid's."""
+            return self.memberships in ("softmax", "code")
 
         @property
         def losses(self) -> dict[str, Loss]:
@@ -71,16 +78,16 @@ class Composed(CentroidMethod, AutoencoderMethod):
 
         @property
         def code_size(self) -> int | None:
-            """The size of the code, where a loss asks for one."""
+            """The size of the code, where memberships or a loss ask for one."""
             sizes = [loss.code_size(self.n_clusters) for loss in self.acting.values()]
-            return next((size for size in sizes if size), None)
+            return next((size for size in sizes if size), self.n_clusters if self.memberships == "code" else None)
 
         @model_validator(mode="after")
         def _clusters_something(self) -> Self:
-            if self.cluster.left_out and (self.after != "kmeans" or self.memberships == "softmax"):
+            if self.cluster.left_out and (self.after != "kmeans" or self.answers_by_logits):
                 raise ValueError(
-                    "expected after=kmeans, and memberships other than softmax, where cluster.length is 0: else "
-                    "nothing is clustered"
+                    "expected after=kmeans, and memberships other than softmax and code, where cluster.length is 0: "
+                    "else nothing is clustered"
                 )
             if not self.cluster.left_out and not any(isinstance(loss, ClusteringLoss) for loss in self.losses.values()):
                 raise ValueError(
@@ -97,8 +104,25 @@ class Composed(CentroidMethod, AutoencoderMethod):
                     "expected centroids=running, kmeans or agglomerative: no loss that acts has a gradient by which "
                     "centroids could descend"
                 )
-            if self.after != "none" and self.memberships == "softmax":
-                raise ValueError("expected after=none where memberships are softmax: its layer answers for rows")
+            if self.after != "none" and self.answers_by_logits:
+                raise ValueError(f"expected after=none where memberships are {self.memberships}: it answers for rows")
+            return self
+
+        @model_validator(mode="after")
+        def _code_says_clusters(self) -> Self:
+            by_code, acting = self.memberships == "code", self.acting.values()
+            if self.centroids == "none" and (not by_code or any(loss.moves_centroids("code") for loss in acting)):
+                raise ValueError("expected centroids other than none: memberships or a loss ask for them")
+            if by_code and self.centroids != "none" and not any(loss.labelled for loss in acting):
+                raise ValueError("expected centroids=none where memberships are code: no loss asks for any")
+            if by_code and (self.features != "code" or self.code_size != self.n_clusters):
+                raise ValueError("expected features=code, of a unit for each cluster, where memberships are code")
+            if not self.network.decodes and not by_code:
+                raise ValueError("expected memberships=code where network.family is classifier: its code is logits")
+            if not self.network.decodes and any(loss.decodes for loss in acting):
+                raise ValueError(
+                    "expected reconstruction.weight=0 where network.family is classifier: it has no decoder"
+                )
             return self
 
         def idle(self, shape: tuple[int, ...]) -> dict[str, str]:
@@ -117,7 +141,11 @@ class Composed(CentroidMethod, AutoencoderMethod):
             if self.memberships != "student":
                 idle["nu"] = f"it acts where memberships is student, and it is {self.memberships}"
             if self.code_size:
-                idle["network.latent"] = "the code has as many units as a loss asks for"
+                idle["network.latent"] = "the code has as many units as memberships or a loss ask for"
+            if not self.network.decodes:
+                phases = ("layerwise", "denoise", "pretrain")
+                blind = [f"{phase}.{path}" for phase in phases for path, _ in fields(Pretraining)]
+                idle |= dict.fromkeys(blind, "the network has no decoder that could be pretrained")
             return idle
 
     config: Config
@@ -180,7 +208,13 @@ class Composed(CentroidMethod, AutoencoderMethod):
 
     def scores(self, z: Tensor) -> Tensor:
         """[B, K] of features z [B, D], largest for a row's own cluster: logits, or squared distances, negated."""
-        return self.layer(z) if self.config.memberships == "softmax" else -squared_distances(z, self.centroids)
+        match self.config.memberships:
+            case "softmax":
+                return self.layer(z)
+            case "code":
+                return z
+            case _:
+                return -squared_distances(z, self.centroids)
 
     def soft(self, scores: Tensor) -> Tensor:
         """Memberships q [B, K] of scores [B, K]."""
@@ -191,6 +225,13 @@ class Composed(CentroidMethod, AutoencoderMethod):
                 return posterior(scores.double(), self.sharpness).to(scores.dtype)
             case _:
                 return probabilities(scores)
+
+    def logits(self, scores: Tensor) -> Tensor:
+        """What the memberships are the softmax of [B, K], of scores [B, K]."""
+        if self.config.answers_by_logits:
+            return scores
+        q = self.soft(scores)
+        return q.clamp_min(torch.finfo(q.dtype).tiny).log()
 
     def loss(self, batch: Batch, state: StepState, player: str) -> Parts:
         if state.phase != "cluster":
@@ -225,7 +266,7 @@ class Composed(CentroidMethod, AutoencoderMethod):
             one_hot = F.one_hot(label, self.n_clusters)
             counts = clusters.total(one_hot.sum(0)).clamp_min(1)
             self.centroids.copy_(clusters.products(one_hot, z) / counts[:, None])
-        elif before is None or self.config.centroids != "descent":
+        elif self.config.centroids != "none" and (before is None or self.config.centroids != "descent"):
             options = KMeansOptions() if before is None else KMeansOptions(iterations=self.config.iterations)
             found = clusters.kmeans(z, self.n_clusters, options, centroids=before)
             self.centroids.copy_(found.centroids)
@@ -237,10 +278,12 @@ class Composed(CentroidMethod, AutoencoderMethod):
         scores = shard.map(self.scores, z)
         if self.config.centroids == "descent":
             label = shard.map(lambda part: squared_distances(part, self.centroids), z).argmin(1)
+        elif self.config.centroids == "none":
+            label = scores.argmax(1)
         self.rows["label"] = label.clone()
         for loss in self.config.acting.values():
             self.rows |= loss.updated(self.soft(scores), clusters)
-        return scores.argmax(1) if self.config.memberships == "softmax" else label
+        return scores.argmax(1) if self.config.answers_by_logits else label
 
     def _begin_layer(self, z: Tensor, clusters: Clusters) -> None:
         """Let the softmax layer say the posterior of equal Gaussians around the centroids, of features z [N, D]."""
@@ -251,6 +294,8 @@ class Composed(CentroidMethod, AutoencoderMethod):
         self.layer.bias.copy_(-steep * (apart.square().sum(1) / 2 + apart @ mean))
 
     def finalize_clusters(self, shard: Shard, clusters: Clusters) -> Tensor:
+        if self.config.centroids == "none":
+            return super(CentroidMethod, self).finalize_clusters(shard, clusters)
         if self.config.after != "none":
             before = self.centroids.detach() if self.config.after == "continued" else None
             found = clusters.kmeans(shard.map(self.features), self.n_clusters, centroids=before)
@@ -265,4 +310,4 @@ class Composed(CentroidMethod, AutoencoderMethod):
             case "gaussian":
                 return super().decide(x)
             case _:
-                return likeliest(self.layer(self.features(x)))
+                return likeliest(self.scores(self.features(x)))

@@ -1,17 +1,18 @@
 """A method composed by settings. Its parts are those of the taxonomy, Aljalbout et al. 2018, arXiv:1801.07648.
 
 L = alpha (weighted sum of clustering losses) + (1 - alpha) (weighted sum of network losses); a loss of weight 0 is left
-out. Network (2.1): `network`, an autoencoder. Features (2.2): `features`, its code or all layers of its encoder.
-Network losses (2.3): `reconstruction`, `self_augmentation`. Clustering losses (2.4): `kmeans`, `hardening`, `balance`,
-`information`, `pairwise`, `classification`, `agglomerative`, `locality`, `sparsity`. Combination (2.5): `layerwise`,
-`denoise`, `pretrain`, then `cluster` with its alpha, constant or rising. Updates (2.6): `centroids`, `memberships`,
-`cluster.update_every`, `moments`, `reset`. After training (2.7): `after`.
+out. Network (2.1): `network`, an autoencoder or a classifier. Features (2.2): `features`, its code or all layers of its
+encoder. Network losses (2.3): `reconstruction`, `self_augmentation`. Clustering losses (2.4): `kmeans`, `hardening`,
+`balance`, `information`, `pairwise`, `classification`, `agglomerative`, `locality`, `sparsity`. Combination (2.5):
+`layerwise`, `denoise`, `pretrain`, then `cluster` with its alpha, constant or rising. Updates (2.6): `centroids`,
+`memberships`, `cluster.update_every`, `moments`, `reset`. After training (2.7): `after`.
 
-The defaults are IDEC's, and the recipes `ae_kmeans`, `neural_clustering`, `dec`, `dcn` and `den` these methods, to the
-last bit: a place to start from. Decided here: a softmax layer starts as the posterior of equal Gaussians around the
-centroids of k-means; where clusters are agglomerated, centroids are the means of all rows' clusters, merged anew from
-their features at each update, where JULE merges on from the last. What cannot be composed: networks without a decoder
-or with a prior of their own, players against each other, self-expression, and clusters whose number is found.
+The defaults are IDEC's, and the recipes `ae_kmeans`, `neural_clustering`, `dec`, `dcn`, `den` and `imsat` these
+methods, to the last bit where rows are scaled and batched alike (imsat: `data.scaling=symmetric`,
+`training.batch_size=250`): a place to start from. Decided here: a softmax layer starts as the posterior of equal
+Gaussians around the centroids of k-means; where clusters are agglomerated, centroids are the means of all rows'
+clusters, merged anew from their features at each update, where JULE merges on from the last. What cannot be composed:
+networks with a prior of their own, players against each other, self-expression, and clusters whose number is found.
 """
 
 from typing import Any, ClassVar
@@ -100,6 +101,21 @@ class Custom(Composed):
                 "cluster.tolerance": 0.0,
                 "moments": "fresh",
                 "after": "kmeans",
+            },
+            "imsat": {
+                "network.family": "classifier",
+                "network.hidden": (1200, 1200),
+                "memberships": "code",
+                "centroids": "none",
+                "reconstruction.weight": 0.0,
+                "hardening.weight": 0.0,
+                "self_augmentation.weight": 1.0,
+                "information.weight": 1.0,
+                "information.balance": 4.0,
+                "pretrain.length": "0 epochs",
+                "cluster.length": "50 epochs",
+                "cluster.optimizer.lr": 2e-3,
+                "cluster.tolerance": 0.0,
             },
         }
 

@@ -27,12 +27,17 @@ class MLPClassifier(nn.Module):
     def linears(self) -> list[nn.Linear]:
         return [m for m in self.modules() if isinstance(m, nn.Linear)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of x [B, ...]."""
-        x = x.flatten(1)
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What each layer makes of x [B, ...]; the logits [B, K] are the last."""
+        x, found = x.flatten(1), []
         for layer, norm in zip(self.hidden, self.norms, strict=True):
             x = F.relu(norm(layer(x)))
-        return self.last(x)
+            found.append(x)
+        return [*found, self.last(x)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, K] of x [B, ...]."""
+        return self.activations(x)[-1]
 
 
 class Classifier(Settings):

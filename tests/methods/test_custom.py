@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raydc.clustering.collective import CollectiveClusters
-from raydc.core.settings import SettingsError, build, unflatten
+from raydc.core.settings import SettingsError, build, fields, unflatten
 from raydc.data import Shard
 from raydc.methods import load
 from raydc.methods.composed import Composed
@@ -24,13 +24,14 @@ SMALL = {
 }
 
 
-def trained(name: str, settings: dict[str, Any]) -> tuple[Loop, Tensor]:
-    """A method after a short training, and its labels."""
+def trained(name: str, settings: dict[str, Any], x: Tensor) -> tuple[Loop, Tensor]:
+    """A method after a short training on these rows, and its labels."""
     kind = load(name)
-    x, _ = blobs(kind, 200)
     shard = Shard.of(x)
     torch.manual_seed(0)
-    method = kind(build(kind.Config, unflatten(SMALL | settings), at="method"), tuple(x.shape[1:]))
+    known = {path for path, _ in fields(kind.Config)}
+    given = {path: value for path, value in (SMALL | settings).items() if path in known}
+    method = kind(build(kind.Config, unflatten(given), at="method"), tuple(x.shape[1:]))
     loop = Loop(method, shard, CollectiveClusters(shard, 0), 50)
     for _ in loop:
         pass
@@ -39,11 +40,13 @@ def trained(name: str, settings: dict[str, Any]) -> tuple[Loop, Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "recipe"),
-    [(name, name) for name in ("ae_kmeans", "neural_clustering", "dec", "dcn", "den")] + [("idec", "default")],
+    [(name, name) for name in ("ae_kmeans", "neural_clustering", "dec", "dcn", "den", "imsat")] + [("idec", "default")],
 )
 def test_a_published_method_is_its_recipe_to_the_last_bit(name: str, recipe: str) -> None:
     short = {} if name in ("ae_kmeans", "neural_clustering") else {"cluster.length": "21 epochs"}
-    (own, labels), (composed, same) = trained(name, short), trained("custom", short | {"recipe": recipe})
+    short |= {"pretrain.length": "0 epochs"} if name == "imsat" else {}
+    x, _ = blobs(load(name), 200)
+    (own, labels), (composed, same) = trained(name, short, x), trained("custom", short | {"recipe": recipe}, x)
     assert torch.equal(labels, same) and len(labels.unique()) > 1
     theirs = composed.method.state_dict()
     for key, value in own.method.state_dict().items():
@@ -78,6 +81,13 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
         "agglomerative.weight": 1.0,
         "after": "continued",
         "cluster.ramp": 0.5,
+    },
+    "a code of logits, classified and rebuilt": {
+        "memberships": "code",
+        "centroids": "none",
+        "hardening.weight": 0.0,
+        "classification.weight": 1.0,
+        "information.weight": 1.0,
     },
     "running centroids, classified, near its neighbours": {
         "memberships": "gaussian",
@@ -115,10 +125,18 @@ def test_every_composition_keeps_the_contract(number: int) -> None:
     ("settings", "said"),
     [
         ({"hardening.weight": 0}, "expected a clustering loss with a weight above 0"),
-        ({"cluster.length": 0}, "expected after=kmeans, and memberships other than softmax, where cluster.length is 0"),
+        ({"cluster.length": 0}, "expected after=kmeans, and memberships other than softmax and code, where"),
         ({"memberships": "softmax"}, "expected centroids=running, kmeans or agglomerative"),
         ({"memberships": "softmax", "centroids": "kmeans", "after": "kmeans"}, "expected after=none"),
         ({"pairwise.weight": 1, "pairwise.upper": 0.3}, "method.pairwise: expected lower under upper"),
+        ({"centroids": "none"}, "expected centroids other than none"),
+        ({"recipe": "imsat", "kmeans.weight": 1}, "expected centroids other than none"),
+        ({"memberships": "code", "centroids": "kmeans"}, "expected centroids=none where memberships are code"),
+        ({"recipe": "imsat", "features": "layers"}, "expected features=code, of a unit for each cluster"),
+        ({"recipe": "imsat", "sparsity.weight": 1}, "expected features=code, of a unit for each cluster"),
+        ({"recipe": "imsat", "after": "kmeans"}, "expected after=none where memberships are code"),
+        ({"recipe": "imsat", "reconstruction.weight": 1}, "expected reconstruction.weight=0"),
+        ({"network.family": "classifier"}, "expected memberships=code where network.family is classifier"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(settings: dict[str, Any], said: str) -> None:
@@ -135,6 +153,9 @@ def test_parts_that_do_not_go_together_are_refused(settings: dict[str, Any], sai
         ({"sparsity.weight": 1, "network.latent": 7}, "method.network.latent"),
         ({"memberships": "gaussian", "nu": 2}, "method.nu"),
         ({"first_count": 2}, "method.first_count"),
+        ({"recipe": "imsat", "pretrain.length": 5}, "method.pretrain.length"),
+        ({"recipe": "imsat", "network.latent": 5}, "method.network.latent"),
+        ({"recipe": "imsat", "network.initial": "normal"}, "method.network.initial"),
     ],
 )
 def test_settings_of_parts_that_do_not_act_are_refused(settings: dict[str, Any], path: str) -> None:
