@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raydc.core.settings import SettingsError, build, flatten, unflatten
 from raydc.data.settings import DataSettings
 from raydc.pipelines import assign as assignment
+from raydc.pipelines import embed as embedding
 from raydc.pipelines import watch as watching
 from raydc.pipelines.train import train_and_record
 from raydc.search import SearchWatch, TuneSettings, tune_and_record
@@ -103,6 +104,7 @@ def train(
     *,
     out: Place,
     label_column: str | None = None,
+    encoder: str | None = None,
     workers: int | str | None = None,
     seed: int | None = None,
     register_as: str | None = None,
@@ -111,13 +113,15 @@ def train(
 ) -> Result:
     """Train a method on rows, draw the report, and record and register the model, as `raydc train` does.
 
-    With `workers` 0 it works in this process, else under Ray; what is None has the command's default. Called again with
-    the same `out`, it repeats nothing, and goes on with what was interrupted. Raises SettingsError or DataError before
-    any work, and as `raydc.pipelines.train.train_and_record` does.
+    With `workers` 0 it works in this process, else under Ray; an `encoder` makes vectors of texts or pictures first, as
+    `embed` does, and the model takes these raw; what is None has the command's default. Called again with the same
+    `out`, it repeats nothing, and goes on with what was interrupted. Raises SettingsError or DataError before any work,
+    and as `raydc.pipelines.train.train_and_record` does.
     """
     short = {
         "data.path": _place("data", data),
         "data.label_column": label_column,
+        "data.encoder": encoder,
         "method.name": method,
         "method.n_clusters": n_clusters,
         "training.workers": workers,
@@ -138,6 +142,7 @@ def tune(
     n_clusters: int | tuple[int, int] | str | None = None,
     *,
     out: Place,
+    encoder: str | None = None,
     trials: int | None = None,
     concurrent: int | None = None,
     criterion: str | None = None,
@@ -150,12 +155,13 @@ def tune(
 ) -> Result:
     """Search a method's settings without labels, and record and register the winner, as `raydc tune` does.
 
-    `n_clusters` is a number or a range (2, 30); `fixed` are settings that every trial has; with `concurrent` 0 it works
-    in this process, else under Ray; what is None has the command's default. Called again with the same `out`, it
-    repeats nothing. Raises as `raydc.search.tune_and_record` does.
+    `n_clusters` is a number or a range (2, 30); an `encoder` is as in `train`; `fixed` are settings that every trial
+    has; with `concurrent` 0 it works in this process, else under Ray; what is None has the command's default. Called
+    again with the same `out`, it repeats nothing. Raises as `raydc.search.tune_and_record` does.
     """
     short = {
         "data.path": _place("data", data),
+        "data.encoder": encoder,
         "space": _place("space", space),
         "n_clusters": n_clusters,
         "out": _place("out", out),
@@ -170,6 +176,21 @@ def tune(
     values = _together(short, settings) | ({} if fixed is None else {"fixed": flatten(fixed)})
     summary, paths = tune_and_record(build(TuneSettings, values), SearchWatch(note=_note))
     return Result(paths["output"], summary, paths, summary["winner"]["method"])
+
+
+def embed(
+    data: Place, encoder: str, out: Place, *, workers: int = 0, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Make a vector of each text or picture by a frozen network, as `raydc embed` does: Parquet in `out`.
+
+    What it came to: `rows`, their `width`, how many were `dropped`, `by` which encoder. `out` is then `data` for
+    `train` and `tune`, whose models take the raw rows again. `encoder` is a name such as "wordllama" or
+    "efficientnet-lite0", or module:NAME of your own. Raises as `raydc.pipelines.embed.embed` does.
+    """
+    values = _together({"data.path": _place("data", data), "data.encoder": encoder}, settings)
+    for name in values.keys() - {"data"}:
+        raise SettingsError(f"{name}: embed takes settings of data alone")
+    return embedding.embed(build(DataSettings, values["data"], at="data"), _place("out", out), workers)
 
 
 def assign(

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import raydc
 from raydc.cli.main import main
 from raydc.core.errors import WorkersLost
 from raydc.core.settings import SettingsError, build
@@ -223,3 +224,25 @@ def test_raw_files_get_the_clusters_of_training_by_command_and_from_the_registry
         rows = pd.DataFrame({"image": [path.read_bytes() for path in sorted(raw.iterdir())]})
     np.testing.assert_array_equal(served.predict(rows)["cluster"], expected)
     assert main(["report", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "page")]) == 0
+
+
+def test_python_makes_the_vectors_that_the_command_makes(texts: Path, tmp_path: Path) -> None:
+    asked = {"data.types": ["body=text"], "data.id_column": "key"}
+    made = raydc.embed(texts, "my_encoders:Letters", tmp_path / "vectors", settings=asked)
+    embed.embed(
+        settings(texts, encoder="my_encoders:Letters", types="body=text", id_column="key"), str(tmp_path / "as")
+    )
+    assert made["rows"] == 300 and made["out"] == str(tmp_path / "vectors")
+    ours, theirs = (pd.read_parquet(tmp_path / name) for name in ("vectors", "as"))
+    pd.testing.assert_frame_equal(ours, theirs)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    of_vectors = raydc.train(tmp_path / "vectors", "kmeans", 3, out=tmp_path / "run", workers=0, tracking_uri=uri)
+    at_once = raydc.train(
+        texts, "kmeans", 3, out=tmp_path / "at-once", encoder="my_encoders:Letters", workers=0, tracking_uri=uri,
+        settings=asked,
+    )  # fmt: skip
+    assert (of_vectors.labels == at_once.labels).all()
+    with pytest.raises(SettingsError, match=r"data.encoder: is given twice"):
+        raydc.tune(texts, out=tmp_path / "twice", encoder="wordllama", settings={"data.encoder": "wordllama"})
+    with pytest.raises(SettingsError, match="method: embed takes settings of data alone"):
+        raydc.embed(texts, "wordllama", tmp_path / "other", settings={"method.name": "kmeans"})
