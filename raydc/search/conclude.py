@@ -18,7 +18,7 @@ from raydc import methods
 from raydc.clustering.metrics import clarity, hierarchy, stability
 from raydc.clustering.shallow import communities
 from raydc.core.errors import WorkersLost
-from raydc.core.storage import alone
+from raydc.core.storage import OWN, alone
 from raydc.data import opened
 from raydc.methods.base import DistilledMethod
 from raydc.pipelines import assign, follow
@@ -32,7 +32,7 @@ from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Labels, plain_kmeans
 from raydc.search.opponents import OPPONENTS
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
-from raydc.search.selector import Choice
+from raydc.search.selector import Choice, Null
 from raydc.search.settings import TuneSettings
 from raydc.search.trial import OUT_OF_MEMORY, OUT_OF_TIME, Record, read_array
 from raydc.training import alignment, profiles
@@ -57,6 +57,8 @@ SHOWN = (
     "ace",
 )
 """Criteria that the finalists are shown side by side by, beside the one that chooses."""
+NULL = f"{OWN}/null.json"
+"""What noise scores, and what was asked."""
 WITNESSES = 4
 """Replicas that travel with the winner's model at most; each is as large as the model and costs as much to ask."""
 
@@ -130,12 +132,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     if not methods.load(winner.method).info.refuses:
         write_baseline(context.store, context.profile.inputs)
     called = profiles.suggest(opened(context.settings.data, context.profile.fingerprint), context.store)
-    band = selector.null(
-        context.space,
-        noise_families(winner.n_clusters, context.settings.neighbours),
-        trials=len(finished.records),
-        seed=context.settings.seed,
-    )
+    band = _null(context, winner.n_clusters, len(finished.records))
     score = winner.score
     notes = [*choice.notes, *_of_opponent(context, winner)]
     if band.inside(score):
@@ -192,6 +189,20 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
             "seconds of replicas": sum(r.seconds for own in finished.replicas.values() for r in own),
         },
     }
+
+
+def _null(context: Context, n_clusters: int, trials: int) -> Null:
+    """What noise scores; once for the same question, as it takes forty fits."""
+    asked = {"rows": context.reference_digest, "K": n_clusters, "trials": trials, "seed": context.settings.seed}
+    asked |= {"neighbours": context.settings.neighbours, "view": context.space.chosen.view.name}
+    if context.store.exists(NULL):
+        before = json.loads(context.store.read_text(NULL))
+        if before["asked"] == asked:
+            return Null(tuple(before["columns"]), tuple(before["gaussian"]))
+    families = noise_families(n_clusters, context.settings.neighbours)
+    found = selector.null(context.space, families, trials=trials, seed=context.settings.seed)
+    context.store.write_text(NULL, json.dumps({"asked": asked, **asdict(found)}))
+    return found
 
 
 def noise_families(n_clusters: int, neighbours: int) -> list[Callable[[Any, int], Labels]]:

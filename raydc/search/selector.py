@@ -165,10 +165,10 @@ def null(
     """
     level = 1 - 0.1 / max(trials, 2)
 
-    def band(kind: graph.NullKind, family: Callable[[Any, int], Any]) -> tuple[float, float]:
+    def band(kind: graph.NullKind) -> tuple[float, float]:
         scores = graph.null_scores(
             space.plain,
-            family,
+            families,
             kind=kind,
             blocks=space.blocks,
             view=space.chosen.view.apply,
@@ -176,7 +176,6 @@ def null(
             repeats=repeats,
             seed=seed,
         )
-        return graph.null_band(scores, level)
+        return max((graph.null_band(own, level) for own in scores), key=lambda found: found[1])
 
-    kinds = get_args(graph.NullKind)
-    return Null(*(max((band(kind, family) for family in families), key=lambda found: found[1]) for kind in kinds))
+    return Null(*map(band, get_args(graph.NullKind)))

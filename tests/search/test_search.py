@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import optuna
+import pandas as pd
 import pyarrow as pa
 import pytest
 
+from raydc.cli.main import main
 from raydc.clustering.metrics import graph
 from raydc.clustering.metrics.stability import row_agreement
 from raydc.core.settings import SettingsError
@@ -35,7 +37,7 @@ def data(tmp_path: Path) -> str:
     return written(tmp_path)
 
 
-def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path) -> None:
+def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, out = asked(data, tmp_path / "out", space="dec", trials=2), tmp_path / "out"
     seen: list[SearchState] = []
     summary = tune(settings, SearchWatch(seen.append))
@@ -61,6 +63,7 @@ def test_a_search_leaves_everything_and_runs_once(data: str, tmp_path: Path) -> 
     assert steps[-1] == 10 and steps == sorted(set(steps)) and summary["trials"][0]["history"][-1][1] == score
 
     written = {path: path.stat().st_mtime_ns for path in (out / "trials").rglob("record.json")}
+    monkeypatch.setattr(graph, "null_scores", None)  # nor is it asked again what noise scores
     again = tune(settings)
     assert {path: path.stat().st_mtime_ns for path in (out / "trials").rglob("record.json")} == written
     assert again == summary
@@ -77,6 +80,31 @@ def test_labels_change_nothing(tmp_path: Path) -> None:
     assert table(found[0]) == table(found[1])
     assert found[0]["winner"]["weights"] == found[1]["winner"]["weights"]
     assert found[0]["criteria"] == found[1]["criteria"]
+
+
+@pytest.mark.slow
+def test_labels_change_nothing_through_the_command_line(tmp_path: Path) -> None:
+    """A column of labels that is named, and its permutation: same trials, same winner, same weights."""
+    x, y = rows()
+    found = []
+    for name, labels in (("true", y), ("permuted", np.random.default_rng(1).permutation(y))):
+        frame = pd.DataFrame(x, columns=[f"f{i}" for i in range(x.shape[1])]).assign(species=labels)
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        options = ["--label-column", "species", "--space", "any", "--n-clusters", "2..6", "--trials", "2"]
+        options += ["--concurrent", "0", "--replicas", "1", "--tracking-uri", f"sqlite:///{tmp_path}/{name}.db"]
+        short = [part for path, value in SHORT.items() for part in ("--set", f"{path}={value}")]
+        where = ["--data", str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / name)]
+        assert main(["tune", *where, *options, *short]) == 0
+        found.append(json.loads((tmp_path / name / "search.json").read_text()))
+    for summary in found:
+        for entry in (summary["winner"], *summary["trials"], *summary["replicas"]):
+            entry["settings"] = {k: v for k, v in entry["settings"].items() if k not in ("data.path", "output.out")}
+            del entry["seconds"]
+    for key in ("winner", "trials", "replicas", "criteria", "k curve", "clusters", "structure"):
+        assert found[0][key] == found[1][key], key
+
+
+SHORT = {"method.pretrain.length": "2 epochs", "method.cluster.length": "2 epochs"}
 
 
 @pytest.mark.slow

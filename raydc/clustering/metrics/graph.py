@@ -242,7 +242,7 @@ def null_rows(rows: ArrayLike, seed: int, kind: NullKind = "columns", blocks: Se
 
 def null_scores(
     rows: ArrayLike,
-    cluster: Callable[[Rows, int], ArrayLike],
+    families: Sequence[Callable[[Rows, int], ArrayLike]],
     *,
     score: Callable[[ArrayLike, NeighbourGraph], float] = neighbour_score,
     kind: NullKind = "columns",
@@ -252,17 +252,19 @@ def null_scores(
     repeats: int = 5,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Scores [repeats] of cluster(null rows in view, seed) -> labels [N], each on the graph of its own null rows.
+    """Scores [families, repeats] of labels [N] that each family gives null rows, on the graph of these rows.
 
-    Let `cluster` look for as many clusters as the trial that is compared: the scores of nothing depend on K. Known
-    failure: where `cluster` is a weaker method than the trial's own, the null is too low.
+    A family is called with the rows in view and a seed. Let it look for as many clusters as the trial that is compared:
+    the scores of nothing depend on K. Known failure: where it is a weaker method than the trial's own, the null is too
+    low.
     """
-    scores = []
-    for draw in range(seed, seed + repeats):
+    scores = np.empty((len(families), repeats))
+    for repeat, draw in enumerate(range(seed, seed + repeats)):
         drawn = null_rows(rows, draw, kind, blocks)
         points = view(drawn)
-        scores.append(score(cluster(points, draw), neighbour_graph(points, n_neighbours, distinct(drawn))))
-    return np.array(scores)
+        built = neighbour_graph(points, n_neighbours, distinct(drawn))
+        scores[:, repeat] = [score(cluster(points, draw), built) for cluster in families]
+    return scores
 
 
 def null_band(scores: ArrayLike, level: float = 0.98) -> tuple[float, float]:

@@ -217,7 +217,7 @@ def above(rows, n_clusters):
         return KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(points)
 
     score = neighbour_score(kmeans(rows, 0), neighbour_graph(rows))
-    return {kind: score > null_band(null_scores(rows, kmeans, kind=kind))[1] for kind in ("columns", "gaussian")}
+    return {kind: score > null_band(null_scores(rows, [kmeans], kind=kind)[0])[1] for kind in ("columns", "gaussian")}
 
 
 def test_clusters_are_above_both_null_bands_and_noise_inside():
