@@ -20,21 +20,19 @@ from raydc.clustering.shallow import communities
 from raydc.core.errors import WorkersLost
 from raydc.core.storage import OWN, alone
 from raydc.data import opened
-from raydc.methods.base import DistilledMethod
 from raydc.pipelines import assign, follow
 from raydc.pipelines.report import words
-from raydc.search import criteria, scales, selector
+from raydc.search import criteria, remarks, scales, selector
 from raydc.search.candidate import Candidate, Standing, standing
 from raydc.search.criteria import Comparison
 from raydc.search.directory import same_search
 from raydc.search.driver import Search, assigners, check, search, trial_cluster
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Labels, plain_kmeans
-from raydc.search.opponents import OPPONENTS
 from raydc.search.planner import Finished, SearchWatch, interrupted, simpler
 from raydc.search.selector import Choice, Null
 from raydc.search.settings import TuneSettings
-from raydc.search.trial import OUT_OF_MEMORY, OUT_OF_TIME, Record, read_array
+from raydc.search.trial import Record, read_array
 from raydc.training import alignment, profiles
 from raydc.training.alignment import Followed
 from raydc.training.labels import LabelMap
@@ -134,7 +132,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
     called = profiles.suggest(opened(context.settings.data, context.profile.fingerprint), context.store)
     band = _null(context, winner.n_clusters, len(finished.records))
     score = winner.score
-    notes = [*choice.notes, *_of_opponent(context, winner)]
+    notes = [*choice.notes, *remarks.of_opponent(winner, _model(context, winner).method)]
     if band.inside(score):
         notes.append(
             f"no structure: the winner's score {score:.4f} is within what k-means or Leiden reach on permuted columns "
@@ -145,7 +143,7 @@ def conclude(finished: Finished, stop: threading.Event | None = None) -> dict[st
         notes.append(
             f"every suggested trial scores {suggested[0].score:.4f}: the score does not tell these settings apart"
         )
-    notes += _left_out(finished)
+    notes += remarks.left_out(finished)
     notes += [words.of_alignment(followed.told)] if followed.told else []
     joined = [(join.first, join.second, join.strength) for join in followed.labels.joins]
     rated, names = _criteria(context, able), np.array(followed.labels.given)
@@ -223,7 +221,7 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
         order, criterion = simpler(finished.first), context.settings.criterion
         choice, standings, _ = selector.choose(able, context.graph, order, criterion, context.reference)
         opponents = order[: order.index(choice.best)] if choice.best in order else order
-        choice.notes += _not_compared(finished, [number for number in opponents if number not in standings])
+        choice.notes += remarks.not_compared(finished, [number for number in opponents if number not in standings])
         if collapsed := [f"trial {one.number} ({one.guarded} of {one.trainings})" for one in able if one.guarded]:
             choice.notes.append(f"replicas that guards refused count as stability 0: {', '.join(collapsed)}")
         return choice, standings
@@ -233,59 +231,6 @@ def _choose(finished: Finished, able: list[Candidate]) -> tuple[Choice, dict[int
         "no finalist has a replica (out of time, or they failed): chosen by one training alone, its stability unknown"
     )
     return Choice(best.number, best.number, 0, [note]), {}
-
-
-def _of_opponent(context: Context, winner: Record) -> list[str]:
-    """What to say where an opponent is the answer."""
-    if winner.method not in OPPONENTS:
-        return []
-    method = _model(context, winner).method
-    assert isinstance(method, DistilledMethod)
-    told = f", of whose score {winner.unseen:.0%} counts: that share it keeps among rows that it did not see"
-    return [
-        f"the winner is {winner.method}, which a network learnt, as it has no answer for new rows itself: of "
-        f"{float(method.learnt):.1%} of the training rows the network says the same{told if winner.unseen < 1 else ''}"
-    ]
-
-
-def _left_out(finished: Finished) -> list[str]:
-    """What to say of trials that could not take part."""
-    notes = []
-    for record in finished.records:
-        name, why = f"trial {record.number} ({record.method})", "; ".join(record.problems)
-        if record.status == "failed":
-            notes.append(f"{name} failed: {why}")
-        elif record.status == "lost":
-            notes.append(f"{name} was lost, and is tried again by the same command: {why}")
-        elif record.status == OUT_OF_MEMORY:
-            notes.append(f"{name} had too little memory, and is tried again by the same command: {why}")
-        elif record.status == "finished" and not record.has_model(finished.context.store):
-            notes.append(f"{name} is left out: its model is gone from {record.folder}")
-    wanted = len(finished.first) + finished.context.settings.trials
-    late = [record for record in finished.records if record.status == OUT_OF_TIME]
-    if missing := wanted - len(finished.records) + len(late):
-        begun = ", ".join(f"trial {r.number} ({r.method}) {r.problems[0].partition(' of')[0]}" for r in late)
-        notes.append(
-            f"out of time: {missing} of {wanted} trials are not finished{f' ({begun})' if begun else ''}; the same "
-            "command goes on with them"
-        )
-    return notes
-
-
-def _not_compared(finished: Finished, opponents: list[int]) -> list[str]:
-    """What to say of simpler trials that the winner did not have to beat."""
-    by_number = {record.number: record for record in finished.records}
-    notes = []
-    for number in opponents:
-        record = by_number.get(number)
-        if record is None:
-            why = "out of time"
-        elif record.status == "finished":
-            why = "it has no replica: out of time, or they failed"
-        else:
-            why = f"{record.status}: {'; '.join(record.problems)}"
-        notes.append(f"the winner was not compared with the simpler trial {number} ({why})")
-    return notes
 
 
 def _followed(context: Context, winner: Record, own: Labels, others: list[Labels]) -> Followed:

@@ -14,7 +14,7 @@ def chosen_by(summary: Mapping[str, Any]) -> str:
         return f"neighbour score {rounded(summary['winner']['score'])}, of one training: no finalist has a {criterion}"
     own = f"{criterion} {values[str(winner)]:.3f}"
     if winner == best:
-        return f"{own}, the highest of the finalists that are models ({gloss(criterion)})"
+        return f"{own}, the highest of the finalists ({gloss(criterion)})"
     return (
         f"{own}; trial {best} has {values[str(best)]:.3f}, which trainings do not tell apart from it, and of such the "
         f"simplest is taken ({gloss(criterion)})"

@@ -85,7 +85,7 @@ def test_an_opponent_that_is_best_is_returned_as_a_model_and_its_score_is_of_uns
     settings = asked(str(tmp_path / "rings.npy"), tmp_path / "out", n_clusters=2, trials=1, replicas=2)
     found = tune(settings.model_copy(update={"fixed": {}}))
     winner = found["winner"]
-    assert winner["method"] in GRAPH_OPPONENTS and "which a network learnt" in " ".join(found["notes"])
+    assert winner["method"] in GRAPH_OPPONENTS and "a network learnt its clusters" in " ".join(found["notes"])
     assert winner["score"] == pytest.approx(winner["unseen"] * winner["measures"]["neighbour_score"])
     model = ClusteringModel.load(tmp_path / "out" / "model")
     assert ami(contingency(model.predict(ring.astype(np.float32)), np.repeat([0, 1], 200), 2, 2)) > 0.95

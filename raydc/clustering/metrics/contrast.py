@@ -59,11 +59,15 @@ def of_sums(
 def suggested(found: Contrast, names: Sequence[str], shares: Collection[int] = ()) -> dict[int, str]:
     """Short names by cluster, such as "high length, colour=red": of the features with the largest effects, if large.
 
-    `shares` are the features, by place, whose means are shares of rows.
+    `shares` are the features, by place, whose means are shares of rows. Of the values of one column (colour=red,
+    colour=blue) one is named: of two of equal effect what the cluster has, not what it lacks.
     """
     told = {}
     for place, (cluster, effects) in enumerate(zip(found.clusters.tolist(), found.effect, strict=True)):
-        first = [feature for feature in strongest(effects, NAMING) if abs(effects[feature]) >= LARGE]
+        order = np.lexsort((effects < 0, -np.abs(effects).round(9))).tolist()
+        columns = {feature: names[feature].rpartition("=")[0] if feature in shares else feature for feature in order}
+        told_once = {column: feature for feature, column in reversed(columns.items())}
+        first = [f for f in order if told_once[columns[f]] == f and abs(effects[f]) >= LARGE][:NAMING]
         said = [
             _of_share(names[feature], found.mean[place, feature], effects[feature])
             if feature in shares

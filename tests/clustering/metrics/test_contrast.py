@@ -51,3 +51,11 @@ def test_missing_values_take_no_part() -> None:
 
 def test_shares_are_exact() -> None:
     assert contrast([[0.0], [0], [0], [1], [1], [0]], [0, 0, 0, 1, 1, 1]).mean[0, 0] == 0
+
+
+def test_of_the_values_of_a_column_one_is_named_and_rather_what_a_cluster_has() -> None:
+    """Of a column of two values, both tell the same: "rarely news=false" was once said of those who take the news."""
+    labels = np.arange(40) % 2
+    rows = np.stack([labels == 0, labels == 1, labels == 1, labels == 0], 1).astype(float)
+    names = ["news=false", "news=true", "high=a", "high=b"]
+    assert suggested(contrast(rows, labels), names, {0, 1, 2, 3}) == {0: "news=false, high=b", 1: "news=true, high=a"}
