@@ -30,7 +30,7 @@ def run(parser: Any, arguments: Sequence[str]) -> int:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        serve(serving, _show, stop)
+        serve(serving, _show, stop, lambda said: print(f"raydc: {said}", file=sys.stderr, flush=True))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from raydc import methods
 from raydc.data import encoders
+from raydc.training.model import ClusteringModel
 from raydc.training.model_files import ModelFacts
 
 EVIDENCE = {"raydc.stability_score", "raydc.spread"}
@@ -55,7 +56,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def example_rows(model: ModelFacts, rows: int = 2) -> Any:
+def example_rows(model: ModelFacts | ClusteringModel, rows: int = 2) -> Any:
     """Made-up rows as the model takes them: a DataFrame where it has columns, else an array."""
     if model.encoding is not None:
         return model.encoding.example(rows)

@@ -31,6 +31,8 @@ log = logging.getLogger("ray.serve")
 
 ATTEMPTS = 3
 """Replicas that a request may lose before it is thought to be the cause."""
+PAUSE = 0.1
+"""Seconds before another replica is asked: one that ends may be named for a moment longer."""
 BATCH = 256
 """Requests that are answered together at most: of one row each, as many as the model takes at a time."""
 HEALTH = {"health_check_period_s": 2, "health_check_timeout_s": 10}
@@ -47,12 +49,13 @@ class Model:
     def __init__(self, serving: Serving) -> None:
         torch.set_num_threads(1)
         self.serving, self.problem = serving, ""
-        self.threads = ThreadPoolExecutor(2)  # one reads a request while the other answers those before
+        self.threads = ThreadPoolExecutor(3)  # to read a request, answer those before it, and ask the registry
         self.served = load(serving)
         self.rows = Counter("raydc_serve_rows", description="rows answered")
         self.together = Histogram("raydc_serve_batch_rows", "rows answered together", boundaries=ROWS)
         self.version = Gauge("raydc_serve_model", "1 of the model that answers", tag_keys=("model",))
         self.looked = Gauge("raydc_serve_looked_at_registry", "when the registry was last asked, in seconds since 1970")
+        self.behind = Gauge("raydc_serve_behind", "1 while what is asked for is not known, or cannot be had")
         self._tell()
         self.following = asyncio.get_running_loop().create_task(self._follow())  # Ray Serve constructs within its loop
 
@@ -90,10 +93,12 @@ class Model:
                 if str(problem) != self.problem:
                     log.warning(f"{self.served.uri} goes on answering: {problem}")
                 self.problem = str(problem)
+                self.behind.set(1)
 
     def _tell(self) -> None:
         self.version.set(1, {"model": self.served.uri})
         self.looked.set(time.time())
+        self.behind.set(0)
 
     async def _apart(self, function: Any, *arguments: Any) -> Any:
         """What a function returns that would keep others waiting."""
@@ -132,18 +137,19 @@ class Front:
 
     async def _asked(self, method: str, *arguments: Any) -> Any:
         """What a replica returns; another one is asked where it dies. Away if none has returned in time."""
-        lost = 0
+        lost = set[str]()
         try:
             async with asyncio.timeout(self.serving.timeout):
-                while lost < ATTEMPTS:
+                while len(lost) < ATTEMPTS:
                     try:
                         return await getattr(self.model, method).remote(*arguments)
-                    except RayActorError:
-                        lost += 1
+                    except RayActorError as problem:  # of one that cannot be reached it may come several times
+                        lost.add(problem.actor_id or f"unknown {len(lost)}")
                         self.repeated.inc()
+                        await asyncio.sleep(PAUSE)
         except TimeoutError:
             raise Away(f"no answer in {self.serving.timeout:g} seconds") from None
-        raise Away(f"{lost} replicas were lost over this request")
+        raise Away(f"{len(lost)} replicas were lost over this request")
 
 
 def bound(serving: Serving, permitted: Access, gpus: int = 0) -> Application:

@@ -4,8 +4,9 @@ import importlib.util
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from raydc.core.settings import SettingsError
 from raydc.distributed import ray_cluster
@@ -35,8 +36,10 @@ class Started:
     """Where Prometheus finds what is counted: an address a node."""
 
 
-def serve(serving: Serving, started: Callable[[Started], None], stop: threading.Event) -> None:
-    """Serve until `stop`; `started` is called once requests are answered.
+def serve(
+    serving: Serving, started: Callable[[Started], None], stop: threading.Event, told: Callable[[str], None]
+) -> None:
+    """Serve until `stop`; `started` is called once requests are answered, `told` what changes then, in a line.
 
     Raises SettingsError, RegistryError, ModelError, NotPermitted or OSError before anything is started, and as
     `ray_cluster.check` does; ServingFailed if the application falls.
@@ -67,7 +70,7 @@ def serve(serving: Serving, started: Callable[[Started], None], stop: threading.
         options = HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=2 * serving.timeout)
         ray_serve.start(proxy_location="EveryNode", http_options=options)
         _require_ours(serving, *compat.serve_listens_at())
-        ray_serve.run(bound(serving, permitted, gpus), name=serving.name, route_prefix=serving.route)
+        front = ray_serve.run(bound(serving, permitted, gpus), name=serving.name, route_prefix=serving.route)
         try:
             metrics = tuple(
                 f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
@@ -76,11 +79,39 @@ def serve(serving: Serving, started: Callable[[Started], None], stop: threading.
             )
             url = f"http://{serving.host}:{serving.port}{serving.route.rstrip('/')}"
             started(Started(url, first, permitted.digest is not None, metrics))
+            last = now = words_of({"model": first})
             while not stop.wait(LOOK):
                 if serving.name not in ray_serve.status().applications:
                     raise ServingFailed(f"the application {serving.name} was deleted by somebody else")
+                before, now = now, words_of(_asked(front))
+                if last != now == before:  # for a moment replicas may differ, or be away
+                    told(now)
+                    last = now
         finally:
             ray_serve.delete(serving.name)
+
+
+def words_of(about: Mapping[str, Any] | None) -> str:
+    """Which model answers, and why no other one, by what it says of itself; None where none says anything."""
+    if about is None:
+        return f"no replica answers in {LOOK:g} seconds"
+    if problem := about.get("problem"):
+        return f"{about['model']} goes on answering: {problem}"
+    return f"{about['model']} answers"
+
+
+def _asked(front: Any) -> Mapping[str, Any] | None:
+    """What some replica says of its model; None if none does in a moment."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    asked = front.about.remote()
+    try:
+        found: Mapping[str, Any] = asked.result(timeout_s=LOOK)
+        return found
+    except (TimeoutError, RayError, RayServeException):
+        asked.cancel()
+        return None
 
 
 def _absolute(model: str) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raydc.data.encoders import EncoderError
 from raydc.pipelines.assign import accelerate
 from raydc.pipelines.serving.payloads import Question, Reply, refusal, refused, reply, rows_in
 from raydc.pipelines.serving.settings import Serving
 from raydc.tracking import registry
+from raydc.tracking.payloads import example_rows
 from raydc.training.labels import Asked
 from raydc.training.model import ClusteringModel
 from raydc.training.model_files import ModelError
@@ -59,12 +61,23 @@ class Prepared:
 
 
 def load(serving: Serving) -> Served:
-    """The model that is meant now. RegistryError, ModelError or ValueError if it cannot be had, or assigns no rows."""
+    """The model that is meant now, once it has answered a made-up row.
+
+    RegistryError, ModelError or ValueError if it cannot be had, or assigns no rows: an encoder that is not here is not
+    missed before a row is encoded.
+    """
     uri = registry.pinned(serving.model, serving.tracking_uri)
-    model = registry.load(uri, serving.tracking_uri, serving.allow_code)
+    try:
+        model = registry.load(uri, serving.tracking_uri, serving.allow_code)
+    except EncoderError as problem:
+        raise ModelError(f"{uri}: {problem}") from problem
     if model.refuses:
         raise ModelError(f"{uri}: a {model.method_name} model assigns no new rows: {model.refuses}")
     accelerate(model)
+    try:
+        model.assign(example_rows(model, 1))
+    except (ValueError, RuntimeError, OSError, ImportError) as problem:
+        raise ModelError(f"{uri} cannot answer: {problem}") from problem
     return Served(model, uri)
 
 

@@ -235,10 +235,14 @@ def application(serving: Serving, access: Access, answers: Answers) -> FastAPI:
     async def health() -> JSONResponse:
         return JSONResponse({"status": "alive"})
 
-    @web.get("/ready", summary="Whether a model is there to answer", responses={503: {"description": "none is"}})
+    @web.get(
+        "/ready",
+        summary="Whether a model is there to answer, and whether it is known to be the one that is asked for",
+        responses={503: {"description": "none is"}},
+    )
     async def ready() -> JSONResponse:
-        await answers.about()
-        return JSONResponse({"status": "ready"})
+        about = await answers.about()
+        return JSONResponse({"status": "ready", "current": about["problem"] is None})
 
     return web
 

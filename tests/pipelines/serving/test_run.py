@@ -19,7 +19,7 @@ from raydc.cli.main import main
 from raydc.core.settings import SettingsError
 from raydc.distributed import ray_cluster
 from raydc.distributed.ray_cluster import NotPermitted
-from raydc.pipelines.serving.run import serve
+from raydc.pipelines.serving.run import serve, words_of
 from raydc.pipelines.serving.settings import Serving
 from raydc.tracking import registry
 from raydc.training.model_files import ModelError
@@ -48,7 +48,8 @@ def asked(port: int, method: str, path: str, body: str | None = None) -> tuple[i
 def test_what_cannot_be_served_is_refused_before_anything_starts(table_run, monkeypatch, settings, error, said):
     monkeypatch.setattr(ray_cluster, "connected", never)
     with pytest.raises(error, match=said):
-        serve(Serving.model_validate({"model": table_run, "port": free_port()} | settings), never, threading.Event())
+        wanted = Serving.model_validate({"model": table_run, "port": free_port()} | settings)
+        serve(wanted, never, threading.Event(), never)
 
 
 def test_a_port_that_is_taken_is_named(table_run, monkeypatch):
@@ -58,13 +59,21 @@ def test_a_port_that_is_taken_is_named(table_run, monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"--port {port}"):
-            serve(Serving(model=table_run, port=port), never, threading.Event())
+            serve(Serving(model=table_run, port=port), never, threading.Event(), never)
 
 
 def test_packages_that_are_missing_are_named_with_the_extra(table_run, monkeypatch, capsys):
     monkeypatch.setattr("raydc.pipelines.serving.run.NEEDED", ("a_package_that_is_not_there",))
     assert main(["serve", "--model", table_run]) == 64
     assert "raydc[serve]" in capsys.readouterr().err
+
+
+def test_what_the_server_says_of_itself_in_a_line():
+    assert words_of({"model": "models:/a/3", "problem": None}) == "models:/a/3 answers"
+    assert (
+        words_of({"model": "models:/a/3", "problem": "no such file"}) == "models:/a/3 goes on answering: no such file"
+    )
+    assert words_of(None) == "no replica answers in 2 seconds"
 
 
 @pytest.mark.slow

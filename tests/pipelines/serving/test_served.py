@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from raydc.core.storage import Store
 from raydc.data import DataSettings
 from raydc.data.inputs import table_of
 from raydc.data.source import DataError, UnusableRow
@@ -19,8 +20,10 @@ from raydc.pipelines.assign import assign, read
 from raydc.pipelines.serving.payloads import ARROW, JSON, Question, Reply, rows_in
 from raydc.pipelines.serving.served import Served, answer, load, prepare
 from raydc.pipelines.serving.settings import Serving
+from raydc.training import model_files
 from raydc.training.labels import Asked, Rename, Revision
 from raydc.training.model import TRUST, ClusteringModel
+from raydc.training.model_files import ModelError
 from tests.pipelines.serving.asking import json_of, stream, table_in
 from tests.support import run_cases
 
@@ -231,6 +234,20 @@ def test_limits_and_what_the_model_cannot_be_asked(table_run):
     for wanted in ({"level": 4}, {"level": 0}, {"outliers": 1.5}):
         assert refused(of, in_json(run_cases.table(3)), **wanted)["title"] == "the model cannot be asked that"
     assert refused(of, b"not arrow", ARROW)["status"] == 422
+
+
+def test_a_model_whose_encoder_is_another_one_is_not_taken_up(tmp_path):
+    texts = [f"the {('late', 'early', 'good')[i % 3]} parcel" for i in range(60)]
+    data = run_cases.write(pa.table({"note": texts}), tmp_path / "rows.parquet")
+    settings = {"data.label_column": None, "data.types": "note=text", "data.encoder": "wordllama"}
+    run = run_cases.finished(tmp_path / "run", data, **run_cases.KMEANS, **settings)
+    assert json_of(replies(served(run), Question(b'{"rows": [{"note": "a late one"}]}', JSON, JSON))[0].body)["rows"]
+    place = Store(f"{run}/model")
+    other = json.loads(place.read_bytes("encoding.json"))
+    other["columns"][0]["digest"] = "0" * 64
+    model_files.amend(place, {"encoding.json": json.dumps(other).encode()})
+    with pytest.raises(ModelError, match=r"cannot answer: .*wordllama.* install that, or train anew"):
+        served(run)
 
 
 def test_what_a_client_has_to_know(table_run, mixed_run, image_run):

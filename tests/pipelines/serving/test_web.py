@@ -24,6 +24,7 @@ class Recorded:
     """Answers everything alike, if it may, and remembers what it was asked and told."""
 
     away: bool = False
+    problem: str | None = None
     asked: list[Question] = field(default_factory=list)
     counted: list[tuple[str, int]] = field(default_factory=list)
     during: Any = None
@@ -39,7 +40,7 @@ class Recorded:
     async def about(self) -> dict[str, Any]:
         if self.away:
             raise Away("nobody")
-        return {"model": "models:/digits/3"}
+        return {"model": "models:/digits/3", "problem": self.problem}
 
     def count(self, route: str, status: int, seconds: float) -> None:
         assert seconds >= 0
@@ -97,6 +98,12 @@ def test_a_token_is_asked_for_where_there_is_one_but_for_whether_the_server_live
         assert ask(served, method, path, [BODY], given)[0] == 200
     for path in ("/health", "/ready", "/openapi.json"):
         assert ask(served, "GET", path)[0] == 200
+
+
+def test_a_model_that_is_not_known_to_be_the_one_asked_for_is_said_to_be_so():
+    for problem, current in ((None, True), ("models:/digits/4 is damaged", False)):
+        status, _, body = ask(web(Recorded(problem=problem)), "GET", "/ready")
+        assert (status, json_of(body)) == (200, {"status": "ready", "current": current})
 
 
 def test_nobody_there_is_said_to_be_so():
