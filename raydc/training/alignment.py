@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from raydc.clustering.metrics.alignment import THRESHOLD, align
+from raydc.core.fault_injection import failpoint
 from raydc.core.storage import OWN, Store
 from raydc.data.sample import spaced_rows
 from raydc.training.labels import NOWHERE, LabelMap
@@ -37,8 +38,10 @@ class Followed:
 
 def keep(model: ClusteringModel, version: str, store: Store) -> None:
     """Put an earlier model into the output directory: whatever becomes of its alias, the same command does the same."""
+    store.delete(EARLIER)  # of another model, where a process was killed here before its alias moved
     for name, data in model.files().items():
         store.write_bytes(f"{EARLIER}/{name}", data)
+    failpoint("align.keep")
     store.write_text(VERSION, json.dumps({"version": version}))
 
 
@@ -98,14 +101,17 @@ def apply(job: Job, store: Store, summary: dict[str, Any]) -> dict[str, Any]:
         return followed[0].labels
 
     ids = np.array(relabel(store / "model", renamed).given)
+    failpoint("align.model")
     for name in store.list("assignments"):
         table = pq.read_table(io.BytesIO(store.read_bytes(name)))
         columns = {column: table[column] for column in table.column_names}
         for column in columns.keys() & {"cluster", "initial"}:
             columns[column] = ids[columns[column].to_numpy()]
         write_assignments(store, name, columns, {MARK: ids.tolist()})
+        failpoint("align.assignments")
     found = renumbered(summary, ids) | {"aligned": followed[0].told}
     store.write_text("summary.json", json.dumps(found, indent=1))
+    failpoint("align.summary")
     return found
 
 

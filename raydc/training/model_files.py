@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from raydc import methods
+from raydc.core.fault_injection import failpoint
 from raydc.core.registries import allowed, how_to_allow
 from raydc.core.storage import Store
 from raydc.data import encoders
@@ -77,6 +78,7 @@ def amend(place: Store, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         place.write_bytes(name, data)
         about["sha256"][name] = hashlib.sha256(data).hexdigest()
+    failpoint("model.amended")
     place.write_bytes(ABOUT, json.dumps(about, indent=1).encode())
 
 
