@@ -252,7 +252,7 @@ def merge_tree(summary: Mapping[str, Any]) -> Figure | None:
     axes.tick_params(axis="x", length=0)
     axes.xaxis.tick_top()
     axes.set_ylabel("tie: pairs that belong together, against chance")
-    axes.set_title("the winner's clusters (above); below a node: clusters left after its merge", fontsize=10)
+    axes.set_title("above: the winner's clusters; below a node: how many are left", fontsize=10)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     if jaccard is not None:
         _key(figure, {f"{VALID} and more": GREEN, f"{DOUBTFUL} to {VALID}": ORANGE, f"under {DOUBTFUL}": RED})
