@@ -5,13 +5,14 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering, SpectralClustering
+from sklearn.neighbors import KNeighborsClassifier
 
 from raydc.clustering.communities import RESOLUTIONS, leiden
 from raydc.clustering.metrics.graph import NeighbourGraph, distinct, neighbour_graph
-from raydc.clustering.metrics.stability import nearest_neighbours
 
 Labels = NDArray[np.int64]
 Rows = NDArray[np.float32]
+VOTES = 5
 HALVINGS = 12
 """Of the range of resolutions, in which the one of K communities is looked for."""
 
@@ -23,6 +24,8 @@ def ward(rows: Rows, n_clusters: int) -> Labels:
 
 def spectral(rows: Rows, n_clusters: int, neighbours: int, seed: int) -> Labels:
     """Spectral clusters [n] (Ng, Jordan and Weiss, NeurIPS 2001) of the graph of nearest neighbours of rows [n, F]."""
+    if len(rows) <= n_clusters:
+        return np.arange(len(rows))
     found = SpectralClustering(
         n_clusters,
         affinity="nearest_neighbors",
@@ -42,10 +45,17 @@ def communities(rows: Rows, n_clusters: int, neighbours: int, seed: int) -> Labe
     their nearest rows are.
     """
     kept = distinct(rows)
-    if len(kept) < 2:
-        return np.zeros(len(rows), np.int64)
+    if len(kept) <= max(n_clusters, 1):
+        return placed(rows, _apart(len(rows), kept))
     labels = at_number(neighbour_graph(rows, min(neighbours, len(kept) - 1), kept), n_clusters, seed)
     return placed(rows, np.where(labels < n_clusters, labels, -1))
+
+
+def _apart(n_rows: int, kept: NDArray[np.int64]) -> Labels:
+    """Labels [n] of few distinct rows, a cluster each; -1 of those that repeat one. One cluster if none is `kept`."""
+    labels = np.full(n_rows, -1 if len(kept) else 0)
+    labels[kept] = np.arange(len(kept))
+    return labels
 
 
 def at_number(built: NeighbourGraph, n_clusters: int, seed: int) -> Labels:
@@ -66,10 +76,14 @@ def at_number(built: NeighbourGraph, n_clusters: int, seed: int) -> Labels:
 
 
 def placed(rows: Rows, labels: Labels) -> Labels:
-    """Labels [n] of rows [n, F] in which those without a label, -1, have that of their nearest rows with one."""
+    """Labels [n] of rows [n, F] in which those without a label, -1, have that of their nearest rows with one.
+
+    Of VOTES of them, the nearer the weightier; a row that repeats another has its label.
+    """
     known = labels >= 0
     if known.all():
         return labels
     whole = labels.copy()
-    whole[~known] = nearest_neighbours(rows[known], labels[known], rows[~known])
+    near = KNeighborsClassifier(min(VOTES, int(known.sum())), weights="distance").fit(rows[known], labels[known])
+    whole[~known] = near.predict(rows[~known])
     return whole

@@ -83,7 +83,8 @@ def views(rows: Rows) -> list[View]:
     with threadpool_limits(1):
         fitted = PCA(min(COMPONENTS, *rows.shape), random_state=0).fit(rows.astype(np.float64))
     axes, variance = fitted.components_.T, fitted.explained_variance_
-    white = axes / np.sqrt(variance + DAMPING * variance[0])
+    damped = variance + DAMPING * variance[0]
+    white = axes / np.sqrt(np.where(damped > 0, damped, 1.0))
     nothing, same = np.zeros(width), np.ones(width)
     return [
         View(USUAL, mean, axes),

@@ -43,3 +43,10 @@ def test_communities_are_never_more_than_asked_for() -> None:
 def test_rows_without_a_label_have_that_of_their_neighbours() -> None:
     labels = np.where(np.arange(240) % 10 != 0, GROUPS, -1)
     assert (placed(ROWS, labels) == GROUPS).all() and (placed(ROWS, GROUPS) == GROUPS).all()
+
+
+def test_few_distinct_rows_are_a_cluster_each() -> None:
+    pairs = np.repeat(np.array([[0.0, 1.0], [5.0, 5.0]], np.float32), 20, axis=0)
+    assert communities(pairs, 2, 15, 0).tolist() == communities(pairs, 9, 15, 0).tolist() == [0] * 20 + [1] * 20
+    assert communities(np.zeros((6, 2), np.float32), 2, 15, 0).tolist() == [0] * 6
+    assert sorted(shallow.spectral(ROWS[:5], 5, 15, 0)) == [*range(5)]

@@ -252,6 +252,13 @@ def test_a_shallow_method_sees_the_rows_in_its_view(name: str) -> None:
     assert adjusted_rand_score(y, known["standardised"]) > 0.95 > 0.2 > adjusted_rand_score(y, known["rows"])
 
 
+@pytest.mark.parametrize("name", ["leiden", "spectral", "ward"])
+@pytest.mark.parametrize("rows", [torch.ones(50, 3), torch.zeros(50, 3), torch.arange(3.0)[:, None]], ids=len)
+def test_a_shallow_method_takes_rows_that_are_all_alike_or_few(name: str, rows: torch.Tensor) -> None:
+    _, labels = trained(name, rows, n_clusters=2)
+    assert labels.shape == (len(rows),) and set(labels.tolist()) <= {0, 1}
+
+
 def test_leiden_ties_a_row_to_as_many_as_are_asked_for() -> None:
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((200, 4))).float()
     few, many = (trained("leiden", noise, neighbours=n)[1] for n in (3, 30))

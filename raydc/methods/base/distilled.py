@@ -95,10 +95,10 @@ class DistilledMethod(Method):
 
     def _view(self, sample: NDArray[np.float32], clusters: Clusters) -> View:
         kept = sample[distinct(sample)]
-        kept = kept if len(kept) > views.NEIGHBOURS else sample
-        found = {view.name: view for view in views.views(kept)}
-        if self.config.view != "auto":
-            return found[self.config.view]
+        few = len(kept) <= views.NEIGHBOURS
+        found = {view.name: view for view in views.views(sample if few else kept)}
+        if few or self.config.view != "auto":
+            return found["rows" if self.config.view == "auto" else self.config.view]
 
         def clearest() -> int:
             weighed = bool(encoded(sample - sample.min(0)))
