@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import zipfile
 from collections.abc import Hashable
@@ -13,6 +14,7 @@ import pyarrow.fs as pafs
 import torch
 from scipy import sparse
 
+from raydc.data.load import free_memory
 from raydc.data.settings import DataSettings
 from raydc.data.source import (
     Block,
@@ -146,6 +148,8 @@ def _open_npz(file: Any, settings: DataSettings, files: dict[str, str], times: d
     with np.load(file, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: is a .npy file by content; name it .npy")
+        assert archive.zip is not None
+        _require_room(archive.zip, path)
         names = archive.files
         label = settings.label_column or ("y" if "y" in names else None)
         identity = settings.id_column or next((name for name in ("ids", "id") if name in names), None)
@@ -169,6 +173,30 @@ def _open_npz(file: Any, settings: DataSettings, files: dict[str, str], times: d
                 "with y= for classes and ids= for ids"
             )
         return build(archive["X"], y, ids)
+
+
+def _require_room(archive: zipfile.ZipFile, path: str) -> None:
+    """DataError, before anything is unpacked, where arrays are larger than the archive holds or the memory that is
+    free.
+    """
+    for member in archive.infolist():
+        if not member.filename.endswith(".npy"):
+            continue
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+        if math.prod(shape) * dtype.itemsize > member.file_size and not dtype.hasobject:
+            raise DataError(
+                f"{path}: {member.filename} says that it has shape {shape} of {dtype}, and holds "
+                f"{member.file_size:,} bytes; write it again with np.savez"
+            )
+    total, free = sum(member.file_size for member in archive.infolist()), free_memory()
+    if total > free:
+        raise DataError(
+            f"{path}: {total / 1e9:,.1f} GB unpacked, and {free / 1e9:,.1f} GB of memory are free; write X with "
+            "np.save as .npy, which is not loaded whole, or as Parquet"
+        )
 
 
 def _array(x: Any) -> np.ndarray:

@@ -38,7 +38,7 @@ def pixels(data: bytes, channels: int, height: int, width: int) -> np.ndarray:
     """A picture's file as uint8 [channels, height, width]. One of DAMAGED where it cannot be decoded."""
     with _undisturbed(), Image.open(io.BytesIO(data), formats=READ) as image:
         if image.width * image.height > MOST:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than the {MOST:,} that are decoded")
+            raise ValueError(f"{image.width:,} x {image.height:,} pixels, {_too_many(MOST)}")
         image.draft("RGB" if channels == 3 else "L", (2 * width, 2 * height))  # JPEG is decoded smaller at once
         upright = ImageOps.exif_transpose(image)
         fitted = ImageOps.fit(_plain(upright, channels), (width, height), Image.Resampling.LANCZOS)
@@ -61,7 +61,13 @@ def said(problem: Exception) -> str:
     """What is wrong with a picture, in words that are the same each time."""
     if isinstance(problem, UnidentifiedImageError):
         return f"no picture in it that can be read ({', '.join(READ)})"
+    if isinstance(problem, Image.DecompressionBombError):  # Pillow refuses before it tells the size
+        return f"cannot be decoded: {_too_many(min(MOST, 2 * (Image.MAX_IMAGE_PIXELS or MOST)))}"
     return f"cannot be decoded: {problem}"
+
+
+def _too_many(most: int) -> str:
+    return f"more than the {most:,} pixels that are decoded; make it smaller, or cut it into several"
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:

@@ -4,6 +4,7 @@ A file is read once from begin to end when it is opened: cut into stretches of w
 itself, so that memory stays bounded and any stretch is found again; what all stretches hold tells the types.
 """
 
+import codecs
 import csv
 import hashlib
 import re
@@ -31,6 +32,8 @@ CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}
 DELIMITERS = ",;\t|"
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 QUOTE, NEWLINE = ord('"'), ord("\n")
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""What files begin with that Windows calls Unicode."""
 Types = Mapping[str, pa.DataType]
 
 
@@ -320,8 +323,10 @@ def _require_utf8(lines: bytes, path: str, at: int) -> None:
     try:
         lines.decode()
     except UnicodeDecodeError as problem:
-        line = lines[: problem.start].rsplit(b"\n", 1)[-1]
+        found = "UTF-16" if at == problem.start == 0 and lines.startswith(UTF16) else None
+        line = lines[: problem.start].rsplit(b"\n", 1)[-1].decode(errors="replace")
+        what = f"is {found}" if found else f"byte {at + problem.start} is not UTF-8, after {line[-40:]!r}"
         raise DataError(
-            f"{path}: byte {at + problem.start} is not UTF-8, after {line[-40:].decode(errors='replace')!r}; write it "
-            f"again as such: iconv -f LATIN1 -t UTF-8 {path!r}, or whichever encoding it has"
+            f"{path}: {what}; write it again as UTF-8: iconv -f {found or 'LATIN1'} -t UTF-8 {path!r}"
+            + ("" if found else ", or whichever encoding it has")
         ) from None

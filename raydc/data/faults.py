@@ -29,8 +29,12 @@ class Fault:
     cells: int
     """Unusable cells in the row."""
     row_in_file: int
+    whole: bool = False
+    """Whether the row is all of its file, as of pictures."""
 
     def __str__(self) -> str:
+        if self.whole:
+            return f"{self.file}: {self.value}"
         more, place = f" (and {self.cells - 1} more cells)" if self.cells > 1 else "", f"row {self.row_in_file}"
         return f"{self.file}, row group {self.row_group}, {place}, column {self.column}: {self.value}{more}"
 
@@ -87,7 +91,9 @@ def fault_in(source: Source, piece: Piece, block: Block, bad: np.ndarray, row: i
     """What is wrong with a row of a block, by its unusable cells `bad` [n, D]."""
     if row in block.broken:
         column, value = block.broken[row]
-        return Fault(piece.file, piece.row_group, piece.start + row, column, value, 1, piece.row + row)
+        own = source.file_of(piece, row)
+        place = (own or piece.file, piece.row_group, piece.start + row)
+        return Fault(*place, column, value, 1, piece.row + row, whole=own is not None)
     first = int(bad[row].argmax())
     value = "null"
     if block.nulls is None or not block.nulls[row, first]:

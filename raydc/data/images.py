@@ -62,6 +62,10 @@ class _Pictures(DecodedSource):
             return None
         return np.array([os.path.basename(os.path.dirname(path)) for path in self._paths])
 
+    def file_of(self, piece: Piece, row: int) -> str:
+        """A picture's path."""
+        return self._paths[piece.start + row]
+
     def _glance(self, path: str) -> tuple[str, bool]:
         """What tells a file's content, and whether its picture is grey, or none."""
         with self._filesystem.open_input_file(path) as stream:
@@ -107,7 +111,7 @@ class ImageSource(_Pictures):
             try:
                 x[row] = pixels(data, *self.layout.stored).reshape(-1)
             except DAMAGED as problem:
-                broken[row] = (ids[row], said(problem))
+                broken[row] = (PICTURE, said(problem))
         return Block(x, ids, broken=broken)
 
     def name_of(self, feature: int) -> str:
@@ -137,8 +141,7 @@ class EncodedImages(_Pictures):
         """The pictures of one piece, decoded and encoded."""
         files, ids = self._files(piece)
         found = self._column.encode(pa.array(files, ARROW["picture"]), impute=False)
-        broken = {row: (ids[row], why) for row, (_, why) in found.broken.items()}
-        return Block(found.x, ids, broken=broken, taken=found.taken)
+        return Block(found.x, ids, broken=found.broken, taken=found.taken)
 
 
 def of_pictures(settings: DataSettings) -> Encoding:

@@ -70,7 +70,7 @@ def listed(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> Listing:
     others = [path for path, kind in zip(shown, kinds, strict=True) if kind != readable[0]]
     notes = []
     if again := [path for path in again if not any(map(_hidden, path[len(root) + 1 :].split("/")))]:
-        notes.append(f"read once: {again[0]} leads to what is read already, as do {len(again)} paths in all")
+        notes.append(f"read once: {again[0]} leads to what is read already ({counted(len(again), 'path')} in all)")
     if others:
         left = f"{counted(len(others), 'file')}, such as {others[0]}"
         notes.append(f"left out, as {_readable(readable[0])} alone are read here: {left}")

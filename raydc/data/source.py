@@ -185,6 +185,10 @@ class Source(ABC):
         lines = [*self.files.values(), *self.columns, *weights, *encoded, str(self.layout)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    def file_of(self, piece: Piece, row: int) -> str | None:
+        """The file that a row of a piece is, of a source whose rows are files; else None."""
+        return None
+
     def name_of(self, feature: int) -> str:
         """What a feature is called in messages."""
         if self.encoding is not None:

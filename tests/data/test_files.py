@@ -95,6 +95,7 @@ def test_a_file_that_is_replaced_or_cut_is_noticed(name: str, tmp_path: Path) ->
 
 BAD = {
     "latin.csv": ("width,height\n1,2\n3,4é\n".encode("latin-1"), {}, r"byte 20 is not UTF-8, after '3,4'"),
+    "windows.csv": ("width,height\n1,2\n".encode("utf-16"), {}, "is UTF-16; write it again as UTF-8: iconv -f UTF-16"),
     "ragged.csv": (b"width,height\n1,2\n3,4\n5,6,7\n", {}, r"row 2: 3 cells where 2 are expected \('5,6,7'\)"),
     "numbers.csv": (b"1,2\n3,4\n", {}, r"first line holds numbers \(1,2\), where names"),
     "twice.csv": (b"width,height,width\n1,2,3\n", {}, "several columns are called width"),

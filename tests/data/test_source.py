@@ -1,6 +1,8 @@
 """Opening rows: every format gives the same values, columns are chosen by name, and bad input is named."""
 
+import io
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -454,3 +456,19 @@ def test_hesitating_storage_is_asked_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("raydc.data.open.open_columns", hesitate)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert values(open_at(tmp_path)).tolist() == [[1.0]]
+
+
+def test_an_archive_is_refused_by_size_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, header = tmp_path / "a.npz", io.BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 1000)}
+    np.lib.format.write_array_header_1_0(header, about)  # type: ignore[no-untyped-call]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("X.npy", header.getvalue() + bytes(1000))
+    with pytest.raises(DataError, match=r"X\.npy says that it has shape \(1000000000, 1000\) of float32, and holds 1,"):
+        open_at(path)
+    np.savez_compressed(path, X=np.zeros((1000, 1000)))
+    monkeypatch.setattr("raydc.data.arrays.free_memory", lambda: 5e6)
+    with pytest.raises(
+        DataError, match=r"a\.npz: 0\.0 GB unpacked, and 0\.0 GB of memory are free; write X with np\.save"
+    ):
+        open_at(path)
