@@ -143,7 +143,7 @@ PICTURES: dict[str, tuple[bytes, tuple[int, ...] | str]] = {
     "sixteen.png": (file_of(Image.fromarray(np.full((9, 9), 65535, np.uint16))), (1, 1, 1)),
     "animated.webp": (animated(), RED),
     "truncated.jpg": (file_of(Image.effect_noise((64, 64), 90), "JPEG")[:-400], "cannot be decoded"),
-    "gigapixel.png": (bomb(), "decompression bomb"),
+    "gigapixel.png": (bomb(), "more than the 67,108,864 pixels"),
     "empty.png": (b"", "no picture in it"),
 }
 
