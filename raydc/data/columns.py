@@ -192,7 +192,9 @@ def _found(
     if lists:
         _need_known_extension(schema.field(lists[0]), settings.path)
         if fit:
-            notes.append(f"features are column {lists[0]}; left out: {_listed(fit)} (classes: --label-column)")
+            notes.append(
+                f"features are column {lists[0]}; left out: {_listed(fit)} (ids: --id-column, classes: --label-column)"
+            )
         return (lists[0],)
     labels = [name for name in fit if LOOKS_LIKE_LABEL.fullmatch(name) and name not in settings.typed]
     ids = [name for name in fit if LOOKS_LIKE_ID.fullmatch(name) and name not in settings.typed]

@@ -1,6 +1,8 @@
 """What rows are, and which methods fit them: those that a search tries where nobody names one."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
@@ -66,7 +68,8 @@ def methods_for(rows: Rows) -> list[str]:
             continue
         try:
             if fits(kind, rows):
-                method = kind(kind.Config(), rows.shape)
+                with _unsaid():
+                    method = kind(kind.Config(), rows.shape)
                 method.check(rows.number)
                 if not ray_cluster.joined():  # else others do the work, and their memory is not known here
                     method.check_memory(rows.number)
@@ -74,6 +77,17 @@ def methods_for(rows: Rows) -> list[str]:
         except (ValueError, MemoryError):  # it says which number is too large
             continue
     return able
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Without what a method says of its networks: it is asked here, and trains nothing."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def fits(kind: type[Method], rows: Rows) -> bool:

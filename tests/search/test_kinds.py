@@ -41,7 +41,7 @@ def test_columns_are_a_table_and_with_a_text_among_them_texts(tmp_path):
         assert kinds.kind_of(source, DRAWN) == kind
 
 
-def test_no_autoencoder_is_searched_for_embeddings_and_none_but_for_images_where_rows_are_none():
+def test_no_autoencoder_is_searched_for_embeddings_and_none_but_for_images_where_rows_are_none(caplog):
     embeddings, table = (set(methods_for(Rows(1000, (64,), kind))) for kind in ("embeddings", "table"))
     assert {"kmeans", "imsat", "rim", "temi", "turtle"} <= embeddings < table and not {
         "dec",
@@ -49,6 +49,7 @@ def test_no_autoencoder_is_searched_for_embeddings_and_none_but_for_images_where
         "ae_kmeans",
         "vade",
     } & embeddings
+    assert not caplog.records  # of networks that were only asked for
     space = load_space("any")
     rows = Rows(1000, (64,), "embeddings")
     assert method_choices(space, rows)[0] == default_method(space, rows) == "temi" and default_method(space) == "idec"
