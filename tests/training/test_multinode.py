@@ -99,7 +99,7 @@ def test_train_tune_and_assign_as_jobs_on_two_nodes(user):
     printed = user.done(
         "jobs/assign.py", "--model=models:/digits@champion", data, f"{out}/assigned", "--workers=2", "--id-column=id"
     )
-    assert "rows: 1797" in printed
+    assert "1,797 rows in" in printed
 
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(user.mlflow_uri)
