@@ -275,7 +275,7 @@ def assigners(settings: TuneSettings) -> int:
 def room(settings: TuneSettings, there: Mapping[str, float], grows: bool) -> tuple[dict[str, float], int]:
     """What a trial's process reserves, and how many trials fit at once, on a cluster with these resources.
 
-    SettingsError for a GPU that is asked for and not there, unless the cluster `grows`. Ray hides GPUs from a process
+    SettingsError for what is asked for and not there, unless the cluster `grows`. Ray hides GPUs from a process
     that has reserved none. Trials of several workers reserve theirs through Ray Train.
     """
     training, share = fixed_training(settings), settings.gpus_per_trial
@@ -284,6 +284,13 @@ def room(settings: TuneSettings, there: Mapping[str, float], grows: bool) -> tup
         most = cpus / (workers * training.threads + PROCESS)
         if training.device == "cuda" or (training.device == "auto" and gpus >= workers):
             most = min(most, gpus / workers)
+        if most < 1 and not grows:
+            needs = f"{workers * training.threads + PROCESS:g} CPUs" + (
+                f" and {workers} GPUs" if cpus >= workers else ""
+            )
+            raise SettingsError(
+                f"workers_per_trial {workers}: a trial needs {needs}, and the cluster has {cpus:g} and {gpus:g}"
+            )
         return {"CPU": PROCESS}, max(int(most), 1)
     most = max(int(cpus / training.threads), 1)
     each = {"CPU": float(training.threads)}

@@ -335,6 +335,7 @@ def test_importance_is_that_of_finished_trials(tmp_path: Path) -> None:
         ({"workers_per_trial": 2}, {"CPU": 32.0, "GPU": 5.0}, ({"CPU": 0.01}, 2)),
         ({"workers_per_trial": 2, "threads": 4}, {"CPU": 32.0, "GPU": 1.0}, ({"CPU": 0.01}, 3)),
         ({"workers_per_trial": 2, "device": "cpu"}, {"CPU": 32.0, "GPU": 5.0}, ({"CPU": 0.01}, 15)),
+        ({"workers_per_trial": 2}, {"CPU": 2.0}, "a trial needs 2.01 CPUs"),  # once waited half an hour for room
         ({"device": "cuda"}, {"CPU": 8.0}, "gpus_per_trial"),
         ({"device": "cuda", "gpus_per_trial": 0}, {"CPU": 8.0, "GPU": 1.0}, "gpus_per_trial"),
     ],
@@ -347,7 +348,8 @@ def test_a_trial_reserves_a_gpu_where_there_are_any(data, tmp_path, others, ther
         with pytest.raises(SettingsError, match=expected):
             room(settings, there, grows=False)
         if settings.gpus_per_trial:
-            assert room(settings, there, grows=True) == ({"CPU": 1.0, "GPU": 1.0}, 1)
+            reserved = {"CPU": 1.0, "GPU": 1.0} if settings.workers_per_trial == 1 else {"CPU": 0.01}
+            assert room(settings, there, grows=True) == (reserved, 1)
     else:
         assert room(settings, there, grows=False) == expected
 
