@@ -169,7 +169,7 @@ def _assign(arguments: Sequence[str]) -> int:
 def _edit(arguments: Sequence[str]) -> int:
     parser = CommandParser("edit", "Merge, split, rename and drop clusters of a model by hand; nothing is trained.")
     parser.usage = "raydc edit --model MODEL {--merge A,B | --split A | --rename A=NAME | --drop A ...} --register NAME"
-    parser.model_and_rows()
+    parser.model_and_rows(needed=False)
     from raydc.cli import edit
 
     return edit.run(parser, arguments, data_of)
@@ -181,7 +181,12 @@ def _embed(arguments: Sequence[str]) -> int:
     )
     parser.usage = "raydc embed --data PATH --encoder NAME --out DIR [--SETTING VALUE ...]"
     parser.ray()
-    parser.settings("data", described(DataSettings, "data"), leave=["data.scaling", "data.storage"])
+    parser.settings(
+        "data",
+        described(DataSettings, "data"),
+        leave=["data.scaling", "data.storage"],
+        needed=["data.path", "data.encoder"],
+    )
     from raydc.cli import embed
 
     return embed.run(parser, arguments, data_of, _watched)
@@ -227,15 +232,15 @@ def _report(arguments: Sequence[str]) -> int:
     if given.rows < 1:
         raise SettingsError(f"--rows: expected 1 or more, got {given.rows}")
     from raydc.core.storage import Store
-
-    Store(given.out).directory()
     from raydc.pipelines.report import model_of, opened, report
+    from raydc.pipelines.report.page import claimable
     from raydc.search.record import redraw
 
     garbage.collect()
+    to = claimable(Store(given.out))
     with opened(given.run, given.tracking_uri) as store:
         drawn = (
-            redraw(store, Store(given.out), model_of(given.run, store), given.rows)
+            redraw(store, to, model_of(given.run, store), given.rows)
             if store.exists("search.json")
             else report(given.run, given.out, given.tracking_uri, allow_code=given.allow_code, shown=given.rows)
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raydc import methods
 from raydc.core.settings import SettingsError
+from raydc.core.storage import Store
 
 SKELETON = importlib.resources.files("raydc.testing.skeleton")
 NAME, CLASS = "my_method", "MyMethod"
@@ -27,7 +28,7 @@ def write(name: str, out: str) -> list[Path]:
     there = [str(path) for path in files if path.exists()]
     if there:
         raise SettingsError(f"new-method: {', '.join(there)} is there already; take another name or another --out")
-    Path(out).mkdir(parents=True, exist_ok=True)
+    Path(Store(out).directory().path).mkdir(parents=True, exist_ok=True)
     for path, file in files.items():
         text = (SKELETON / file).read_text(encoding="utf-8")
         path.write_text(text.replace(NAME, name).replace(CLASS, _class_of(name)), encoding="utf-8")

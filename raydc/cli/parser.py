@@ -54,6 +54,8 @@ class CommandParser(argparse.ArgumentParser):
             if options[0].startswith("--method.") and self.prog == "raydc tune":
                 raise SettingsError(f"{options[0]}: every trial has it by --set {options[0].removeprefix('--')}=VALUE")
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them"
+            if options[0].lstrip("-") in SHORT and not near:
+                hint = "methods have it: name one by --method"
             raise SettingsError(f"{options[0]}: no such option; {hint}")
         if unknown:
             raise SettingsError(f"{unknown[0]!r}: expected an option; {self.prog} --help lists them")
@@ -69,8 +71,8 @@ class CommandParser(argparse.ArgumentParser):
             help="full name of a method from elsewhere, whose code a model of it may have run; several times",
         )  # fmt: skip
 
-    def model_and_rows(self) -> None:
-        """The options of every command that asks a model of rows."""
+    def model_and_rows(self, needed: bool = True) -> None:
+        """The options of every command that asks a model of rows, which have to be given where they are `needed`."""
         self.add_argument("--model", required=True, help="models:/NAME@champion, models:/NAME/3, or a model's folder")
         self.allow_code()
         self.add_argument("--tracking-uri", help="MLflow's store; by default as MLflow finds it")
@@ -78,9 +80,12 @@ class CommandParser(argparse.ArgumentParser):
             "data",
             described(DataSettings, "data"),
             leave=["data.scaling", "data.storage", "data.label_column", "data.weight_column"],
+            needed=["data.path"] if needed else (),
         )
 
-    def settings(self, title: str, settings: Mapping[str, str], leave: Sequence[str] = ()) -> None:
+    def settings(
+        self, title: str, settings: Mapping[str, str], leave: Sequence[str] = (), needed: Sequence[str] = ()
+    ) -> None:
         """An option for every setting, by its dotted path, with what help says of it."""
         group = self.add_argument_group(title)
         short = {path: name for name, path in SHORT.items()}
@@ -95,7 +100,7 @@ class CommandParser(argparse.ArgumentParser):
                 self.spelled += names
                 option = group.add_argument(
                     *names, dest=path, metavar="VALUE", default=argparse.SUPPRESS,
-                    help=said.replace("%", "%%"),
+                    help=said.replace("%", "%%"), required=path in needed,
                 )  # fmt: skip
                 if path not in MATTER:
                     self.further.append(option)

@@ -134,7 +134,9 @@ def _explain(cls: type[Settings], problem: Any, at: str) -> str:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
     if problem["type"] == "missing":
-        return f"{name}: has to be given. {dict(fields(cls))[path].description or ''}".rstrip()
+        needed = [pair for pair in fields(cls, at) if pair[0] == name or pair[0].startswith(f"{name}.")]
+        told = {leaf: field.description or "" for leaf, field in needed if field.is_required()} or {name: ""}
+        return "\n".join(" ".join(f"{leaf}: has to be given. {said}".split()) for leaf, said in told.items())
     if problem["type"] in ("too_short", "too_long"):
         end, least = ("at least", "min_length") if problem["type"] == "too_short" else ("at most", "max_length")
         message = f"expected {end} {problem['ctx'][least]}, got {problem['ctx']['actual_length']}"

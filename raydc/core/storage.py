@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raydc.core.errors import Occupied
+from raydc.core.settings import SettingsError
 
 OWN = ".raydc"
 """Folder of an output directory for what is no result: raydc's own notes to itself."""
@@ -109,10 +110,18 @@ class Store:
         names = [info.path.removeprefix(self.path.rstrip("/") + "/") for info in infos if info.is_file]
         return sorted(name for name in names if not name.endswith(".tmp"))
 
-    def strange(self, *known: str) -> set[str]:
-        """Files in a directory where nothing has begun, but for its lock, vectors and those that are known."""
-        own = (LOCK, *known)
-        return {name for name in self.list() if name not in own and not name.startswith(f"{VECTORS}/")}
+    def only(self, *known: str) -> "Store":
+        """This store, if it holds no files but those known, each by its name or by its folder, as `name/`.
+
+        Raises SettingsError, which names one of the others.
+        """
+        folders = tuple(name for name in known if name.endswith("/"))
+        others = [name for name in self.list() if name not in known and not name.startswith(folders)]
+        if others:
+            raise SettingsError(
+                f"out: {self.root} holds other files ({others[0]}); name a new or empty directory with --out"
+            )
+        return self
 
     def delete(self, prefix: str) -> None:
         """Remove a file, or a folder and all in it, if it is there."""

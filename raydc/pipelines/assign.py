@@ -74,6 +74,9 @@ def assign(
     started = time.time()
     if workers < 0:
         raise SettingsError(f"--workers: expected 0 (this process) or more, got {workers}")
+    store = Store(out).directory()
+    if not store.exists(MANIFEST):
+        store.only()
     if workers:
         ray_cluster.check()
     from raydc.tracking import registry  # here, so that workers need not wait for MLflow to be imported
@@ -85,7 +88,7 @@ def assign(
     source, ids = opened_for(data, model)
     if source.n_features != model.n_features:
         raise DataError(_other_features(data, source.n_features, model))
-    store, parts = Store(out).directory(), chunks.cut(source.pieces, chunk_rows)
+    parts = chunks.cut(source.pieces, chunk_rows)
     manifest = {
         "model": identity(model),
         "data": source.fingerprint,
@@ -224,7 +227,7 @@ def accelerate(model: ClusteringModel) -> None:
 
 
 def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | None:
-    """Mark the directory as that of this model and these rows; ValueError if it is another's.
+    """Mark the directory as that of this model and these rows; SettingsError if it is that of others.
 
     Rows that were corrected take the place of those before, as long as no assignment of those has ended. Returns when
     the rows' files had been written as its last assignment ended; None where none has ended.
@@ -246,8 +249,6 @@ def _claim(store: Store, manifest: dict[str, Any], what: str) -> list[str] | Non
             held = " and ".join(words[name] for name in changed if name in words) or "files of another size"
             raise SettingsError(f"{store.root} holds assignments of {held} than {what}; name another --out")
         return before.get("times")
-    if store.list():
-        raise SettingsError(f"{store.root} holds other files; name a new or empty directory with --out")
     store.write_text(MANIFEST, json.dumps(manifest, indent=1))
     return None
 

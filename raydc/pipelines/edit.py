@@ -176,14 +176,12 @@ def _rows(model: ClusteringModel, data: DataSettings | Mapping[str, Any] | None,
 
 
 def _claim(store: Store, model: ClusteringModel, data: Mapping[str, Any] | None) -> None:
-    """Write the model into a directory that is empty, or holds part of it; ValueError if it holds anything else."""
+    """Write the model into a directory that is empty, or holds part of it; SettingsError if it holds anything else."""
     files = {f"model/{name}": content for name, content in model.files().items()}
     if data is not None:
         files["config.yaml"] = yaml.safe_dump({"data": dict(data)}).encode()
-    held = [name for name in store.list() if not name.startswith(f"{OWN}/")]
-    others = [name for name in held if name not in files or store.read_bytes(name) != files[name]]
-    if others:
-        raise SettingsError(f"{store.root} holds other files ({others[0]}); name a new or empty directory with --out")
+    held = [name for name in files if store.exists(name) and store.read_bytes(name) == files[name]]
+    store.only(f"{OWN}/", *held)
     for name, content in files.items():
         store.write_bytes(name, content)
         failpoint("edit")

@@ -20,8 +20,8 @@ from raydc.core.errors import WorkersLost
 from raydc.core.fault_injection import failpoint
 from raydc.core.nouns import counted
 from raydc.core.settings import SettingsError
+from raydc.core.storage import LOCK, Store, alone
 from raydc.core.storage import VECTORS as FOLDER
-from raydc.core.storage import Store, alone
 from raydc.data import DataError, DataSettings, Source, open_source, opened
 from raydc.data.embedded import EXCERPT, THUMBNAIL, VECTORS, Embedded
 from raydc.data.faults import LISTED, bad_cells, complaint, fault_lines
@@ -46,17 +46,22 @@ def embed(data: DataSettings, out: str, workers: int = 0, poll: Callable[[], Non
     are left out and listed in _dropped.csv, as `data.on_bad_row` says.
 
     Runs in this process or in so many `workers`, which are Ray actors, with a GPU where each can have one; `poll` is
-    called before and between chunks, and ends it by what it raises. Raises DataError or ValueError before any work if
-    there is nothing to encode or `out` holds something else; and as `ray_cluster.check` does.
+    called before and between chunks, and ends it by what it raises. Raises SettingsError before any work if no encoder
+    is named or `out` holds something else, DataError if there is nothing to encode; and as `ray_cluster.check` does.
     """
     started = time.time()
     if workers < 0:
-        raise ValueError(f"--workers: expected 0 (this process) or more, got {workers}")
+        raise SettingsError(f"--workers: expected 0 (this process) or more, got {workers}")
     if data.encoder is None:
-        raise DataError("data.encoder: expected an encoder, such as wordllama (texts) or efficientnet-lite0 (pictures)")
+        raise SettingsError(
+            "data.encoder: expected an encoder, such as wordllama (texts) or efficientnet-lite0 (pictures)"
+        )
+    store = Store(out).directory()
+    if not store.exists(MANIFEST):
+        store.only()
     if workers:
         ray_cluster.check()
-    source, store = open_source(data), Store(out).directory()
+    source = open_source(data)
     if source.encoding is None:
         raise DataError(f"data.encoder: {data.path} is opened by a source that knows no encoders; leave it out")
     kept = (source.identified, source.settings.label_column, source.weights)
@@ -98,8 +103,8 @@ def with_vectors(
     if data.encoder is None:
         return data
     store = Store(out).directory()
-    if not any(map(store.exists, (f"{FOLDER}/{MANIFEST}", "run.json", "tune.json"))) and store.strange():
-        raise SettingsError(f"out: {store.root} holds other files; name a new or empty directory")
+    if not any(map(store.exists, (f"{FOLDER}/{MANIFEST}", "run.json", "tune.json"))):
+        store.only(LOCK, f"{FOLDER}/")
     with alone(store):
         found = embed(data, (store / FOLDER).root, workers, poll)
     for text in found["notes"]:
@@ -178,13 +183,11 @@ def _thumbnail(pixels: np.ndarray) -> bytes:
 
 
 def _claim(store: Store, manifest: dict[str, Any], path: str) -> None:
-    """Mark the directory as that of these vectors; ValueError if it is something else's.
+    """Mark the directory as that of these vectors; SettingsError if it is that of others.
 
     Files that were written anew, with the same size and ends, are encoded again.
     """
     if not store.exists(MANIFEST):
-        if store.list():
-            raise ValueError(f"{store.root} holds other files; name a new or empty directory with --out")
         store.write_text(MANIFEST, json.dumps(manifest, indent=1))
         return
     before = json.loads(store.read_text(MANIFEST))
@@ -195,7 +198,7 @@ def _claim(store: Store, manifest: dict[str, Any], path: str) -> None:
         store.write_text(MANIFEST, json.dumps(manifest, indent=1))
     elif changed:
         what = "by another encoder" if changed[0] == "encoding" else "of other rows"
-        raise ValueError(f"{store.root} holds vectors {what} than are asked for of {path}; name another --out")
+        raise SettingsError(f"{store.root} holds vectors {what} than are asked for of {path}; name another --out")
 
 
 def _summarise(store: Store, parts: Sequence[Chunk], source: Source, made: dict[str, Any]) -> dict[str, Any]:

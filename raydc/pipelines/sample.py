@@ -56,8 +56,8 @@ def sample(
         before = json.loads(store.read_text(ABOUT))
         if any(before[name] != value for name, value in about.items()):
             raise SettingsError(f"{store.root} holds another sample ({before['kind']}); name another --out")
-    elif set(store.list()) - {*store.list("assignments"), SAMPLE}:
-        raise SettingsError(f"{store.root} holds other files; name a new or empty directory with --out")
+    else:
+        store.only("assignments/", SAMPLE)
     place = (store / "assignments").root
     assign.assign(model_uri, data, place, workers, tracking_uri, allow_code=allow_code)
     model = registry.load(model_uri, tracking_uri, allow_code)

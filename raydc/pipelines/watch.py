@@ -36,11 +36,7 @@ def watch(
     """
     from raydc.tracking.tracker import RecordPending, Tracker  # here, so that workers need not wait for MLflow
 
-    store = Store(out).directory()
-    own = (f"{ASSIGNED}/", f"{OWN}/", RESULT, PAGE)
-    others = [name for name in store.list() if not name.startswith(own)]
-    if others:
-        raise ValueError(f"{store.root} holds other files ({others[0]}); name a new or empty directory with --out")
+    store = Store(out).directory().only(f"{ASSIGNED}/", f"{OWN}/", RESULT, PAGE)
     model = registry.load(model_uri, tracking_uri, allow_code)
     if model.baseline is None and not model.refuses:
         raise ValueError(

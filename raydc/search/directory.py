@@ -11,6 +11,7 @@ import optuna
 
 from raydc.core.redact import redact
 from raydc.core.settings import SettingsError, differences
+from raydc.core.storage import LOCK, VECTORS, Store
 from raydc.data import DataError, changes
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context
@@ -74,6 +75,12 @@ def key(context: Context, space: Space) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def unused(store: Store) -> None:
+    """SettingsError where a directory holds files, and no search."""
+    if not store.exists("tune.json"):
+        store.only(LOCK, f"{VECTORS}/", STOP)
+
+
 def same_search(context: Context, space: Space) -> None:
     """Refuse a directory that holds something else; else say in it what is searched."""
     store, settings, own = context.store, context.settings, key(context, space)
@@ -93,8 +100,7 @@ def same_search(context: Context, space: Space) -> None:
         raise SettingsError(
             f"out: {settings.out} holds another search: {what or 'its space has changed'}; name another --out"
         )
-    if store.strange(STOP):
-        raise SettingsError(f"out: {settings.out} holds other files; name a new or empty directory")
+    unused(store)
     about = {
         "id": uuid.uuid4().hex,
         "key": own,

@@ -123,7 +123,7 @@ def check(settings: TuneSettings, watch: SearchWatch | None = None) -> Search:
         if watch.stop is not None and watch.stop.is_set():
             raise SearchInterrupted("stopped while the rows were read; nothing was begun")
 
-    Store(settings.out).directory()
+    unused(Store(settings.out).directory())
     _check_paths(settings.fixed)
     space = load_space(settings.space)
     check_space(space, settings.n_clusters, settings.settled)

@@ -24,10 +24,12 @@ def write(
     pictures: Mapping[str, bytes],
     to: Store,
     run: tuple[Mapping[str, bytes], Sequence[str]] = ({}, ()),
+    interactive: Mapping[str, bytes] | None = None,
 ) -> list[str]:
     """The pictures, PNG by name, and index.html, which holds them; the files' names.
 
-    `run` is the report of the winner's run: its pictures by file name, and its parts.
+    `run` is the report of the winner's run: its pictures by file name, and its parts; `interactive` is its other page,
+    by its file's name.
     """
     winner, drawn = summary["winner"], {name: page.picture(png, CAPTIONS[name]) for name, png in pictures.items()}
     parts = [
@@ -48,10 +50,9 @@ def write(
         *run[1],
     ]
     title = f"Search: trial {winner['number']} of {len(summary['trials'])}, {winner['method']}"
-    files = {f"{name}.png": png for name, png in pictures.items()} | {
-        f"run-{name}": png for name, png in run[0].items()
-    }
-    files["index.html"] = page.page(title, parts).encode()
+    files = {page.PAGE: page.page(title, parts).encode()}  # first: by it the directory is known
+    files |= {f"{name}.png": png for name, png in pictures.items()}
+    files |= {f"run-{name}": png for name, png in run[0].items()} | dict(interactive or {})
     for name, data in files.items():
         to.write_bytes(name, data)
     return [*files]

@@ -86,9 +86,9 @@ def redraw(store: Store, to: Store, named: str | None = None, shown: int = SAMPL
     facts = _winners_run(store, summary, named or store.root, shown)
     if facts is None:
         return page.write(summary, draw(summary), to, ({}, [note("Not shown: the winner's run: its files are gone")]))
-    interactive = explored(facts, to)
+    interactive = explored(facts)
     drawn, parts = told(facts)
-    return [*interactive, *page.write(summary, draw(summary), to, (drawn, [*map(link, interactive), *parts]))]
+    return page.write(summary, draw(summary), to, (drawn, [*map(link, interactive), *parts]), interactive)
 
 
 def _winners_run(store: Store, summary: dict[str, Any], named: str, shown: int) -> Facts | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc.core.settings import SettingsError, differences, flatten
-from raydc.core.storage import Store
+from raydc.core.storage import LOCK, VECTORS, Store
 from raydc.data import DataError, changes, dropped_table
 from raydc.distributed import ray_cluster
 from raydc.training import alignment, profiles, streaming_kmeans, worker_job
@@ -73,6 +73,8 @@ def check(config: RunConfig, watch: Watch | None = None) -> Run:
         if watch.stopping():
             raise Interrupted("stopped while the rows were read; nothing was begun")
 
+    if not store.exists("run.json"):
+        store.only(LOCK, f"{VECTORS}/")
     if workers:
         ray_cluster.check()
     job = worker_job.prepare(config, profiled=Profiler(store, bool(workers), watch.note, poll))
@@ -85,8 +87,7 @@ def finished(store: Store, job: Job) -> bool:
     SettingsError if it holds something else, DataError if the rows of its run have changed.
     """
     if not store.exists("run.json"):
-        if store.strange():
-            raise SettingsError(f"output.out: {store.root} holds other files; name a new or empty directory")
+        store.only(LOCK, f"{VECTORS}/")
         return False
     before = json.loads(store.read_text("run.json"))
     if before["key"] != job.key:

@@ -225,7 +225,7 @@ case(
     "D5",
     "a folder with other files",
     USAGE_ERROR,
-    "holds other files; name a new or empty directory",
+    "holds other files (a.parquet); name a new or empty directory",
     FEW,
     "--out={path}",
     data=good,

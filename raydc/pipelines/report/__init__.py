@@ -17,7 +17,6 @@ from raydc.pipelines.report import explore, page, pictures, words
 from raydc.pipelines.report.facts import SAMPLE, Facts, gather, of_winner, project, typical
 
 MEMBERS = 8
-EXPLORE = "explore.html"
 TOLD_FEATURES = 4
 """Features that are named of each cluster."""
 TOLD_TERMS = 10
@@ -69,22 +68,20 @@ def opened(run: str, tracking_uri: str | None = None) -> Iterator[Store]:
 
 
 def write(facts: Facts, to: Store) -> list[str]:
-    """Write every picture that the facts allow, the interactive page, and then the page; the files' names."""
+    """Write the page, every picture that the facts allow, and the interactive page; the files' names."""
     drawn, parts = told(facts)
-    for name, png in drawn.items():
-        to.write_bytes(name, png)
-    interactive = explored(facts, to)
+    interactive = explored(facts)
     opening = [page.warnings(facts.summary.get("warnings") or []), *_verdict(facts), page.note(f"next: {facts.after}")]
-    to.write_text("index.html", page.page(facts.title, [*opening, *map(page.link, interactive), *parts]))
-    return [*drawn, *interactive, "index.html"]
+    text = page.page(facts.title, [*opening, *map(page.link, interactive), *parts])
+    files = {page.PAGE: text.encode()} | drawn | interactive  # the page first: by it the directory is known
+    for name, content in files.items():
+        to.write_bytes(name, content)
+    return [*drawn, *interactive, page.PAGE]
 
 
-def explored(facts: Facts, to: Store) -> list[str]:
-    """Write the interactive page, where there are rows to show; its name."""
-    if facts.sample is None:
-        return []
-    to.write_text(EXPLORE, explore.page(facts))
-    return [EXPLORE]
+def explored(facts: Facts) -> dict[str, bytes]:
+    """The interactive page by its file's name, where there are rows to show."""
+    return {} if facts.sample is None else {page.EXPLORE: explore.page(facts).encode()}
 
 
 def told(facts: Facts) -> tuple[dict[str, bytes], list[str]]:

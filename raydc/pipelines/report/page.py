@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydc.core.settings import flatten
+from raydc.core.storage import Store
 from raydc.training.model import TRUST
 
 STYLE = """
@@ -21,6 +22,20 @@ details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
 """
 
 Row = Sequence[Any]
+PAGE, EXPLORE = "index.html", "explore.html"
+MADE_BY = '<meta name="generator" content="raydc">'
+"""By which a page of raydc's is known."""
+
+
+def claimable(to: Store) -> Store:
+    """This store, if it is empty or holds an earlier report, which has a page before it has pictures.
+
+    Raises SettingsError if it holds other files, NotADirectoryError if it is none.
+    """
+    to.directory()
+    if to.exists(PAGE) and MADE_BY in to.read_text(PAGE):
+        return to.only(PAGE, EXPLORE, *(name for name in to.list() if name.endswith(".png")))
+    return to.only()
 
 
 def page(title: str, parts: Sequence[str]) -> str:
@@ -28,6 +43,7 @@ def page(title: str, parts: Sequence[str]) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"{MADE_BY}"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
         + "\n".join(parts)
