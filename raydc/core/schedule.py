@@ -46,6 +46,7 @@ class Optimizer(Settings):
         "momentum": ("name", ("sgd", "rmsprop")),
         "nesterov": ("name", ("sgd",)),
         "momentum_ramp": ("name", ("sgd",)),
+        "decay": ("name", ("rmsprop",)),
         "beta1": ("name", ("adam", "adamw")),
         "beta2": ("name", ("adam", "adamw")),
         "eps": ("name", ("adam", "adamw", "rmsprop")),
@@ -64,6 +65,8 @@ class Optimizer(Settings):
     """Nesterov's form of sgd's momentum."""
     momentum_ramp: Length = "0 steps"
     """Over which sgd's momentum rises evenly from 0, at the start of a phase and wherever moments are cleared."""
+    decay: float = Field(0.99, ge=0, lt=1)
+    """rmsprop's decay of the mean square of gradients."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Adam's decay of the first moment."""
     beta2: float = Field(0.999, ge=0, lt=1)

@@ -386,7 +386,7 @@ def step_rule(rule: Optimizer, groups: Sequence[Group]) -> torch.optim.Optimizer
     if rule.name == "sgd":
         return torch.optim.SGD(settings, rule.lr, rule.momentum, nesterov=rule.nesterov, fused=True)
     if rule.name == "rmsprop":
-        return torch.optim.RMSprop(settings, rule.lr, eps=rule.eps, momentum=rule.momentum, foreach=True)
+        return torch.optim.RMSprop(settings, rule.lr, rule.decay, rule.eps, momentum=rule.momentum, foreach=True)
     kind = torch.optim.AdamW if rule.name == "adamw" else torch.optim.Adam
     return kind(settings, rule.lr, (rule.beta1, rule.beta2), rule.eps, fused=True)
 

@@ -14,7 +14,7 @@ from raydc.clustering.graph import (
 )
 from raydc.clustering.subspace import affinity, keep_largest, spectral_labels
 from raydc.data import Shard
-from raydc.networks.losses.pairwise import confident_pairs, label_features, pairwise_cross_entropy
+from raydc.networks.losses.pairwise import confident_pairs, label_features, pairwise_cross_entropy, pairwise_squares
 from raydc.networks.losses.robust_continuous import annealing_scales, geman_mcclure, linked_pairs
 from raydc.networks.losses.self_expression import coefficient_energy, self_expression
 
@@ -149,6 +149,8 @@ def test_pairs_by_hand() -> None:
     assert pairwise_cross_entropy(cosine, alike, apart).item() == pytest.approx(expected, rel=1e-5)
     none = torch.zeros(3, 3, dtype=torch.bool)
     assert pairwise_cross_entropy(cosine, none, none).item() == 0
+    squares = torch.where(cosine > 0.8, 1 - cosine, cosine).square().mean().item()
+    assert pairwise_squares(cosine, cosine > 0.8).item() == pytest.approx(squares, rel=1e-5)
 
 
 def test_label_features_have_length_one() -> None:

@@ -36,6 +36,12 @@ def confident_pairs(cosine: Tensor, upper: float, lower: float) -> tuple[Tensor,
 
 
 @full_precision
+def pairwise_squares(cosine: Tensor, alike: Tensor) -> Tensor:
+    """Mean over all pairs [B, B] of the square of 1 - g where they are `alike`, of g elsewhere, g the cosine."""
+    return (cosine - alike.to(cosine)).square().mean()
+
+
+@full_precision
 def pairwise_cross_entropy(cosine: Tensor, alike: Tensor, apart: Tensor) -> Tensor:
     """Mean of -log g over pairs `alike` and -log(1 - g) over those `apart`, g the cosine [B, B]; a scalar.
 
