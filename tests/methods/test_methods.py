@@ -52,6 +52,7 @@ def test_every_recipe_trains_through_all_its_phases(name: str, recipe: str) -> N
 
 
 LATER = {
+    "dac_code.lower": "the threshold at the end, when the blobs' pairs are far from any: a test of its own",
     "dcc.settled": "a stop rule",
     **dict.fromkeys(
         ["dnc.concentration", "dnc.sharpness", "dnc.step", "dnc.sweeps"],
@@ -227,6 +228,22 @@ def trained(name: str, x: torch.Tensor, **given: object) -> tuple[Method, torch.
     for _ in loop:
         pass
     return loop.method, loop.finish()
+
+
+def test_dac_codes_threshold_falls_from_chunk_to_chunk() -> None:
+    kind = load("dac_code")
+    x, _ = blobs(kind, 60)
+    shard, clusters = Shard.of(x), CollectiveClusters(Shard.of(x), 0)
+    given = kind.quick | {"n_clusters": K, "chunk": 20, "passes": 2, "upper": 0.9, "lower": 0.5}
+    method = kind(build(kind.Config, unflatten(given), at="method"), tuple(x.shape[1:]))
+    method.eval().init_clusters(shard, clusters)
+    method.train()
+    count, told = method.batches(shard, 10, "cluster"), []
+    for index in range(count):
+        batch = method.sample_batch(shard, "cluster", 0, index, count)
+        method.clustering_loss(batch, StepState("cluster", 1.0, index / count, 0, index))
+        told.append(float(method.threshold))
+    assert told == pytest.approx([0.9] * 4 + [0.9 - 0.4 / 3] * 4 + [0.9 - 0.8 / 3] * 4)
 
 
 def test_temi_answers_by_the_teacher_of_the_lowest_loss_or_by_what_heads_agree_on() -> None:
