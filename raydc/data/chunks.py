@@ -25,10 +25,10 @@ class Chunks:
         They are in `extra`, of this worker's rows "chunk" [C] and "chunk_rows" [C, ...].
         """
         total, many = shard.total, self._many(shard.total)
-        at, turn = divmod(index, count // many)
+        at, turn = divmod(index, max(1, count // many))
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
         chunk = order[at * total // many : (at + 1) * total // many]
-        per_pass = count // many // self.passes
+        per_pass = max(1, count // many // self.passes)
         passed, turn = divmod(turn, per_pass)
         draw = torch.Generator().manual_seed((seed + 1 + at * self.passes + passed) % 2**63)
         mixed = chunk[torch.randperm(len(chunk), generator=draw)]
