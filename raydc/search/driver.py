@@ -29,7 +29,7 @@ from raydc.distributed.watchdog import watch
 from raydc.pipelines import embed
 from raydc.search import selector
 from raydc.search.cost import capped
-from raydc.search.directory import open_study
+from raydc.search.directory import open_study, unused
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context, Task, baselines, kmeans_curve, prepare
 from raydc.search.kinds import NAMED
