@@ -1,16 +1,16 @@
 """How often `raydc watch` alarms: at rows like those trained on, and at planted changes.
 
-    python -m benchmarks.drift --resamples 100
+    python -m benchmarks.drift --resamples 100 --models 4
 
-A model is trained on half of the rows of a set. Unchanged rows are drawn without replacement from the other half,
-which the model never saw, a half of it each time; an alarm there is a false one. Then one change after another is
-planted into such rows, in ten draws each. Rows are looked at as the command does, but in memory. No class is read.
+Models are trained on some rows of a set, each on others. Unchanged rows come from those that a model never saw, in
+disjoint parts, so that no two looks at a model have a row in common; an alarm there is a false one. Then one change
+after another is planted into ten such parts. Rows are looked at as the command does, but in memory. No class is read.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,16 +18,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from raydc import train
+from raydc.core.settings import unflatten
 from raydc.data import DataSettings, open_frame
 from raydc.data.faults import bad_cells
 from raydc.data.source import Source, dense
 from raydc.pipelines.counting import Counted
 from raydc.pipelines.drift import Drift, compared, observed
+from raydc.tracking import registry
+from raydc.training.config import RunConfig
 from raydc.training.model import TRUST, ClusteringModel
+from raydc.training.trainer import check, train
 
 Draw = np.random.Generator
 Change = Callable[[pd.DataFrame, Draw, NDArray[np.int64]], pd.DataFrame]
+Train = Callable[[pd.DataFrame, int], ClusteringModel]
 
 
 def categories(draw: Draw, rows: int = 4000) -> pd.DataFrame:
@@ -46,13 +50,25 @@ def categories(draw: Draw, rows: int = 4000) -> pd.DataFrame:
     )
 
 
-def sets(folder: str | None) -> Iterator[tuple[str, int, pd.DataFrame]]:
-    """Name, number of clusters, rows."""
-    yield "digits", 10, pd.DataFrame(load_digits().data.astype(np.float32)).add_prefix("x")
+class Rows(NamedTuple):
+    """A set, and how many of its rows a model is trained on and a look has."""
+
+    name: str
+    n_clusters: int
+    rows: pd.DataFrame
+    trained: int
+    look: int
+
+
+def sets(folder: str | None) -> Iterator[Rows]:
+    """Those of a folder take part where there is one."""
+    yield Rows("digits", 10, pd.DataFrame(load_digits().data.astype(np.float32)).add_prefix("x"), 898, 224)
     if folder is not None:
-        x = np.load(Path(folder, "pendigits.npz"))
-        yield "pendigits", 10, pd.DataFrame(x[next(name for name in x.files if x[name].ndim == 2)]).add_prefix("x")
-    yield "categories", 4, categories(np.random.default_rng(0))
+        x = np.load(Path(folder, "pendigits.npz"))["X"]
+        yield Rows("pendigits", 10, pd.DataFrame(x).add_prefix("x"), 5496, 549)
+        x = np.load(Path(folder, "mnist.npz"))["X"].reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196)
+        yield Rows("mnist, 14 x 14", 10, pd.DataFrame(x.astype(np.float32)).add_prefix("x"), 8000, 500)
+    yield Rows("categories", 4, categories(np.random.default_rng(0), 60_000), 2000, 500)
 
 
 def _numbers(rows: pd.DataFrame) -> list[str]:
@@ -147,47 +163,67 @@ def _opened(model: ClusteringModel, rows: pd.DataFrame) -> Source:
     return open_frame(rows, settings.with_encoding(model.encoding))
 
 
-def trained(rows: pd.DataFrame, n_clusters: int, method: str, out: str) -> ClusteringModel:
-    """A model of these rows, as the command trains it."""
-    path = f"{out}.parquet"
-    rows.to_parquet(path)
-    return train(path, method, n_clusters, out=out, workers=0, seed=0, tracking_uri=f"sqlite:///{out}.db").model
+def trained(rows: pd.DataFrame, n_clusters: int, method: str, out: Path, settings: dict[str, Any]) -> ClusteringModel:
+    """A model of these rows, as the command trains it, but for its record and report."""
+    rows.to_parquet(path := f"{out}.parquet")
+    flat = {"method.name": method, "method.n_clusters": n_clusters, "data.path": path, "training.workers": 0}
+    train(check(RunConfig.of(unflatten({**flat, "output.out": str(out), **settings}))))
+    return registry.load(str(out))
+
+
+def looks(of: Rows, models: int, many: int, train_on: Train) -> Iterator[tuple[ClusteringModel, pd.DataFrame]]:
+    """So many parts of rows, each with a model that saw none of them: as many of each of the models, or fewer."""
+    parts = min(-(-many // models), (len(of.rows) - of.trained) // of.look)
+    for at in range(many):
+        number, part = divmod(at, parts)
+        if not part:
+            order = np.random.default_rng(number).permutation(len(of.rows))
+            model = train_on(of.rows.iloc[order[: of.trained]], number)
+        start = of.trained + part * of.look
+        yield model, of.rows.iloc[order[start : start + of.look]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="kmeans")
-    parser.add_argument("--data", help="folder of pendigits.npz")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training")
+    parser.add_argument("--data", help="folder of pendigits.npz and mnist.npz")
+    parser.add_argument("--sets", help="their names, with commas; else all")
     parser.add_argument("--out", required=True, help="folder for the runs")
     parser.add_argument("--resamples", type=int, default=100)
+    parser.add_argument("--models", type=int, default=4, help="at least; more where a set has too few rows [4]")
     given: Any = parser.parse_args()
-    Path(given.out).mkdir(parents=True, exist_ok=True)
-    for name, n_clusters, rows in sets(given.data):
+    settings = dict(each.split("=", 1) for each in given.set)
+    for at, of in enumerate(sets(given.data)):
+        if given.sets is not None and of.name not in given.sets.split(","):
+            continue
+        folder = Path(given.out, f"{at}-{given.method}")
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def train_on(rows: pd.DataFrame, number: int, of: Rows = of, folder: Path = folder) -> ClusteringModel:
+            return trained(rows, of.n_clusters, given.method, folder / str(number), settings)
+
+        taken = list(looks(of, given.models, given.resamples, train_on))
+        false = [look for look in (looked_at(model, rows) for model, rows in taken) if look.drifted]
+        why = sorted({f"{check.kind} {check.name}".strip() for look in false for check in look.drifted})
+        models = len({id(model) for model, _ in taken})
+        print(
+            f"{of.name}, {given.method}, {models} models: false alarms {len(false)} of {len(taken)} {why}", flush=True
+        )
         draw = np.random.default_rng(1)
-        order = draw.permutation(len(rows))
-        half = len(rows) // 2
-        model = trained(rows.iloc[order[:half]], n_clusters, given.method, f"{given.out}/{name}-{given.method}")
-        others = rows.iloc[order[half:]]
-
-        def drawn(others: pd.DataFrame = others, draw: Draw = draw) -> pd.DataFrame:
-            return others.iloc[draw.permutation(len(others))[: len(others) // 2]]
-
-        looks = [looked_at(model, drawn()) for _ in range(given.resamples)]
-        false = [look for look in looks if look.drifted]
-        why = sorted({check.kind for look in false for check in look.drifted})
-        print(f"{name}, {given.method}: false alarms {len(false)} of {len(looks)} {why or ''}", flush=True)
         for change in CHANGES:
-            if change is unseen_category and "plan" not in rows:
+            if change is unseen_category and "plan" not in of.rows:
                 continue
             found = []
-            for _ in range(10):
-                plain = drawn()
+            for model, plain in taken[:: max(1, len(taken) // 10)][:10]:
                 source = _opened(model, plain)
                 clusters = np.concatenate([model.predict(dense(source.read(piece).x)) for piece in source.pieces])
                 found.append(looked_at(model, change(plain, draw, clusters)))
             kinds = [check.kind for look in found for check in look.drifted]
             first = ", ".join(dict.fromkeys(sorted(kinds, key=lambda kind: -kinds.count(kind))))
-            print(f"  {change.__name__}: {sum(bool(look.drifted) for look in found)} of 10: {first}", flush=True)
+            print(
+                f"  {change.__name__}: {sum(bool(look.drifted) for look in found)} of {len(found)}: {first}", flush=True
+            )
 
 
 if __name__ == "__main__":
