@@ -112,7 +112,7 @@ class Custom(Composed):
                 "self_augmentation.weight": 1.0,
                 "information.weight": 1.0,
                 "information.balance": 4.0,
-                "pretrain.length": "0 epochs",
+                **dict.fromkeys(["denoise.length", "layerwise.length", "pretrain.length"], "0 epochs"),
                 "cluster.length": "50 epochs",
                 "cluster.optimizer.lr": 2e-3,
                 "cluster.tolerance": 0.0,

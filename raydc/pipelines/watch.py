@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from raydc.core.fault_injection import failpoint
+from raydc.core.settings import SettingsError
 from raydc.core.storage import OWN, Store, alone
 from raydc.data import DataError, DataSettings
 from raydc.pipelines import assign
@@ -36,6 +37,8 @@ def watch(
     """
     from raydc.tracking.tracker import RecordPending, Tracker  # here, so that workers need not wait for MLflow
 
+    if workers < 0:
+        raise SettingsError(f"--workers: expected 0 (this process) or more, got {workers}")
     store = Store(out).directory().only(f"{ASSIGNED}/", f"{OWN}/", RESULT, PAGE)
     model = registry.load(model_uri, tracking_uri, allow_code)
     if model.baseline is None and not model.refuses:

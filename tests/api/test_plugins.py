@@ -92,7 +92,7 @@ def test_the_command_line_lists_and_documents_them(strange: Path, capsys: pytest
         return " ".join(capsys.readouterr().out.split())
 
     assert "farthest (strange-rows 1.0)" in said("methods") and "strange_rows" not in sys.modules
-    assert "Others add: .rings, rings." in (help_of := said("train", "--help")) and "vade, farthest, or" in help_of
+    assert "Others add: .rings, rings." in (help_of := said("train", "--help")) and "ward, farthest, or" in help_of
     assert "Others add: evenness." in (help_of := said("tune", "--help-all")) and "Others add: farthest." in help_of
     one = said("methods", "farthest")
     assert one.startswith("farthest: Farthest, of strange-rows 1.0") and "How far counts as far. [1.5]" in one

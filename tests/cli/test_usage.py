@@ -52,7 +52,12 @@ BAD = {
 @pytest.fixture
 def places(tmp_path: Path, table_run: str) -> dict[str, str]:
     run_cases.write(run_cases.table(60), tmp_path / "rows.parquet")
-    run_cases.write(pa.table({"text": [f"text {row}" for row in range(60)]}), tmp_path / "texts.parquet")
+    run_cases.write(
+        pa.table(
+            {"text": [f"note {row}: what somebody wrote of it, in some words, and no category" for row in range(60)]}
+        ),
+        tmp_path / "texts.parquet",
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.py").write_text("of mine")
     return {"here": str(tmp_path), "run": table_run}

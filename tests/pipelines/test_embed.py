@@ -164,7 +164,7 @@ def test_nothing_is_encoded_into_a_directory_of_something_else(texts: Path, tmp_
     with pytest.raises(SettingsError, match="holds other files"):
         embed.with_vectors(of_texts(texts), str(tmp_path), 0, print, lambda: None)
     assert not (tmp_path / "embedded").exists()
-    with pytest.raises(DataError, match="expected an encoder, such as wordllama"):
+    with pytest.raises(SettingsError, match="expected an encoder, such as wordllama"):
         embed.embed(settings(texts), str(tmp_path / "out"))
     embed.embed(of_texts(texts), str(tmp_path / "out"))
     with pytest.raises(DataError, match="all features of a row; leave them out"):

@@ -25,7 +25,7 @@ def asked(folder: Path, name: str, shape: tuple[int, ...] = (1, 12, 12), **setti
 def test_a_dry_run_of_every_methods_defaults(name, tmp_path):
     found = plan(asked(tmp_path, name))
     assert found.steps.keys() == found.seconds.keys() and not found.steps.keys() & set(found.unknown)
-    unknown = dict.fromkeys(["custom", "dcc", "den", "dmc", "dsc", "jule", "temi"], ("cluster",)) | {
+    unknown = dict.fromkeys(["custom", "dac_code", "dcc", "den", "dmc", "dsc", "jule", "temi"], ("cluster",)) | {
         "iec": ("clustering",)
     }
     assert found.unknown == unknown.get(name, ())

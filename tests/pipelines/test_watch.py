@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import raydc
-from raydc.cli.main import DATA_ERROR, DRIFTED, TRY_AGAIN, main
+from raydc.cli.main import DATA_ERROR, DRIFTED, TRY_AGAIN, USAGE_ERROR, main
 from raydc.core.settings import build
 from raydc.core.storage import Store
 from raydc.pipelines.assign import identity
@@ -151,7 +151,7 @@ def test_what_cannot_be_watched_is_refused_before_any_work(places, tmp_path, cap
     assert not (tmp_path / "a").exists()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine").write_text("x")
-    assert main([*wanted, f"--model={folder / 'run'}", f"--out={tmp_path / 'b'}"]) == DATA_ERROR
+    assert main([*wanted, f"--model={folder / 'run'}", f"--out={tmp_path / 'b'}"]) == USAGE_ERROR
     assert "holds other files (mine)" in capsys.readouterr().err
     empty = rows(tmp_path / "n.parquet", 30, 3, age=lambda v: np.full(30, np.nan))
     assert main(["watch", f"--data={empty}", f"--model={folder / 'run'}", f"--out={tmp_path / 'c'}"]) == DATA_ERROR

@@ -13,7 +13,7 @@ from raydc.search.evaluation import Context, baselines, plain_kmeans, prepare
 from raydc.search.opponents import GRAPH_OPPONENTS, OPPONENTS, kept_unseen, proposals, within
 from raydc.search.trial import Record
 from raydc.training.model import ClusteringModel
-from tests.support.searches import BASELINES, asked, rows, written
+from tests.support.searches import BASELINES, FIXED, asked, rows, written
 
 ROWS, GROUPS = rows()
 BUILT = neighbour_graph(ROWS, 8)
@@ -83,7 +83,8 @@ def test_an_opponent_that_is_best_is_returned_as_a_model_and_its_score_is_of_uns
     ring = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1) + 0.1 * rng.standard_normal((400, 2))
     np.save(tmp_path / "rings.npy", ring.astype(np.float32))
     settings = asked(str(tmp_path / "rings.npy"), tmp_path / "out", n_clusters=2, trials=1, replicas=2)
-    found = tune(settings.model_copy(update={"fixed": {}}))
+    short = FIXED | {"method.network.hidden": (64,), "method.cluster.length": "400 steps"}
+    found = tune(settings.model_copy(update={"fixed": short}))
     winner = found["winner"]
     assert winner["method"] in GRAPH_OPPONENTS and "a network learnt its clusters" in " ".join(found["notes"])
     assert winner["score"] == pytest.approx(winner["unseen"] * winner["measures"]["neighbour_score"])
