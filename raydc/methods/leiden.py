@@ -13,13 +13,12 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from raydc.clustering import shallow
-from raydc.methods.base import DistilledMethod, MethodInfo
+from raydc.methods.base import DistilledGraphMethod, MethodInfo
 
 
-class Leiden(DistilledMethod):
+class Leiden(DistilledGraphMethod):
     info: ClassVar[MethodInfo] = MethodInfo(
         source="Traag et al. 2019",
         architecture="MLP",
@@ -29,13 +28,6 @@ class Leiden(DistilledMethod):
         combination="clustering loss only",
         updates="none",
     )
-    follows_neighbours: ClassVar[bool] = True
-
-    class Config(DistilledMethod.Config):
-        neighbours: int = Field(15, ge=1)
-        """Of a row, at least, in the graph that is clustered."""
-
-    config: Config
 
     def cluster_sample(self, rows: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
         return shallow.communities(rows, self.n_clusters, self.config.neighbours, seed)

@@ -12,13 +12,12 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from raydc.clustering import shallow
-from raydc.methods.base import DistilledMethod, MethodInfo
+from raydc.methods.base import DistilledGraphMethod, MethodInfo
 
 
-class Spectral(DistilledMethod):
+class Spectral(DistilledGraphMethod):
     info: ClassVar[MethodInfo] = MethodInfo(
         source="Ng et al. 2001",
         architecture="MLP",
@@ -28,13 +27,6 @@ class Spectral(DistilledMethod):
         combination="clustering loss only",
         updates="none",
     )
-    follows_neighbours: ClassVar[bool] = True
-
-    class Config(DistilledMethod.Config):
-        neighbours: int = Field(15, ge=1)
-        """Of a row, at least, in the graph that is clustered."""
-
-    config: Config
 
     def cluster_sample(self, rows: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
         return shallow.spectral(rows, self.n_clusters, self.config.neighbours, seed)

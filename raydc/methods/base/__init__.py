@@ -2,7 +2,7 @@
 
 from raydc.methods.base.autoencoder import AutoencoderMethod, BiasRate, copy_pretrained
 from raydc.methods.base.centroids import CentroidMethod, FinalKMeansMethod
-from raydc.methods.base.distilled import DistilledMethod
+from raydc.methods.base.distilled import DistilledGraphMethod, DistilledMethod
 from raydc.methods.base.method import (
     ROWS,
     FoundInRows,
@@ -22,6 +22,7 @@ __all__ = [
     "AutoencoderMethod",
     "BiasRate",
     "CentroidMethod",
+    "DistilledGraphMethod",
     "DistilledMethod",
     "FinalKMeansMethod",
     "FoundInRows",

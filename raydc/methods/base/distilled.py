@@ -125,6 +125,18 @@ class DistilledMethod(Method):
         return likeliest(self.net(x))
 
 
+class DistilledGraphMethod(DistilledMethod):
+    """One whose shallow method clusters the graph of nearest neighbours."""
+
+    follows_neighbours: ClassVar[bool] = True
+
+    class Config(DistilledMethod.Config):
+        neighbours: int = Field(15, ge=1)
+        """Of a row, at least, in the graph that is clustered."""
+
+    config: Config
+
+
 def nearest_of(
     view: View, seen: NDArray[np.float32], labels: Tensor, n_clusters: int
 ) -> Callable[[Tensor], tuple[Tensor]]:
