@@ -240,3 +240,28 @@ def test_a_file_that_says_no_settings_is_refused(text, says, tmp_path):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(SettingsError, match=says):
         RunConfig.of(read_yaml(str(tmp_path / "run.yaml")))
+
+
+def test_a_group_that_is_missing_is_told_by_what_is_needed_in_it():
+    class Rows(Settings):
+        """Rows."""
+
+        path: str
+        """Where the rows
+        are."""
+        shape: int = 0
+
+    class Search(Settings):
+        """A search."""
+
+        rows: Rows
+
+    class Several(Settings):
+        """Searches."""
+
+        searches: tuple[Search, ...]
+
+    with pytest.raises(SettingsError, match=r"^rows\.path: has to be given\. Where the rows are\.$"):
+        build(Search, {})
+    with pytest.raises(SettingsError, match=r"^searches\.0\.rows: has to be given\.$"):
+        build(Several, {"searches": [{}]})
