@@ -111,12 +111,12 @@ class Store:
         return sorted(name for name in names if not name.endswith(".tmp"))
 
     def only(self, *known: str) -> "Store":
-        """This store, if it holds no files but those known, each by its name or by its folder, as `name/`.
+        """This store, if it holds no files but its lock and those known, each by its name or by its folder, as `name/`.
 
         Raises SettingsError, which names one of the others.
         """
-        folders = tuple(name for name in known if name.endswith("/"))
-        others = [name for name in self.list() if name not in known and not name.startswith(folders)]
+        folders, own = tuple(name for name in known if name.endswith("/")), (LOCK, *known)
+        others = [name for name in self.list() if name not in own and not name.startswith(folders)]
         if others:
             raise SettingsError(
                 f"out: {self.root} holds other files ({others[0]}); name a new or empty directory with --out"

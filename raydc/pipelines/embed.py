@@ -20,8 +20,8 @@ from raydc.core.errors import WorkersLost
 from raydc.core.fault_injection import failpoint
 from raydc.core.nouns import counted
 from raydc.core.settings import SettingsError
-from raydc.core.storage import LOCK, Store, alone
 from raydc.core.storage import VECTORS as FOLDER
+from raydc.core.storage import Store, alone
 from raydc.data import DataError, DataSettings, Source, open_source, opened
 from raydc.data.embedded import EXCERPT, THUMBNAIL, VECTORS, Embedded
 from raydc.data.faults import LISTED, bad_cells, complaint, fault_lines
@@ -104,7 +104,7 @@ def with_vectors(
         return data
     store = Store(out).directory()
     if not any(map(store.exists, (f"{FOLDER}/{MANIFEST}", "run.json", "tune.json"))):
-        store.only(LOCK, f"{FOLDER}/")
+        store.only(f"{FOLDER}/")
     with alone(store):
         found = embed(data, (store / FOLDER).root, workers, poll)
     for text in found["notes"]:

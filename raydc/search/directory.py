@@ -11,7 +11,7 @@ import optuna
 
 from raydc.core.redact import redact
 from raydc.core.settings import SettingsError, differences
-from raydc.core.storage import LOCK, VECTORS, Store
+from raydc.core.storage import VECTORS, Store
 from raydc.data import DataError, changes
 from raydc.search.errors import SearchError
 from raydc.search.evaluation import Context
@@ -78,7 +78,7 @@ def key(context: Context, space: Space) -> str:
 def unused(store: Store) -> None:
     """SettingsError where a directory holds files, and no search."""
     if not store.exists("tune.json"):
-        store.only(LOCK, f"{VECTORS}/", STOP)
+        store.only(f"{VECTORS}/", STOP)
 
 
 def same_search(context: Context, space: Space) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc.core.settings import SettingsError, differences, flatten
-from raydc.core.storage import LOCK, VECTORS, Store
+from raydc.core.storage import VECTORS, Store
 from raydc.data import DataError, changes, dropped_table
 from raydc.distributed import ray_cluster
 from raydc.training import alignment, profiles, streaming_kmeans, worker_job
@@ -74,7 +74,7 @@ def check(config: RunConfig, watch: Watch | None = None) -> Run:
             raise Interrupted("stopped while the rows were read; nothing was begun")
 
     if not store.exists("run.json"):
-        store.only(LOCK, f"{VECTORS}/")
+        store.only(f"{VECTORS}/")
     if workers:
         ray_cluster.check()
     job = worker_job.prepare(config, profiled=Profiler(store, bool(workers), watch.note, poll))
@@ -87,7 +87,7 @@ def finished(store: Store, job: Job) -> bool:
     SettingsError if it holds something else, DataError if the rows of its run have changed.
     """
     if not store.exists("run.json"):
-        store.only(LOCK, f"{VECTORS}/")
+        store.only(f"{VECTORS}/")
         return False
     before = json.loads(store.read_text("run.json"))
     if before["key"] != job.key:

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from raydc.core.storage import Store, sealed, unsealed
+from raydc.core.settings import SettingsError
+from raydc.core.storage import Store, alone, sealed, unsealed
 
 
 def test_files_come_back_and_are_listed(tmp_path):
@@ -80,3 +81,13 @@ def test_a_flipped_bit_of_what_is_sealed_is_noticed():
     for other in (b"", b"[]", b"{}", b"3", data[:-1]):
         with pytest.raises(ValueError):
             unsealed(other)
+
+
+def test_a_lock_that_was_left_is_no_other_file(tmp_path):
+    store = Store(str(tmp_path / "out"))
+    with alone(store):
+        assert store.only() is store
+        store.write_text("mine", "")
+        with pytest.raises(SettingsError, match=r"holds other files \(mine\)"):
+            store.only()
+        assert store.only("mine") is store

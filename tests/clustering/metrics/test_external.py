@@ -96,6 +96,8 @@ def test_equal_to_scikit_learn(pair):
     for average in ("arithmetic", "geometric", "max", "min"):
         expected = sk.normalized_mutual_info_score(classes, labels, average_method=average)
         assert nmi(table, average) == pytest.approx(expected, abs=1e-9)
+        if average == "min" and expected > 1 - 1e-9:
+            continue  # where one partition refines the other AMI by the minimum may be 0 / 0, of which rounding decides
         expected = sk.adjusted_mutual_info_score(classes, labels, average_method=average)
         assert ami(table, average) == pytest.approx(expected, abs=1e-7)
 
